@@ -1,0 +1,1 @@
+"""The client SDK: transformers models whose frozen layers run in a Symbiosis daemon."""

@@ -1,0 +1,1 @@
+"""The demo and the measurements. Sees every floor; nobody sees it."""

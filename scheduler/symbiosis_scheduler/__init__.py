@@ -1,0 +1,1 @@
+"""The daemon: decides who is computed next, computes it, and keeps nothing of anybody."""

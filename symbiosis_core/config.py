@@ -1,0 +1,93 @@
+"""The daemon's configuration: TOML in, frozen Structs out, every mistake named with its key path.
+
+Under each field: meaning, unit, special value, and the reason for the default. A key that stands in no Struct
+here is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "DEFAULT_LANES",
+    "BatchingConfig",
+    "ComputeConfig",
+    "DaemonConfig",
+    "LaneConfig",
+    "LimitsConfig",
+    "PolicyConfig",
+]
+
+
+class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One lane: who waits for whom."""
+
+    priority: Annotated[int, Meta(ge=0, le=100)]
+    """Lower goes first. Lanes of equal priority are served in order of arrival."""
+    chunk_rows: Annotated[int, Meta(ge=1, le=1 << 20)] = 256
+    """A larger request is computed in chunks of this many rows, so that nobody waits longer than one chunk.
+    256 rows is where a CPU's matrix product is as fast per row as with more; smaller chunks cost throughput."""
+    max_wait_us: Annotated[int, Meta(ge=0, le=60_000_000)] = 200_000
+    """Ageing: a request that has waited this many microseconds goes before every lane. 0: at once, which makes
+    the lane first. The default gives training at least a few requests a second under full inference load."""
+
+
+class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which policy decides."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)] = "latency_first"
+    """An entry point in the group `symbiosis.policies`."""
+
+
+class BatchingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How requests of different clients are put together."""
+
+    exact: bool = False
+    """True: every request is computed alone and whole, so results are bit for bit those of a solo run; false:
+    rows of different clients share one matrix product, and results agree within rounding."""
+    max_rows: Annotated[int, Meta(ge=1, le=1 << 20)] = 512
+    """Rows of one batch at most. Bounds how long a batch that was started delays what arrives after it."""
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one client, and all of them, may hold."""
+
+    max_clients: Annotated[int, Meta(ge=1, le=4096)] = 64
+    """Clients connected at the same time."""
+    slots: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Requests that one client may have in flight. More than one lets a large request be pipelined."""
+    slot_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 30)] = 8 << 20
+    """Shared memory of one slot: the rows of one request and of its answer. Larger requests are split by the
+    client. Pages are only taken from the machine once they are used."""
+    max_rows: Annotated[int, Meta(ge=1, le=1 << 24)] = 1 << 16
+    """Rows of one request."""
+
+
+class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The processor's threads and how long they wait awake."""
+
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """Threads of one matrix product. 0: as many as there are cores that this process may use."""
+    spin_us: Annotated[int, Meta(ge=0, le=10_000)] = 20
+    """How long the idle daemon looks for new requests, yielding, before it sleeps. 0: sleep at once."""
+
+
+DEFAULT_LANES = {
+    "inference": LaneConfig(priority=0, max_wait_us=0, chunk_rows=512),
+    "training": LaneConfig(priority=10),
+}
+
+
+class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole configuration file. Every table may be left out."""
+
+    policy: PolicyConfig = PolicyConfig()
+    lanes: Annotated[dict[str, LaneConfig], Meta(min_length=1, max_length=32)] = msgspec.field(
+        default_factory=lambda: dict(DEFAULT_LANES)
+    )
+    batching: BatchingConfig = BatchingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    compute: ComputeConfig = ComputeConfig()

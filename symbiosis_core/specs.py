@@ -1,0 +1,147 @@
+"""What crosses the border: dtypes, ops and the catalogue of a model.
+
+An *op* is one frozen, row-wise function: `T` rows in, `T` rows out, no row looks at another. That is what
+makes ragged batching exact and a request pure. The forward of a linear op maps `T x width_in` to
+`T x width_out`; its backward maps the output gradient `T x width_out` to the input gradient `T x width_in`
+(dx = dy W) and needs neither the input nor any state.
+
+Several linears that read the same tensor (q, k, v) are also offered as one op with several `members`: their
+outputs stand side by side in one row, in the order of `members`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+from symbiosis_core.ids import OpId
+
+__all__ = ["DType", "Direction", "ModelSpec", "OpKind", "OpSpec", "TensorKind", "TensorSpec"]
+
+
+class DType(IntEnum):
+    """Element types that may stand in an arena or a tensor reply. Zero is never valid."""
+
+    FLOAT32 = 1
+    BFLOAT16 = 2
+    FLOAT16 = 3
+    INT64 = 4
+    FLOAT64 = 5
+    INT32 = 6
+    BOOL = 7
+    UINT8 = 8
+    INT8 = 9
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return _ITEMSIZE[self]
+
+
+_ITEMSIZE = {
+    DType.FLOAT32: 4,
+    DType.BFLOAT16: 2,
+    DType.FLOAT16: 2,
+    DType.INT64: 8,
+    DType.FLOAT64: 8,
+    DType.INT32: 4,
+    DType.BOOL: 1,
+    DType.UINT8: 1,
+    DType.INT8: 1,
+}
+
+
+class Direction(IntEnum):
+    """Which way an op is applied."""
+
+    FORWARD = 0
+    BACKWARD = 1
+
+
+class OpKind(StrEnum):
+    """How the daemon computes an op."""
+
+    LINEAR = "linear"
+    EMBEDDING = "embedding"
+
+
+class OpSpec(msgspec.Struct, frozen=True, array_like=True):
+    """One op of the catalogue."""
+
+    id: OpId
+    kind: OpKind
+    members: tuple[str, ...]
+    """Module paths in the model, as in `named_modules()`; more than one where siblings are fused."""
+    width_in: int
+    """Elements of one input row. For an embedding 1: the row is a token id."""
+    widths_out: tuple[int, ...]
+    """Elements of one output row, per member."""
+    dtype: DType
+    """Element type of the weights and of every floating-point row."""
+
+    @property
+    def width_out(self) -> int:
+        """Elements of one whole output row."""
+        return sum(self.widths_out)
+
+    @property
+    def name(self) -> str:
+        """The members' common path with their last parts: `model.layers.0.self_attn.{q_proj,k_proj}`."""
+        if len(self.members) == 1:
+            return self.members[0]
+        parents = {member.rpartition(".")[0] for member in self.members}
+        leaves = ",".join(member.rpartition(".")[2] for member in self.members)
+        return f"{parents.pop()}.{{{leaves}}}" if len(parents) == 1 else "{" + ",".join(self.members) + "}"
+
+    def row_in(self, direction: Direction) -> tuple[int, DType]:
+        """Width and element type of one row that the client sends."""
+        if direction is Direction.BACKWARD:
+            return self.width_out, self.dtype
+        return self.width_in, DType.INT64 if self.kind is OpKind.EMBEDDING else self.dtype
+
+    def row_out(self, direction: Direction) -> tuple[int, DType]:
+        """Width and element type of one row that the daemon answers."""
+        return (self.width_in if direction is Direction.BACKWARD else self.width_out), self.dtype
+
+
+class TensorKind(StrEnum):
+    """Where a small tensor lives in its module."""
+
+    PARAMETER = "parameter"
+    BUFFER = "buffer"
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+    """A small tensor (a norm weight, a rotary table) that the client fetches once and keeps."""
+
+    name: str
+    kind: TensorKind
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        count = self.dtype.itemsize
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """All that a client must know to build the model without its weights."""
+
+    name: str
+    """The name in the daemon, used in `address#name`."""
+    name_or_path: str
+    """What plain PEFT would write as `base_model_name_or_path`."""
+    fingerprint: str
+    """Content hash over every weight, buffer and the config: equal exactly for equal models."""
+    dtype: DType
+    base_bytes: int
+    """Bytes of all weights that the daemon holds, each counted once."""
+    config_json: str
+    generation_config_json: str
+    ops: tuple[OpSpec, ...]
+    tensors: tuple[TensorSpec, ...]

@@ -1,0 +1,280 @@
+"""The control messages: tagged, frozen, typed, versioned and limited in size.
+
+A control message is two frames: an eight byte header (magic and protocol version) and a msgpack body. The
+header never changes its form, so a peer of any version can be told that its version is wrong. Every request is
+answered by exactly one reply: its own kind, or `Refused`. No payload rows, no pointers, no pickle.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.ids import Token
+from symbiosis_core.specs import ModelSpec
+
+__all__ = [
+    "MAX_REPLY_BYTES",
+    "MAX_REQUEST_BYTES",
+    "TENSOR_PART_BYTES",
+    "VERSION",
+    "BatchStatus",
+    "Capability",
+    "ClientStatus",
+    "DaemonStatus",
+    "Describe",
+    "Fetch",
+    "Hello",
+    "LaneStatus",
+    "MemoryStatus",
+    "ModelReply",
+    "Refused",
+    "Reply",
+    "Request",
+    "Status",
+    "StatusReply",
+    "TensorPart",
+    "Welcome",
+    "decode_reply",
+    "decode_request",
+    "encode",
+    "header",
+]
+
+VERSION = 1
+"""Raised whenever a message changes in a way that an older peer would misread."""
+MAX_REQUEST_BYTES = 64 << 10
+MAX_REPLY_BYTES = 64 << 20
+TENSOR_PART_BYTES = 4 << 20
+"""A tensor is fetched in parts of at most this size."""
+
+_HEADER = struct.Struct("<4sHH")
+_MAGIC = b"SYMB"
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Capability(msgspec.Struct, frozen=True):
+    """What one side can do with one transport. Both sides send theirs; the choice is symmetric."""
+
+    transport: Name
+    boot_id: Annotated[str, Meta(max_length=64)] = ""
+    devices: tuple[str, ...] = ()
+    """GPU UUIDs this side can reach, for device transports."""
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """Asks for a place in the daemon: in which lane, for which model, over which transports."""
+
+    name: Name
+    lane: Name
+    model: Annotated[str, Meta(max_length=256)] = ""
+    """Empty: the daemon's only or first model."""
+    pid: int = 0
+    capabilities: Annotated[tuple[Capability, ...], Meta(max_length=16)] = ()
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """A place was granted: connect to `endpoint` with `token` within `token_valid_s` seconds."""
+
+    client: int
+    token: Token
+    token_valid_s: float
+    model: str
+    lane: str
+    transport: str
+    endpoint: str
+    reasons: tuple[str, ...] = ()
+    """Why this transport was chosen, and why not the others."""
+
+
+class Describe(msgspec.Struct, frozen=True, tag="describe"):
+    """Asks for the catalogue of a model."""
+
+    model: Annotated[str, Meta(max_length=256)] = ""
+
+
+class ModelReply(msgspec.Struct, frozen=True, tag="model"):
+    """The catalogue of a model."""
+
+    spec: ModelSpec
+
+
+class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
+    """Asks for bytes of one small tensor, from `offset` on."""
+
+    model: Annotated[str, Meta(max_length=256)]
+    tensor: Annotated[str, Meta(max_length=512)]
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class TensorPart(msgspec.Struct, frozen=True, tag="tensor"):
+    """At most `TENSOR_PART_BYTES` of a tensor, little endian, C order."""
+
+    offset: int
+    total_bytes: int
+    data: bytes
+
+
+class Status(msgspec.Struct, frozen=True, tag="status"):
+    """Asks what the daemon is doing."""
+
+
+class ClientStatus(msgspec.Struct, frozen=True):
+    """One connected client, as the daemon sees it."""
+
+    id: int
+    name: str
+    lane: str
+    pid: int
+    transport: str
+    connected_s: float
+    requests: int
+    rows: int
+    queued: int
+    refused: int
+    p50_us: float
+    """Median time from a request's arrival to its answer, over the recent past; 0 before the first."""
+    p99_us: float
+    arena_bytes: int
+
+
+class LaneStatus(msgspec.Struct, frozen=True):
+    """One lane of the policy."""
+
+    name: str
+    priority: int
+    clients: int
+    queued_requests: int
+    queued_rows: int
+    requests: int
+    rows: int
+    aged: int
+    """Requests that ageing had to put before a higher lane."""
+
+
+class BatchStatus(msgspec.Struct, frozen=True):
+    """All batches since the daemon started."""
+
+    count: int
+    requests: int
+    rows: int
+    clients: int
+    """Sum over batches of the different clients in it; divided by `count`: the mean occupancy."""
+    busy_s: float
+    """Seconds spent computing."""
+
+
+class MemoryStatus(msgspec.Struct, frozen=True):
+    """What the daemon holds, in bytes."""
+
+    base: int
+    arenas: int
+    pss: int
+    """Proportional set size of the daemon: shared pages are divided among those who map them."""
+
+
+class DaemonStatus(msgspec.Struct, frozen=True):
+    """One consistent look at the daemon."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    address: str
+    model: str
+    dtype: str
+    fingerprint: str
+    policy: str
+    threads: int
+    draining: bool
+    clients: tuple[ClientStatus, ...]
+    lanes: tuple[LaneStatus, ...]
+    batches: BatchStatus
+    memory: MemoryStatus
+
+
+class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
+    """What the daemon is doing."""
+
+    status: DaemonStatus
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The daemon understood and says no, or says what it did not understand."""
+
+    code: RefusalCode
+    reason: str
+    remedy: str = ""
+    retry_after_s: float | None = None
+
+
+Request = Hello | Describe | Fetch | Status
+Reply = Welcome | ModelReply | TensorPart | StatusReply | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def header(version: int = VERSION) -> bytes:
+    """Returns the first frame of every control message."""
+    return _HEADER.pack(_MAGIC, version, 0)
+
+
+def encode(message: Request | Reply) -> list[bytes]:
+    """Returns the two frames of a control message."""
+    return [header(), _encoder.encode(message)]
+
+
+def decode_request(frames: list[bytes]) -> Request:
+    """Returns the request in `frames`.
+
+    Raises:
+        RefusedError: the client's fault; the daemon answers it as `Refused` and lives on.
+    """
+    version, body = _open(frames)
+    if version != VERSION:
+        raise RefusedError(
+            RefusalCode.VERSION,
+            f"the client speaks protocol version {version}, the daemon {VERSION}",
+            "install the same release of symbiosis-llm on both sides",
+        )
+    if len(body) > MAX_REQUEST_BYTES:
+        raise RefusedError(
+            RefusalCode.TOO_LARGE, f"a request of {len(body)} bytes; at most {MAX_REQUEST_BYTES} are taken"
+        )
+    try:
+        return _request_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise RefusedError(RefusalCode.MALFORMED, f"not a request: {error}") from None
+
+
+def decode_reply(frames: list[bytes]) -> Reply:
+    """Returns the reply in `frames`.
+
+    Raises:
+        RemoteProtocolError: the daemon's fault.
+    """
+    try:
+        version, body = _open(frames)
+        if version != VERSION:
+            raise RemoteProtocolError(
+                f"the daemon speaks protocol version {version}, this client {VERSION}; "
+                "install the same release of symbiosis-llm on both sides"
+            )
+        return _reply_decoder.decode(body)
+    except (RefusedError, msgspec.MsgspecError) as error:
+        raise RemoteProtocolError(f"the daemon's answer is not a reply: {error}") from None
+
+
+def _open(frames: list[bytes]) -> tuple[int, bytes]:
+    if len(frames) != 2 or len(frames[0]) != _HEADER.size:
+        raise RefusedError(RefusalCode.MALFORMED, f"{len(frames)} frames do not form a control message")
+    magic, version, _ = _HEADER.unpack(frames[0])
+    if magic != _MAGIC:
+        raise RefusedError(RefusalCode.MALFORMED, "the message does not start with the magic bytes SYMB")
+    return int(version), frames[1]

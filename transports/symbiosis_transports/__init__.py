@@ -1,0 +1,1 @@
+"""How rows and control messages cross between a client and the daemon."""

@@ -1,0 +1,230 @@
+"""The contract of a transport: what both sides may rely on, whatever carries the rows.
+
+A *channel* joins one client to the daemon. It has a fixed number of *slots*, each a piece of memory that both
+sides see. A request is one slot's journey:
+
+    FREE --lease--> LEASED --publish--> PUBLISHED --take--> RUNNING --answer--> ANSWERED --release--> FREE
+    client          client              client              daemon              daemon               client
+
+Guarantees that `symbiosis_transports.testing` checks for every transport:
+
+- Memory of a slot belongs to the client except between `publish` and the answer, when it is the daemon's.
+- What was written before `publish` is seen after `take`; what was written before `answer` is seen after `wait`.
+- Slots are independent: answers may come in any order. Nothing is lost, nothing is answered twice.
+- When either side goes away the other is told once: `DaemonGoneError` from `wait`, `Host.gone` at the daemon.
+- A client can hold its own slots for ever, and harm nobody else.
+
+Clients are synchronous: model code is. The daemon's side runs in one thread, that of the loop given to `listen`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple, Protocol
+
+from symbiosis_core.errors import RefusalCode
+from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex, Token
+from symbiosis_core.specs import Direction
+from symbiosis_core.wire import Capability
+
+__all__ = [
+    "Arrival",
+    "Call",
+    "ChannelStatistics",
+    "ClientChannel",
+    "Grant",
+    "Host",
+    "Listener",
+    "Peer",
+    "ServerChannel",
+    "Transport",
+]
+
+
+class Call(NamedTuple):
+    """What a published slot asks for. At the daemon nothing in it may be trusted before it was checked."""
+
+    op: OpId
+    direction: Direction
+    rows: int
+    in_offset: int
+    """Bytes from the slot's start to the rows that the client wrote."""
+    out_offset: int
+    """Bytes from the slot's start to where the daemon writes its rows."""
+
+
+class Arrival(NamedTuple):
+    """A call as the daemon takes it from a channel."""
+
+    slot: SlotIndex
+    generation: Generation
+    call: Call
+
+
+class Peer(NamedTuple):
+    """Who is at the other end, as the kernel says."""
+
+    pid: int
+    uid: int
+
+
+class Grant(NamedTuple):
+    """What a token was issued for."""
+
+    client: ClientId
+    slots: int
+    slot_bytes: int
+
+
+class ChannelStatistics(NamedTuple):
+    """Counters of one end of a channel."""
+
+    requests: int
+    doorbells: int
+    """Wake-ups sent to the other side."""
+    sleeps: int
+    """How often this side slept for the other."""
+    spin_hits: int
+    """How often waiting awake was enough."""
+
+
+class ClientChannel(Protocol):
+    """The client's end. Not thread safe: its owner holds a lock."""
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are."""
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot; every slot starts at a multiple of 64."""
+
+    def lease_nowait(self) -> SlotIndex:
+        """Takes a free slot. The caller owes a `release`.
+
+        Raises:
+            BusyError: every slot is in use by this client itself.
+            ClosedError: the channel is closed.
+        """
+
+    def buffer(self, slot: SlotIndex) -> memoryview:
+        """The slot's memory, the same at every call. Valid until `close`."""
+
+    def publish(self, slot: SlotIndex, call: Call) -> None:
+        """Hands the slot to the daemon.
+
+        Raises:
+            DaemonGoneError: the daemon went away; the slot is the client's again.
+        """
+
+    def wait(self, slot: SlotIndex, timeout_s: float) -> None:
+        """Blocks until the slot is answered.
+
+        Raises:
+            RefusedError: the daemon refused the call; the slot is the client's again.
+            DaemonGoneError: the daemon went away.
+            DaemonSilentError: no answer within `timeout_s`; the slot stays the daemon's.
+            RemoteProtocolError: the daemon says that this side broke the protocol, and hung up.
+        """
+
+    def release(self, slot: SlotIndex) -> None:
+        """Gives a slot back that is not published."""
+
+    def close(self) -> None:
+        """Ends the channel; the daemon sees it as gone. May be called twice."""
+
+    def statistics(self) -> ChannelStatistics:
+        """Counters since the start."""
+
+
+class ServerChannel(Protocol):
+    """The daemon's end of one client's channel."""
+
+    @property
+    def client(self) -> ClientId:
+        """Whose channel this is."""
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes that the channel holds for this client."""
+
+    def take(self) -> list[Arrival]:
+        """Everything published since the last call. Cheap when there is nothing."""
+
+    def buffer(self, slot: SlotIndex) -> memoryview:
+        """The slot's memory, the same at every call. Valid until `close`."""
+
+    def answer(self, slot: SlotIndex, generation: Generation, refusal: RefusalCode | None = None) -> None:
+        """Makes the answer visible to a client that is awake. Ignored for a generation that is over."""
+
+    def ring(self) -> None:
+        """Wakes the client where it sleeps. Called once after the answers of a batch."""
+
+    def arm(self) -> bool:
+        """Asks to be woken by the next request. False: something has already come, so do not sleep."""
+
+    def disarm(self) -> None:
+        """No wake-ups wanted: the daemon is awake and looks by itself."""
+
+    def close(self, reason: str) -> None:
+        """Hangs up and frees the client's memory. `reason` is told to the client where that is possible.
+
+        `Host.gone` is not called: whoever closes knows.
+        """
+
+
+class Host(Protocol):
+    """What a listener asks of the daemon. All calls come in the thread of the loop."""
+
+    def redeem(self, token: Token, peer: Peer) -> Grant:
+        """Exchanges a token for what it was issued for, once.
+
+        Raises:
+            RefusedError: unknown, expired or used token, or a user who may not.
+        """
+
+    def attached(self, channel: ServerChannel) -> None:
+        """A client has connected."""
+
+    def ready(self, channel: ServerChannel) -> None:
+        """The channel was armed and something came."""
+
+    def gone(self, channel: ServerChannel, reason: str) -> None:
+        """The client went away or broke the protocol; the channel is already closed."""
+
+
+class Listener(Protocol):
+    """A transport's open door."""
+
+    def close(self) -> None:
+        """Stops listening and removes what was left in the file system. Channels live on."""
+
+
+class Transport(Protocol):
+    """One way to carry rows, found by an entry point in the group `symbiosis.transports`."""
+
+    @property
+    def name(self) -> str:
+        """The entry point's name."""
+
+    def capability(self) -> Capability:
+        """What this process can do with the transport, for negotiation."""
+
+    def endpoint(self, address: str) -> str:
+        """Where the rows travel for a daemon whose control address is `address`."""
+
+    def listen(self, loop: asyncio.AbstractEventLoop, endpoint: str, host: Host) -> Listener:
+        """Opens the daemon's end.
+
+        Raises:
+            UsageError: the endpoint cannot be used; the message says why and what to do.
+        """
+
+    def connect(self, endpoint: str, token: Token, timeout_s: float) -> ClientChannel:
+        """Opens a client's end.
+
+        Raises:
+            DaemonGoneError: nobody listens there.
+            RefusedError: the daemon does not take the token.
+            RemoteProtocolError: who listens there is no daemon of this version.
+        """
