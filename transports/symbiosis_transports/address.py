@@ -1,8 +1,8 @@
 """Addresses: where a daemon is, and which of its models is meant.
 
-    ipc:///run/user/1000/symbiosis.sock         the daemon of this host at that socket
-    ipc:///run/user/1000/symbiosis.sock#name    ... its model `name`
-    embedded:smollm2                            a private daemon that dies with the client
+ipc:///run/user/1000/symbiosis.sock         the daemon of this host at that socket
+ipc:///run/user/1000/symbiosis.sock#name    ... its model `name`
+embedded:smollm2                            a private daemon that dies with the client
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def parse(text: str) -> Address:
     if body.startswith("ipc://"):
         path = body.removeprefix("ipc://")
         if not Path(path).is_absolute():
-            raise UsageError(f"{text!r}: the path of an ipc address is absolute, as in ipc:///tmp/symbiosis.sock")
+            raise UsageError(f"{text!r}: an ipc address has an absolute path, as in ipc:///tmp/symbiosis.sock")
         if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-            raise UsageError(f"{text!r}: a socket path may have {SOCKET_PATH_MAX} bytes; choose a shorter folder")
+            raise UsageError(f"{text!r}: a socket path has at most {SOCKET_PATH_MAX} bytes; choose a shorter one")
         return Address("ipc", path, model)
     raise UsageError(
         f"{text!r} is not the address of a daemon; write ipc:///path/to/socket, as in `symbiosis serve --listen`, "

@@ -9,12 +9,12 @@ sides see. A request is one slot's journey:
 Guarantees that `symbiosis_transports.testing` checks for every transport:
 
 - Memory of a slot belongs to the client except between `publish` and the answer, when it is the daemon's.
-- What was written before `publish` is seen after `take`; what was written before `answer` is seen after `wait`.
+- What was written before `publish` is seen after `take`; what was written before `answer`, after `wait`.
 - Slots are independent: answers may come in any order. Nothing is lost, nothing is answered twice.
 - When either side goes away the other is told once: `DaemonGoneError` from `wait`, `Host.gone` at the daemon.
 - A client can hold its own slots for ever, and harm nobody else.
 
-Clients are synchronous: model code is. The daemon's side runs in one thread, that of the loop given to `listen`.
+Clients are synchronous: model code is. The daemon's side runs in the one thread of the loop given to `listen`.
 """
 
 from __future__ import annotations
@@ -149,7 +149,11 @@ class ServerChannel(Protocol):
         """Bytes that the channel holds for this client."""
 
     def take(self) -> list[Arrival]:
-        """Everything published since the last call. Cheap when there is nothing."""
+        """Everything published since the last call. Cheap when there is nothing.
+
+        Raises:
+            RemoteProtocolError: the client broke the protocol; the caller closes the channel.
+        """
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The slot's memory, the same at every call. Valid until `close`."""
@@ -166,9 +170,10 @@ class ServerChannel(Protocol):
     def disarm(self) -> None:
         """No wake-ups wanted: the daemon is awake and looks by itself."""
 
-    def close(self, reason: str) -> None:
-        """Hangs up and frees the client's memory. `reason` is told to the client where that is possible.
+    def close(self, reason: str, *, breach: bool = False) -> None:
+        """Hangs up and frees the client's memory. May be called twice.
 
+        `reason` is told to the client where that is possible; `breach` says that the client caused it.
         `Host.gone` is not called: whoever closes knows.
         """
 

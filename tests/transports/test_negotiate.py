@@ -1,0 +1,40 @@
+"""The choice of a transport is symmetric and explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
+from symbiosis_core.wire import Capability
+from symbiosis_transports.negotiate import choose
+from symbiosis_transports.registry import names, transport
+
+HERE = Capability("posix_shm", "boot-a")
+THERE = Capability("posix_shm", "boot-b")
+
+
+def test_what_both_sides_can_do_is_chosen_with_its_reason() -> None:
+    assert choose([HERE], [HERE]) == ("posix_shm", ("posix_shm: chosen",))
+
+
+def test_the_daemons_preference_decides_and_obstacles_are_kept() -> None:
+    gpu = Capability("cuda_ipc", "boot-a", ("GPU-1",))
+    other = Capability("cuda_ipc", "boot-a", ("GPU-2",))
+    choice = choose([gpu, HERE], [HERE, other])
+    assert choice.transport == "posix_shm"
+    assert choice.reasons[0] == "cuda_ipc: client and daemon reach no common device"
+
+
+def test_nothing_in_common_names_every_obstacle() -> None:
+    with pytest.raises(RefusedError, match="different kernels") as caught:
+        choose([HERE], [THERE])
+    assert caught.value.code is RefusalCode.NO_TRANSPORT
+    with pytest.raises(RefusedError, match="does not offer"):
+        choose([HERE], [])
+
+
+def test_installed_transports_are_found_by_entry_point() -> None:
+    assert {"inproc", "posix_shm"} <= set(names())
+    assert transport("posix_shm").name == "posix_shm"
+    with pytest.raises(UsageError, match="installed are"):
+        transport("carrier_pigeon")

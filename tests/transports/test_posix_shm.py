@@ -1,0 +1,203 @@
+"""The shared-memory transport keeps the contract, and what is its own: seals, sockets, forks, hostile words."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from symbiosis_core.errors import ClosedError, RemoteProtocolError, UsageError
+from symbiosis_core.ids import OpId, SlotIndex, Token
+from symbiosis_core.specs import Direction
+from symbiosis_transports.arena import Arena
+from symbiosis_transports.layout import PUBLISHED
+from symbiosis_transports.ports import Call
+from symbiosis_transports.posix_shm import TRANSPORT
+from symbiosis_transports.posix_shm.client import ShmClientChannel
+from symbiosis_transports.testing import ADD_ONE, ChannelConformance, EchoDaemon, add_one
+
+Connect = Callable[[], ShmClientChannel]
+
+
+class TestPosixShm(ChannelConformance):
+    """Every promise of the contract."""
+
+    transport = TRANSPORT
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> str:
+    return TRANSPORT.endpoint(f"ipc://{tmp_path}/d.sock")
+
+
+@pytest.fixture
+def daemon(endpoint: str) -> Iterator[EchoDaemon]:
+    daemon = EchoDaemon(TRANSPORT, endpoint)
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def connect(endpoint: str) -> Iterator[Connect]:
+    """Opens clients and closes them at the end of the test."""
+    opened = []
+
+    def open_one() -> ShmClientChannel:
+        channel = ShmClientChannel.connect(endpoint, Token("good"), 10)
+        opened.append(channel)
+        return channel
+
+    yield open_one
+    for channel in opened:
+        channel.close()
+
+
+def test_the_socket_is_for_its_owner_alone(daemon: EchoDaemon, endpoint: str) -> None:
+    assert stat.S_IMODE(Path(endpoint).stat().st_mode) == 0o600
+
+
+def test_the_arena_cannot_be_resized_by_a_client(daemon: EchoDaemon) -> None:
+    before = {link.name for link in Path("/proc/self/fd").iterdir()}
+    arena, fd = Arena.create(1 << 16)
+    try:
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 4096)
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    finally:
+        arena.close()
+        os.close(fd)
+    assert {link.name for link in Path("/proc/self/fd").iterdir()} == before
+
+
+def test_unsealed_or_wrongly_sized_memory_is_refused() -> None:
+    fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 8192)
+    with pytest.raises(RemoteProtocolError, match="not sealed"):
+        Arena.attach(fd, 8192)
+    os.close(fd)
+    arena, fd = Arena.create(8192)
+    with pytest.raises(RemoteProtocolError, match="8192 bytes, announced were 4096"):
+        Arena.attach(fd, 4096)
+    arena.close()
+    os.close(fd)
+
+
+def test_a_generation_that_jumps_ends_that_client_alone(daemon: EchoDaemon, connect: Connect) -> None:
+    hostile, honest = connect(), connect()
+    slot = hostile.lease_nowait()
+    hostile._generations[slot] = 41
+    hostile.publish(slot, Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
+    with pytest.raises(RemoteProtocolError, match="generation 42"):
+        hostile.wait(slot, 10)
+    assert add_one(honest, b"abc", 3)
+
+
+def test_publishing_again_before_the_answer_ends_that_client(daemon: EchoDaemon, connect: Connect) -> None:
+    hostile = connect()
+    hostile.publish(SlotIndex(3), Call(OpId(2), Direction.FORWARD, 1, 0, 64))
+    assert add_one(hostile, b"a", 1), "the daemon has taken both by now"
+    hostile.publish(SlotIndex(3), Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
+    with pytest.raises(RemoteProtocolError, match="slot 3 was published"):
+        hostile.wait(SlotIndex(3), 10)
+
+
+def test_a_direction_that_does_not_exist_ends_that_client(daemon: EchoDaemon, connect: Connect) -> None:
+    hostile = connect()
+    hostile.publish(SlotIndex(0), Call(ADD_ONE, 7, 1, 0, 64))  # type: ignore[arg-type]
+    with pytest.raises(RemoteProtocolError, match="direction 7"):
+        hostile.wait(SlotIndex(0), 10)
+
+
+def test_a_count_without_a_call_is_harmless(daemon: EchoDaemon, connect: Connect) -> None:
+    hostile = connect()
+    hostile._words[PUBLISHED] = 1 << 63
+    hostile._sock.send(b"\0")
+    assert add_one(hostile, b"a", 1)
+
+
+@pytest.mark.parametrize("garbage", [b"\xc1", b"", b"x" * 5000, b"\x82\xa4type\xa6attach"])
+def test_garbage_instead_of_a_handshake_is_turned_away(
+    daemon: EchoDaemon, endpoint: str, garbage: bytes, connect: Connect
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(endpoint)
+        sock.settimeout(10)
+        if garbage:
+            sock.send(garbage)
+        else:
+            sock.shutdown(socket.SHUT_WR)
+        answer = sock.recv(4096)
+        assert answer == b"" or b"refused" in answer
+    channel = connect()
+    assert add_one(channel, b"abc", 3)
+
+
+def test_garbage_on_an_attached_socket_ends_that_client(daemon: EchoDaemon, connect: Connect) -> None:
+    hostile, honest = connect(), connect()
+    hostile._sock.send(b"garbage")
+    daemon.wait_until_gone()
+    with pytest.raises(RemoteProtocolError, match="doorbells"):
+        slot = hostile.lease_nowait()
+        hostile.publish(slot, Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
+        hostile.wait(slot, 10)
+    assert add_one(honest, b"abc", 3)
+
+
+def test_a_forked_child_neither_uses_nor_keeps_the_channel(daemon: EchoDaemon, connect: Connect) -> None:
+    channel = connect()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            channel.lease_nowait()
+        except ClosedError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    assert b"forked child" in os.read(read, 200)
+    os.close(read)
+    os.waitpid(child, 0)
+    assert add_one(channel, b"abc", 3)
+    channel.close()
+    daemon.wait_until_gone()
+
+
+def test_a_second_daemon_at_the_same_endpoint_is_refused(
+    daemon: EchoDaemon, endpoint: str, connect: Connect
+) -> None:
+    channel = connect()
+    with pytest.raises(UsageError, match="in use by another daemon"):
+        EchoDaemon(TRANSPORT, endpoint)
+    assert add_one(channel, b"abc", 3)
+    assert add_one(connect(), b"abc", 3)
+
+
+def test_a_stale_socket_is_taken_over(endpoint: str, connect: Connect) -> None:
+    dead = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    dead.bind(endpoint)
+    dead.close()
+    daemon = EchoDaemon(TRANSPORT, endpoint)
+    assert add_one(connect(), b"abc", 3)
+    daemon.close()
+    assert not Path(endpoint).exists()
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot listen at"):
+        EchoDaemon(TRANSPORT, str(tmp_path / "missing" / "d.sock.data"))
+
+
+def test_nothing_is_copied_inside_the_transport(daemon: EchoDaemon, connect: Connect) -> None:
+    channel = connect()
+    slot = channel.lease_nowait()
+    assert channel.buffer(slot).obj is channel._arena.view.obj
+    server = daemon.channels[next(iter(daemon.channels))]
+    server.buffer(slot)[:5] = b"hello"
+    assert bytes(channel.buffer(slot)[:5]) == b"hello"

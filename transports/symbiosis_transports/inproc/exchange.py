@@ -1,0 +1,36 @@
+"""What the two ends share: slots of plain memory, a lock, and a condition to sleep on."""
+
+from __future__ import annotations
+
+import threading
+
+from symbiosis_core.errors import RefusalCode
+from symbiosis_transports.ports import Call
+
+__all__ = ["Exchange", "Place"]
+
+
+class Place:
+    """One slot: its memory, and where its journey stands."""
+
+    def __init__(self, slot_bytes: int) -> None:
+        self.rows = memoryview(bytearray(slot_bytes))
+        self.published = 0
+        """Generation that the client published last."""
+        self.answered = 0
+        """Generation that the daemon answered last."""
+        self.call: Call | None = None
+        self.refusal: RefusalCode | None = None
+
+
+class Exchange:
+    """The state of one channel, guarded by `changed`."""
+
+    def __init__(self, slots: int, slot_bytes: int) -> None:
+        self.places = [Place(slot_bytes) for _ in range(slots)]
+        self.slot_bytes = slot_bytes
+        self.changed = threading.Condition()
+        self.daemon_sleeps = True
+        self.client_gone = False
+        self.daemon_gone: tuple[str, bool] | None = None
+        """The reason, and whether the client had broken the protocol."""

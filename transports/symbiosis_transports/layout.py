@@ -1,0 +1,131 @@
+"""What stands where in an arena, and who writes it.
+
+    +0      control   words that both sides read: one writer each, one cache line each
+    +256    slots     per slot: the client's request line, then the daemon's answer line
+    +...    rows      per slot `slot_bytes`, from a page boundary on
+
+Every word is an aligned u64 with exactly one writer. A side writes what it has to say first and the word that
+announces it last; on x86-64 (total store order) the other side then reads them in that order. Elsewhere pure
+Python cannot order two plain stores, so `WORDS_ARE_ORDERED` is false and every message rings the doorbell: the
+system call orders.
+"""
+
+from __future__ import annotations
+
+import platform
+import struct
+import threading
+from typing import Final, NamedTuple
+
+from symbiosis_core.errors import RefusalCode, RemoteProtocolError
+from symbiosis_core.ids import OpId, SlotIndex
+from symbiosis_core.specs import Direction
+from symbiosis_transports.ports import Call
+
+__all__ = [
+    "ALIGNMENT",
+    "CLIENT_SLEEPS",
+    "DAEMON_SLEEPS",
+    "PAGE_BYTES",
+    "PUBLISHED",
+    "WORDS_ARE_ORDERED",
+    "Layout",
+    "code_of",
+    "fence",
+    "pack_call",
+    "refusal_of",
+    "unpack_call",
+]
+
+WORDS_ARE_ORDERED: Final = platform.machine() in {"x86_64", "AMD64"}
+PAGE_BYTES: Final = 4096
+ALIGNMENT: Final = 64
+_WORD: Final = 8
+_LINE: Final = 64
+
+# Indices of control words, in u64.
+PUBLISHED: Final = 0
+"""Written by the client: how many calls it has published. Unchanged means: nothing to look for."""
+DAEMON_SLEEPS: Final = 1 * _LINE // _WORD
+"""Written by the daemon: 1 while it wants to be rung."""
+CLIENT_SLEEPS: Final = 2 * _LINE // _WORD
+"""Written by the client: 1 while it wants to be rung."""
+
+_SLOTS_AT: Final = 256
+_SLOT_HEADER: Final = 2 * _LINE
+_CALL: Final = struct.Struct("<IIIIQQ")  # op, direction, rows, reserved, in_offset, out_offset
+
+_CODES: Final = tuple(RefusalCode)
+_fence_lock = threading.Lock()
+
+
+def fence() -> None:
+    """Orders this thread's earlier stores before its later loads (x86 allows that one reordering)."""
+    with _fence_lock:
+        pass
+
+
+class Layout(NamedTuple):
+    """The positions in an arena of `slots` slots of `slot_bytes` bytes each."""
+
+    slots: int
+    slot_bytes: int
+
+    @property
+    def rows_at(self) -> int:
+        """Where slot 0's rows start."""
+        return _round_up(_SLOTS_AT + self.slots * _SLOT_HEADER, PAGE_BYTES)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the whole arena."""
+        return self.rows_at + self.slots * _round_up(self.slot_bytes, PAGE_BYTES)
+
+    def slot_at(self, slot: SlotIndex) -> int:
+        """Where the rows of `slot` start."""
+        return self.rows_at + slot * _round_up(self.slot_bytes, PAGE_BYTES)
+
+    def request_word(self, slot: SlotIndex) -> int:
+        """Index of the generation that the client published last in `slot`."""
+        return (_SLOTS_AT + slot * _SLOT_HEADER) // _WORD
+
+    def answer_word(self, slot: SlotIndex) -> int:
+        """Index of the generation that the daemon answered last in `slot`; the next word is its code."""
+        return self.request_word(slot) + _LINE // _WORD
+
+    def call_at(self, slot: SlotIndex) -> int:
+        """Where the call of `slot` is described, in bytes."""
+        return self.request_word(slot) * _WORD + _WORD
+
+
+def pack_call(arena: memoryview, at: int, call: Call) -> None:
+    """Writes `call` into the request line."""
+    _CALL.pack_into(arena, at, call.op, call.direction, call.rows, 0, call.in_offset, call.out_offset)
+
+
+def unpack_call(arena: memoryview, at: int) -> Call:
+    """Copies the call out of memory that the client can still change, then gives it its types.
+
+    Raises:
+        RemoteProtocolError: there is no such direction.
+    """
+    op, direction, rows, _, in_offset, out_offset = _CALL.unpack(bytes(arena[at : at + _CALL.size]))
+    if direction > 1:
+        raise RemoteProtocolError(f"direction {direction} in a call; 0 is forward and 1 backward")
+    return Call(OpId(op), Direction(direction), rows, in_offset, out_offset)
+
+
+def code_of(refusal: RefusalCode | None) -> int:
+    """Returns the number that stands for an answer in the arena; 0 is success."""
+    return 0 if refusal is None else _CODES.index(refusal) + 1
+
+
+def refusal_of(code: int) -> RefusalCode | None:
+    """Returns what an answer's number stands for. A number of a newer daemon counts as `FAILED`."""
+    if code == 0:
+        return None
+    return _CODES[code - 1] if code <= len(_CODES) else RefusalCode.FAILED
+
+
+def _round_up(count: int, step: int) -> int:
+    return -(-count // step) * step

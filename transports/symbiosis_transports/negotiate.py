@@ -1,0 +1,52 @@
+"""Which transport two sides use: symmetric, pure, and with reasons.
+
+Each side says what it can do; a transport is possible when both offer it and their descriptions agree. The
+daemon's order of preference decides among the possible ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.wire import Capability
+
+__all__ = ["Choice", "choose"]
+
+
+class Choice(NamedTuple):
+    """The outcome: a transport, and one sentence for each that was considered."""
+
+    transport: str
+    reasons: tuple[str, ...]
+
+
+def choose(daemon: Sequence[Capability], client: Sequence[Capability]) -> Choice:
+    """Returns the first of the daemon's transports that the client can use, too.
+
+    Raises:
+        RefusedError: there is none; the reason names every obstacle.
+    """
+    offered = {capability.transport: capability for capability in client}
+    reasons: list[str] = []
+    for ours in daemon:
+        obstacle = _obstacle(ours, offered.get(ours.transport))
+        if obstacle is None:
+            return Choice(ours.transport, (*reasons, f"{ours.transport}: chosen"))
+        reasons.append(f"{ours.transport}: {obstacle}")
+    raise RefusedError(
+        RefusalCode.NO_TRANSPORT,
+        "no transport joins client and daemon: " + ("; ".join(reasons) or "the daemon offers none"),
+        "run the client on the daemon's host and with the same release",
+    )
+
+
+def _obstacle(ours: Capability, theirs: Capability | None) -> str | None:
+    if theirs is None:
+        return "the client does not offer it"
+    if ours.boot_id != theirs.boot_id:
+        return "client and daemon run on different kernels"
+    if ours.devices and theirs.devices and not set(ours.devices) & set(theirs.devices):
+        return "client and daemon reach no common device"
+    return None

@@ -1,0 +1,95 @@
+"""The handshake on the data socket, and the few words that are said on it later.
+
+client  Attach(version, token) ------------------------------->  daemon
+        <--------- Attached(slots, slot_bytes) + the arena's fd
+        <--------- or Refused(code, reason, remedy), and the end
+later   one zero byte, either way: "look into the arena"
+        <--------- Goodbye(reason, breach), and the end
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import msgspec
+
+from symbiosis_core.ids import Token
+from symbiosis_core.wire import Refused
+from symbiosis_transports.ports import Peer
+
+__all__ = [
+    "DOORBELL",
+    "MAX_DATAGRAM_BYTES",
+    "VERSION",
+    "Attach",
+    "Attached",
+    "Goodbye",
+    "decode_attach",
+    "decode_from_daemon",
+    "encode",
+    "peer_of",
+]
+
+VERSION = 1
+"""Of the handshake and of the arena's layout."""
+DOORBELL = b"\0"
+MAX_DATAGRAM_BYTES = 4096
+
+
+class Attach(msgspec.Struct, frozen=True, tag="attach"):
+    """The client shows its token."""
+
+    version: int
+    token: Token
+
+
+class Attached(msgspec.Struct, frozen=True, tag="attached"):
+    """The daemon lends an arena; its descriptor travels with this message."""
+
+    version: int
+    slots: int
+    slot_bytes: int
+
+
+class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
+    """The daemon hangs up. `breach`: because of what the client did; otherwise because it stops."""
+
+    reason: str
+    breach: bool
+
+
+_encoder = msgspec.msgpack.Encoder()
+_attach_decoder = msgspec.msgpack.Decoder(Attach)
+_from_daemon: msgspec.msgpack.Decoder[Attached | Goodbye | Refused] = msgspec.msgpack.Decoder(
+    Attached | Goodbye | Refused
+)
+
+
+def encode(message: Attach | Attached | Goodbye | Refused) -> bytes:
+    """Returns the datagram for `message`."""
+    return _encoder.encode(message)
+
+
+def decode_attach(datagram: bytes | memoryview) -> Attach:
+    """Returns the client's opening.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    return _attach_decoder.decode(datagram)
+
+
+def decode_from_daemon(datagram: bytes | memoryview) -> Attached | Goodbye | Refused:
+    """Returns what the daemon said.
+
+    Raises:
+        msgspec.MsgspecError: nothing that can be understood.
+    """
+    return _from_daemon.decode(datagram)
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Returns who is at the other end of a Unix socket, as the kernel vouches."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Peer(pid, uid)

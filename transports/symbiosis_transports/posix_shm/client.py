@@ -1,0 +1,286 @@
+"""The client's end: synchronous, one thread at a time, no copy and no system call while both sides are awake."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+import weakref
+
+import msgspec
+
+from symbiosis_core.errors import (
+    BusyError,
+    ClosedError,
+    DaemonGoneError,
+    DaemonSilentError,
+    RefusalCode,
+    RefusedError,
+    RemoteProtocolError,
+    SymbiosisError,
+)
+from symbiosis_core.ids import SlotIndex, Token
+from symbiosis_core.protocol import refusal
+from symbiosis_core.wire import Refused
+from symbiosis_transports.arena import Arena
+from symbiosis_transports.layout import (
+    CLIENT_SLEEPS,
+    DAEMON_SLEEPS,
+    PUBLISHED,
+    WORDS_ARE_ORDERED,
+    Layout,
+    fence,
+    pack_call,
+    refusal_of,
+)
+from symbiosis_transports.ports import Call, ChannelStatistics
+from symbiosis_transports.posix_shm.attach import (
+    DOORBELL,
+    MAX_DATAGRAM_BYTES,
+    VERSION,
+    Attach,
+    Attached,
+    Goodbye,
+    decode_from_daemon,
+    encode,
+)
+from symbiosis_transports.waiting import spin_budget_us
+
+__all__ = ["ShmClientChannel"]
+
+_open_channels: weakref.WeakSet[ShmClientChannel] = weakref.WeakSet()
+
+
+class ShmClientChannel:
+    """The client's end of a channel."""
+
+    def __init__(self, sock: socket.socket, arena: Arena, layout: Layout, endpoint: str) -> None:
+        self._sock = sock
+        self._arena = arena
+        self._layout = layout
+        self._endpoint = endpoint
+        self._words = arena.words
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
+        self._spin_ns = spin_budget_us() * 1000
+        self._generations = [0] * layout.slots
+        self._free = [SlotIndex(slot) for slot in reversed(range(layout.slots))]
+        self._closed_because = ""
+        self._requests = self._doorbells = self._sleeps = self._spin_hits = 0
+        slots = [SlotIndex(slot) for slot in range(layout.slots)]
+        self._request_words = [layout.request_word(slot) for slot in slots]
+        self._answer_words = [layout.answer_word(slot) for slot in slots]
+        self._calls_at = [layout.call_at(slot) for slot in slots]
+        self._buffers = [
+            arena.view[layout.slot_at(slot) : layout.slot_at(slot) + layout.slot_bytes] for slot in slots
+        ]
+        _open_channels.add(self)
+
+    @classmethod
+    def connect(cls, endpoint: str, token: Token, timeout_s: float) -> ShmClientChannel:
+        """Opens the client's end. Raises as `Transport.connect` says."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(endpoint)
+            sock.send(encode(Attach(VERSION, token)))
+            datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
+        except TimeoutError:
+            sock.close()
+            raise DaemonSilentError(endpoint, timeout_s) from None
+        except OSError as error:
+            sock.close()
+            raise DaemonGoneError(endpoint, error.strerror or str(error)) from None
+        try:
+            welcome = _read_welcome(datagram, endpoint)
+            if len(fds) != 1:
+                raise RemoteProtocolError("the daemon sent no arena")
+            layout = Layout(welcome.slots, welcome.slot_bytes)
+            arena = Arena.attach(fds[0], layout.arena_bytes)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            for fd in fds:
+                os.close(fd)
+        sock.setblocking(False)
+        return cls(sock, arena, layout, endpoint)
+
+    def __repr__(self) -> str:
+        state = self._closed_because or "open"
+        return f"<ShmClientChannel {self._endpoint} {state} free={len(self._free)}/{self.slots}>"
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are."""
+        return self._layout.slots
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot."""
+        return self._layout.slot_bytes
+
+    def lease_nowait(self) -> SlotIndex:
+        """Takes a free slot."""
+        if self._closed_because:
+            raise ClosedError(self._closed_because)
+        if not self._free:
+            raise BusyError(RefusalCode.QUOTA, f"all {self.slots} slots of this client are in use")
+        return self._free.pop()
+
+    def buffer(self, slot: SlotIndex) -> memoryview:
+        """The rows of `slot`."""
+        return self._buffers[slot]
+
+    def publish(self, slot: SlotIndex, call: Call) -> None:
+        """Hands the slot to the daemon."""
+        if self._closed_because:
+            raise ClosedError(self._closed_because)
+        words = self._words
+        pack_call(self._arena.view, self._calls_at[slot], call)
+        self._generations[slot] += 1
+        words[self._request_words[slot]] = self._generations[slot]
+        self._requests += 1
+        words[PUBLISHED] = self._requests
+        fence()
+        if words[DAEMON_SLEEPS] or not WORDS_ARE_ORDERED:
+            self._doorbells += 1
+            try:
+                self._sock.send(DOORBELL)
+            except BlockingIOError:
+                pass  # the daemon has doorbells of ours to read, so it will look
+            except OSError:
+                raise self._farewell() from None
+
+    def wait(self, slot: SlotIndex, timeout_s: float) -> None:
+        """Blocks until the slot is answered."""
+        word, generation, words = self._answer_words[slot], self._generations[slot], self._words
+        if words[word] != generation:
+            if WORDS_ARE_ORDERED and self._spin(word, generation):
+                self._spin_hits += 1
+            else:
+                self._sleep(word, generation, timeout_s)
+        if code := words[word + 1]:
+            why = refusal_of(code)
+            assert why is not None  # a code other than 0 stands for a refusal
+            raise RefusedError(why, f"the daemon refused a call in slot {slot}")
+
+    def release(self, slot: SlotIndex) -> None:
+        """Gives a slot back."""
+        self._free.append(slot)
+
+    def close(self) -> None:
+        """Ends the channel."""
+        self._end("the channel was closed")
+
+    def statistics(self) -> ChannelStatistics:
+        """Counters since the start."""
+        return ChannelStatistics(self._requests, self._doorbells, self._sleeps, self._spin_hits)
+
+    def _spin(self, word: int, generation: int) -> bool:
+        """Looks for the answer for a short while, giving the core away at every look."""
+        if not self._spin_ns:
+            return False
+        words, clock, pause = self._words, time.perf_counter_ns, os.sched_yield
+        end = clock() + self._spin_ns
+        while words[word] != generation:
+            if clock() > end:
+                return False
+            pause()
+        return True
+
+    def _sleep(self, word: int, generation: int, timeout_s: float) -> None:
+        words = self._words
+        deadline = time.monotonic() + timeout_s
+        self._sleeps += 1
+        while True:
+            words[CLIENT_SLEEPS] = 1
+            fence()
+            if words[word] == generation:
+                words[CLIENT_SLEEPS] = 0
+                return
+            left_s = deadline - time.monotonic()
+            rung = left_s > 0 and self._poll.poll(left_s * 1000)
+            words[CLIENT_SLEEPS] = 0
+            if words[word] == generation:
+                return
+            if not rung:
+                raise DaemonSilentError(self._endpoint, timeout_s)
+            self._hear()
+
+    def _hear(self) -> None:
+        """Reads one datagram: a doorbell, or the end."""
+        try:
+            datagram = self._sock.recv(MAX_DATAGRAM_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self._gone(error.strerror or str(error)) from None
+        if datagram != DOORBELL:
+            raise self._last_words(datagram)
+
+    def _farewell(self) -> SymbiosisError:
+        """Reads what the daemon said before it hung up."""
+        while True:
+            try:
+                datagram = self._sock.recv(MAX_DATAGRAM_BYTES)
+            except OSError as error:
+                return self._gone(error.strerror or str(error))
+            if datagram != DOORBELL:
+                return self._last_words(datagram)
+
+    def _last_words(self, datagram: bytes) -> SymbiosisError:
+        if not datagram:
+            return self._gone("the connection broke")
+        with contextlib.suppress(msgspec.MsgspecError):
+            message = decode_from_daemon(datagram)
+            if isinstance(message, Goodbye) and not message.breach:
+                return self._gone(message.reason)
+            if isinstance(message, Goodbye):
+                self._end(message.reason)
+                return RemoteProtocolError(f"the daemon hung up: {message.reason}")
+        self._end("the daemon sent garbage")
+        return RemoteProtocolError("the daemon sent garbage on the data socket")
+
+    def _gone(self, reason: str) -> DaemonGoneError:
+        self._end(f"the daemon is gone: {reason}")
+        return DaemonGoneError(self._endpoint, reason)
+
+    def _end(self, why: str) -> None:
+        if self._closed_because:
+            return
+        self._closed_because = why
+        _open_channels.discard(self)
+        self._sock.close()
+        for view in self._buffers:
+            with contextlib.suppress(BufferError):  # a tensor still looks at it and frees it later
+                view.release()
+        with contextlib.suppress(BufferError):
+            self._arena.close()
+
+
+def _read_welcome(datagram: bytes, endpoint: str) -> Attached:
+    if not datagram:
+        raise DaemonGoneError(endpoint, "it hung up during the handshake")
+    try:
+        message = decode_from_daemon(datagram)
+    except msgspec.MsgspecError as error:
+        raise RemoteProtocolError(f"who listens at {endpoint} is no daemon: {error}") from None
+    if isinstance(message, Refused):
+        raise refusal(message)
+    if isinstance(message, Goodbye):
+        raise DaemonGoneError(endpoint, message.reason)
+    if message.version != VERSION:
+        raise RemoteProtocolError(f"the daemon speaks data plane version {message.version}, not {VERSION}")
+    return message
+
+
+def _forget_in_child() -> None:
+    """A forked child must not hold its parent's socket open, or the daemon would never see the parent die."""
+    for channel in list(_open_channels):
+        channel._end("this is a forked child; connect again in it, or start workers before connecting")
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,31 @@
+"""Transports by name, found by entry points, so that a third party adds one without touching us."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from symbiosis_core.errors import UsageError
+from symbiosis_transports.ports import Transport
+
+__all__ = ["GROUP", "names", "transport"]
+
+GROUP = "symbiosis.transports"
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all installed transports."""
+    return tuple(sorted(entry.name for entry in entry_points(group=GROUP)))
+
+
+@cache
+def transport(name: str) -> Transport:
+    """Returns the transport `name`.
+
+    Raises:
+        UsageError: nothing of that name is installed.
+    """
+    for entry in entry_points(group=GROUP, name=name):
+        found: Transport = entry.load()
+        return found
+    raise UsageError(f"no transport named {name!r}; installed are {', '.join(names()) or 'none'}")
