@@ -1,6 +1,7 @@
 """Vocabulary and microkernel of Symbiosis: what every floor above speaks, without any framework.
 
-Nothing here may import torch, zmq, uvloop, transformers or peft; an import contract in pyproject.toml holds it.
+Nothing here may import torch, zmq, uvloop, transformers or peft; an import contract in pyproject.toml holds
+it.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -6,10 +6,14 @@ here is an error, never ignored.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from symbiosis_core import toml_check
+from symbiosis_core.wire import Name
 
 __all__ = [
     "DEFAULT_LANES",
@@ -19,6 +23,8 @@ __all__ = [
     "LaneConfig",
     "LimitsConfig",
     "PolicyConfig",
+    "check",
+    "load",
 ]
 
 
@@ -26,13 +32,15 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """One lane: who waits for whom."""
 
     priority: Annotated[int, Meta(ge=0, le=100)]
-    """Lower goes first. Lanes of equal priority are served in order of arrival."""
+    """Lower goes first. Clients of lanes of equal priority take turns."""
     chunk_rows: Annotated[int, Meta(ge=1, le=1 << 20)] = 256
-    """A larger request is computed in chunks of this many rows, so that nobody waits longer than one chunk.
-    256 rows is where a CPU's matrix product is as fast per row as with more; smaller chunks cost throughput."""
+    """Rows of this lane in one batch at most, of one request or many; a larger request is computed in several, so
+    that nobody waits longer than one chunk. 256 rows is where a CPU's matrix product is as fast per row as with
+    more; smaller chunks cost throughput."""
     max_wait_us: Annotated[int, Meta(ge=0, le=60_000_000)] = 200_000
-    """Ageing: a request that has waited this many microseconds goes before every lane. 0: at once, which makes
-    the lane first. The default gives training at least a few requests a second under full inference load."""
+    """Ageing: a request that has waited this many microseconds goes before every lane, the oldest first. 0: the
+    lane does not age; it is served only when no lane before it waits, so below the first lane it may starve. The
+    first lane needs no ageing. The default gives training a few requests a second under full inference load."""
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,9 +93,30 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """A whole configuration file. Every table may be left out."""
 
     policy: PolicyConfig = PolicyConfig()
-    lanes: Annotated[dict[str, LaneConfig], Meta(min_length=1, max_length=32)] = msgspec.field(
+    lanes: Annotated[dict[Name, LaneConfig], Meta(min_length=1, max_length=32)] = msgspec.field(
         default_factory=lambda: dict(DEFAULT_LANES)
     )
+    """The lanes by name. A file that names any replaces the defaults, `inference` and `training`, and must name
+    all; there is no daemon without a lane. A client asks for its lane in `Hello`, whose limits a name must keep.
+    """
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
     compute: ComputeConfig = ComputeConfig()
+
+
+def check(source_name: str, text: str) -> DaemonConfig:
+    """Returns the configuration that `text` writes down in TOML. `source_name` names it in errors.
+
+    Raises:
+        ConfigError: carries every problem that was found, not only the first.
+    """
+    return toml_check.check(source_name, text, DaemonConfig)
+
+
+def load(path: str | Path) -> DaemonConfig:
+    """Returns the configuration in the file at `path`.
+
+    Raises:
+        ConfigError: as `check` does, and for a file that cannot be read or is not UTF-8.
+    """
+    return check(str(path), toml_check.read(Path(path)))

@@ -10,8 +10,11 @@
     |- ClosedError            this object was closed by its owner
     |- DaemonGoneError        the daemon is not there (any more); safe to retry, requests are pure
     |- DaemonSilentError      the daemon holds the connection but did not answer within the limit
+    |- ServiceFailedError     a part of the daemon ended that should not have; the cause is its own exception
 
-Foreign exceptions (OSError, zmq.ZMQError, msgspec.ValidationError) are translated once, at the edge.
+The arguments of an error are its fields, so that every error survives pickling: data loaders and pools hand
+exceptions from process to process that way, and one that cannot be rebuilt hangs them. Foreign exceptions
+(OSError, zmq.ZMQError, msgspec.ValidationError) are translated once, at the edge.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ __all__ = [
     "RefusalCode",
     "RefusedError",
     "RemoteProtocolError",
+    "ServiceFailedError",
     "SymbiosisError",
     "UsageError",
 ]
@@ -48,14 +52,23 @@ class Problem(NamedTuple):
     """One thing that is wrong with a configuration file."""
 
     key: str
-    """Where: a key path such as `lanes.training.chunk_rows`."""
+    """Where: a key path such as `lanes.training.chunk_rows`, a place such as `line 3, column 7`, or empty: the
+    file itself."""
     value: object
-    """What stands there."""
+    """What stands there. None: nothing; TOML has no null."""
     allowed: str
-    """What may stand there."""
+    """What may stand there, or what to do."""
 
     def __str__(self) -> str:
-        return f"{self.key} = {self.value!r}: {self.allowed}"
+        if self.value is None:
+            return f"{self.key}: {self.allowed}" if self.key else self.allowed
+        return f"{self.key} = {_shown(self.value)}: {self.allowed}"
+
+
+def _shown(value: object) -> str:
+    """Returns `value` as TOML writes it, cut short: a whole table may stand where a number should."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class ConfigError(SymbiosisError):
@@ -64,7 +77,10 @@ class ConfigError(SymbiosisError):
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source
         self.problems = tuple(problems)
-        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+        super().__init__(source, self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{self.source}: {problem}" for problem in self.problems)
 
 
 class LocalProtocolError(SymbiosisError):
@@ -106,15 +122,16 @@ class RefusedError(SymbiosisError):
         self.code = code
         self.reason = reason
         self.remedy = remedy
-        super().__init__(f"{reason} ({code}). {remedy}".rstrip(" ."))
+        super().__init__(code, reason, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.code}). {self.remedy}".rstrip(" .")
 
 
 class BusyError(RefusedError):
     """Refused only for now: the same call may succeed after `retry_after_s` seconds."""
 
-    def __init__(
-        self, code: RefusalCode, reason: str, remedy: str = "", *, retry_after_s: float = 1.0
-    ) -> None:
+    def __init__(self, code: RefusalCode, reason: str, remedy: str = "", *, retry_after_s: float = 1.0) -> None:
         super().__init__(code, reason, remedy)
         self.retry_after_s = retry_after_s
 
@@ -129,9 +146,12 @@ class DaemonGoneError(SymbiosisError):
     def __init__(self, address: str, reason: str) -> None:
         self.address = address
         self.reason = reason
-        super().__init__(
-            f"the daemon at {address} is gone: {reason}. Start it with `symbiosis serve --listen {address}`, "
-            "or pass reconnect_s=... to wait for its return"
+        super().__init__(address, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"the daemon at {self.address} is gone: {self.reason}. Start it with "
+            f"`symbiosis serve --listen {self.address}`, or pass reconnect_s=... to wait for its return"
         )
 
 
@@ -141,7 +161,26 @@ class DaemonSilentError(SymbiosisError):
     def __init__(self, address: str, waited_s: float) -> None:
         self.address = address
         self.waited_s = waited_s
-        super().__init__(
-            f"the daemon at {address} gave no answer within {waited_s:g} s; `symbiosis status --address "
-            f"{address}` shows whether it is stopped or overloaded; raise answer_timeout_s if its queue is long"
+        super().__init__(address, waited_s)
+
+    def __str__(self) -> str:
+        return (
+            f"the daemon at {self.address} gave no answer within {self.waited_s:g} s; "
+            f"`symbiosis status --address {self.address}` shows whether it is stopped or overloaded; "
+            "raise answer_timeout_s if its queue is long"
         )
+
+
+class ServiceFailedError(SymbiosisError):
+    """A service of the kernel failed, and the kernel stopped all others.
+
+    `__cause__` is the service's own exception with its traceback, or None where it raised none.
+    """
+
+    def __init__(self, service: str, reason: str) -> None:
+        self.service = service
+        self.reason = reason
+        super().__init__(service, reason)
+
+    def __str__(self) -> str:
+        return f"service {self.service} {self.reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import cache
 from pathlib import Path
 from typing import NewType
 
@@ -25,9 +26,17 @@ def new_token() -> Token:
     return Token(secrets.token_hex(16))
 
 
+_BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+
+
+@cache
 def boot_id() -> str:
-    """Returns the kernel's boot id: equal on both sides exactly when they share one running kernel."""
+    """Returns the kernel's boot id: equal on both sides exactly when they share one running kernel.
+
+    Where the kernel does not say it (no /proc), the value is this process's own and equals nobody else's: two
+    hosts that both do not know must not take each other for one.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return _BOOT_ID_PATH.read_text().strip()
     except OSError:
-        return "unknown"
+        return f"unknown-{secrets.token_hex(16)}"

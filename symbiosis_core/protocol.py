@@ -60,10 +60,13 @@ class ClientConversation:
         Raises:
             LocalProtocolError: a request is still unanswered, or the conversation is over.
         """
-        if self._state is not _State.IDLE:
-            raise LocalProtocolError(f"cannot ask while {self._state.name.lower()}")
+        if self._state is _State.ASKED:
+            raise LocalProtocolError("the request before is still unanswered; wait for it, or hang up")
+        if self._state is _State.CLOSED:
+            raise LocalProtocolError("the conversation is over; begin a new one on a new link")
+        frames = encode(request)
         self._state, self._expected = _State.ASKED, ANSWERS[type(request)]
-        return encode(request)
+        return frames
 
     def answered(self, frames: list[bytes]) -> Reply:
         """Returns the reply in `frames`, which is of the kind that the request calls for.
@@ -73,6 +76,7 @@ class ClientConversation:
             RemoteProtocolError: the answer is not one; the conversation is over.
         """
         if self._state is not _State.ASKED:
+            self._state = _State.CLOSED
             raise RemoteProtocolError("an answer came that nobody asked for")
         try:
             reply = decode_reply(frames)

@@ -1,8 +1,8 @@
 """The control messages: tagged, frozen, typed, versioned and limited in size.
 
 A control message is two frames: an eight byte header (magic and protocol version) and a msgpack body. The
-header never changes its form, so a peer of any version can be told that its version is wrong. Every request is
-answered by exactly one reply: its own kind, or `Refused`. No payload rows, no pointers, no pickle.
+header never changes its form, so a peer of any version can be told that its version is wrong. Every request
+is answered by exactly one reply: its own kind, or `Refused`. No payload rows, no pointers, no pickle.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "LaneStatus",
     "MemoryStatus",
     "ModelReply",
+    "Name",
     "Refused",
     "Reply",
     "Request",
@@ -74,7 +75,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     lane: Name
     model: Annotated[str, Meta(max_length=256)] = ""
     """Empty: the daemon's only or first model."""
-    pid: int = 0
+    pid: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
+    """The client's own word, for display only."""
     capabilities: Annotated[tuple[Capability, ...], Meta(max_length=16)] = ()
 
 
@@ -218,6 +220,8 @@ Reply = Welcome | ModelReply | TensorPart | StatusReply | Refused
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""All that msgspec raises at foreign bytes: bad UTF-8 and deep nesting come as Python's own errors (0.22)."""
 
 
 def header(version: int = VERSION) -> bytes:
@@ -236,21 +240,22 @@ def decode_request(frames: list[bytes]) -> Request:
     Raises:
         RefusedError: the client's fault; the daemon answers it as `Refused` and lives on.
     """
-    version, body = _open(frames)
+    version = _version(frames)
     if version != VERSION:
         raise RefusedError(
             RefusalCode.VERSION,
             f"the client speaks protocol version {version}, the daemon {VERSION}",
             "install the same release of symbiosis-llm on both sides",
         )
+    body = _body(frames)
     if len(body) > MAX_REQUEST_BYTES:
         raise RefusedError(
             RefusalCode.TOO_LARGE, f"a request of {len(body)} bytes; at most {MAX_REQUEST_BYTES} are taken"
         )
     try:
         return _request_decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise RefusedError(RefusalCode.MALFORMED, f"not a request: {error}") from None
+    except _UNDECODABLE as error:
+        raise RefusedError(RefusalCode.MALFORMED, f"not a request: {_brief(error)}") from None
 
 
 def decode_reply(frames: list[bytes]) -> Reply:
@@ -260,21 +265,41 @@ def decode_reply(frames: list[bytes]) -> Reply:
         RemoteProtocolError: the daemon's fault.
     """
     try:
-        version, body = _open(frames)
+        version = _version(frames)
         if version != VERSION:
             raise RemoteProtocolError(
                 f"the daemon speaks protocol version {version}, this client {VERSION}; "
                 "install the same release of symbiosis-llm on both sides"
             )
+        body = _body(frames)
+        if len(body) > MAX_REPLY_BYTES:
+            raise RemoteProtocolError(
+                f"the daemon's answer has {len(body)} bytes; at most {MAX_REPLY_BYTES} are taken"
+            )
         return _reply_decoder.decode(body)
-    except (RefusedError, msgspec.MsgspecError) as error:
-        raise RemoteProtocolError(f"the daemon's answer is not a reply: {error}") from None
+    except RefusedError as error:
+        raise RemoteProtocolError(f"the daemon's answer is not a reply: {error.reason}") from None
+    except _UNDECODABLE as error:
+        raise RemoteProtocolError(f"the daemon's answer is not a reply: {_brief(error)}") from None
 
 
-def _open(frames: list[bytes]) -> tuple[int, bytes]:
-    if len(frames) != 2 or len(frames[0]) != _HEADER.size:
-        raise RefusedError(RefusalCode.MALFORMED, f"{len(frames)} frames do not form a control message")
+def _version(frames: list[bytes]) -> int:
+    """Returns the peer's version. It is read before anything else is demanded: all but the header may change."""
+    if not frames or len(frames[0]) != _HEADER.size:
+        raise RefusedError(RefusalCode.MALFORMED, f"the message does not start with {_HEADER.size} header bytes")
     magic, version, _ = _HEADER.unpack(frames[0])
     if magic != _MAGIC:
         raise RefusedError(RefusalCode.MALFORMED, "the message does not start with the magic bytes SYMB")
-    return int(version), frames[1]
+    return int(version)
+
+
+def _body(frames: list[bytes]) -> bytes:
+    if len(frames) != 2:
+        raise RefusedError(RefusalCode.MALFORMED, f"a control message has 2 frames, not {len(frames)}")
+    return frames[1]
+
+
+def _brief(error: Exception) -> str:
+    """Returns the error's text cut short: it may quote the peer, who may have sent any amount."""
+    text = str(error)
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,124 @@
+"""One message of each kind, and the bytes that it has been since version 1."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from symbiosis_core.errors import RefusalCode
+from symbiosis_core.ids import OpId, Token
+from symbiosis_core.specs import DType, ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
+from symbiosis_core.wire import (
+    BatchStatus,
+    Capability,
+    ClientStatus,
+    DaemonStatus,
+    Describe,
+    Fetch,
+    Hello,
+    LaneStatus,
+    MemoryStatus,
+    ModelReply,
+    Refused,
+    Reply,
+    Request,
+    Status,
+    StatusReply,
+    TensorPart,
+    Welcome,
+)
+
+__all__ = ["GOLDEN", "REPLIES", "REQUESTS"]
+
+REQUESTS: Final[dict[str, Request]] = {
+    "hello": Hello("job-7", "training", "smollm2", 4321, (Capability("posix_shm", "b00t", ("GPU-1",)),)),
+    "describe": Describe("smollm2"),
+    "fetch": Fetch("smollm2", "model.norm.weight", 4096),
+    "status": Status(),
+}
+
+_MODEL = ModelSpec(
+    name="smollm2",
+    name_or_path="org/smollm2",
+    fingerprint="f00d",
+    dtype=DType.BFLOAT16,
+    base_bytes=265,
+    config_json="{}",
+    generation_config_json="{}",
+    ops=(OpSpec(OpId(0), OpKind.LINEAR, ("l.q", "l.k"), 576, (576, 192), DType.BFLOAT16),),
+    tensors=(TensorSpec("norm.weight", TensorKind.PARAMETER, DType.BFLOAT16, (576,)),),
+)
+_STATUS = DaemonStatus(
+    version="0.1.0",
+    pid=10,
+    uptime_s=1.5,
+    address="ipc:///tmp/s",
+    model="smollm2",
+    dtype="bfloat16",
+    fingerprint="f00d",
+    policy="latency_first",
+    threads=2,
+    draining=False,
+    clients=(ClientStatus(3, "job-7", "training", 4321, "posix_shm", 1.0, 7, 70, 1, 0, 250.0, 900.0, 1 << 20),),
+    lanes=(LaneStatus("training", 10, 1, 1, 5, 7, 70, 0),),
+    batches=BatchStatus(7, 7, 70, 7, 0.5),
+    memory=MemoryStatus(265, 1 << 20, 300),
+)
+
+REPLIES: Final[dict[str, Reply]] = {
+    "welcome": Welcome(
+        client=3,
+        token=Token("ab"),
+        token_valid_s=5.0,
+        model="smollm2",
+        lane="training",
+        transport="posix_shm",
+        endpoint="ipc:///tmp/s.data",
+        reasons=("posix_shm: chosen",),
+    ),
+    "model": ModelReply(_MODEL),
+    "tensor": TensorPart(0, 4, b"\x00\x01\x02\x03"),
+    "status_reply": StatusReply(_STATUS),
+    "refused": Refused(RefusalCode.QUOTA, "64 clients are connected", "wait", 2.0),
+}
+
+# fmt: off
+GOLDEN: Final[dict[str, bytes]] = {
+    "hello": (
+        b"\x86\xa4type\xa5hello\xa4name\xa5job-7\xa4lane\xa8training\xa5model\xa7smollm2\xa3pid\xcd\x10\xe1"
+        b"\xaccapabilities\x91\x83\xa9transport\xa9posix_shm\xa7boot_id\xa4b00t\xa7devices\x91\xa5GPU-1"
+    ),
+    "describe": b"\x82\xa4type\xa8describe\xa5model\xa7smollm2",
+    "fetch": b"\x84\xa4type\xa5fetch\xa5model\xa7smollm2\xa6tensor\xb1model.norm.weight\xa6offset\xcd\x10\x00",
+    "status": b"\x81\xa4type\xa6status",
+    "welcome": (
+        b"\x89\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"
+        b"\xa5model\xa7smollm2\xa4lane\xa8training\xa9transport\xa9posix_shm\xa8endpoint\xb1ipc:///tmp/s.data"
+        b"\xa7reasons\x91\xb1posix_shm: chosen"
+    ),
+    "model": (
+        b"\x82\xa4type\xa5model\xa4spec\x89\xa4name\xa7smollm2\xacname_or_path\xaborg/smollm2\xabfingerprint"
+        b"\xa4f00d\xa5dtype\x02\xaabase_bytes\xcd\x01\t\xabconfig_json\xa2{}\xb6generation_config_json\xa2{}"
+        b"\xa3ops\x91\x96\x00\xa6linear\x92\xa3l.q\xa3l.k\xcd\x02@\x92\xcd\x02@\xcc\xc0\x02"
+        b"\xa7tensors\x91\x94\xabnorm.weight\xa9parameter\x02\x91\xcd\x02@"
+    ),
+    "tensor": b"\x84\xa4type\xa6tensor\xa6offset\x00\xabtotal_bytes\x04\xa4data\xc4\x04\x00\x01\x02\x03",
+    "status_reply": (
+        b"\x82\xa4type\xacstatus_reply\xa6status\x8e\xa7version\xa50.1.0\xa3pid\n"
+        b"\xa8uptime_s\xcb?\xf8\x00\x00\x00\x00\x00\x00\xa7address\xacipc:///tmp/s\xa5model\xa7smollm2"
+        b"\xa5dtype\xa8bfloat16\xabfingerprint\xa4f00d\xa6policy\xadlatency_first\xa7threads\x02\xa8draining\xc2"
+        b"\xa7clients\x91\x8d\xa2id\x03\xa4name\xa5job-7\xa4lane\xa8training\xa3pid\xcd\x10\xe1"
+        b"\xa9transport\xa9posix_shm\xabconnected_s\xcb?\xf0\x00\x00\x00\x00\x00\x00\xa8requests\x07\xa4rowsF"
+        b"\xa6queued\x01\xa7refused\x00\xa6p50_us\xcb@o@\x00\x00\x00\x00\x00"
+        b"\xa6p99_us\xcb@\x8c \x00\x00\x00\x00\x00"
+        b"\xabarena_bytes\xce\x00\x10\x00\x00\xa5lanes\x91\x88\xa4name\xa8training\xa8priority\n\xa7clients\x01"
+        b"\xafqueued_requests\x01\xabqueued_rows\x05\xa8requests\x07\xa4rowsF\xa4aged\x00"
+        b"\xa7batches\x85\xa5count\x07\xa8requests\x07\xa4rowsF\xa7clients\x07"
+        b"\xa6busy_s\xcb?\xe0\x00\x00\x00\x00\x00\x00"
+        b"\xa6memory\x83\xa4base\xcd\x01\t\xa6arenas\xce\x00\x10\x00\x00\xa3pss\xcd\x01,"
+    ),
+    "refused": (
+        b"\x85\xa4type\xa7refused\xa4code\xa5quota\xa6reason\xb864 clients are connected\xa6remedy\xa4wait"
+        b"\xadretry_after_s\xcb@\x00\x00\x00\x00\x00\x00\x00"
+    ),
+}
+# fmt: on
