@@ -198,6 +198,8 @@ def test_nothing_is_copied_inside_the_transport(daemon: EchoDaemon, connect: Con
     channel = connect()
     slot = channel.lease_nowait()
     assert channel.buffer(slot).obj is channel._arena.view.obj
-    server = daemon.channels[next(iter(daemon.channels))]
+    with daemon.changed:
+        assert daemon.changed.wait_for(lambda: daemon.channels, 10)
+    (server,) = daemon.channels.values()
     server.buffer(slot)[:5] = b"hello"
     assert bytes(channel.buffer(slot)[:5]) == b"hello"

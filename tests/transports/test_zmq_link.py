@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import stat
 import threading
@@ -140,13 +139,6 @@ def test_garbage_gets_a_refusal_and_the_daemon_lives(
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
 
 
-def test_a_second_daemon_is_refused_and_the_first_goes_on(served: Served, address: str) -> None:
-    with pytest.raises(UsageError, match=f"in use by the daemon with pid {os.getpid()}"):
-        ControlServer(address, answer).open()
-    with ControlClient(address) as client:
-        assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
-
-
 def test_a_stale_socket_is_taken_over_and_the_new_one_is_private(address: str) -> None:
     path = Path(address.removeprefix("ipc://"))
     path.write_text("stale")
@@ -180,7 +172,7 @@ def test_a_dead_daemons_socket_is_told_from_a_silent_one(tmp_path: Path) -> None
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="choose a path you may write"):
+    with pytest.raises(UsageError, match="cannot listen at"):
         ControlServer(f"ipc://{tmp_path}/file/s.sock", answer).open()
 
 

@@ -23,9 +23,9 @@ import asyncio
 from typing import NamedTuple, Protocol
 
 from symbiosis_core.errors import RefusalCode
-from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex, Token
-from symbiosis_core.specs import Direction
+from symbiosis_core.ids import ClientId, Generation, SlotIndex, Token
 from symbiosis_core.wire import Capability
+from symbiosis_transports.calls import Arrival, Call
 
 __all__ = [
     "Arrival",
@@ -39,26 +39,6 @@ __all__ = [
     "ServerChannel",
     "Transport",
 ]
-
-
-class Call(NamedTuple):
-    """What a published slot asks for. At the daemon nothing in it may be trusted before it was checked."""
-
-    op: OpId
-    direction: Direction
-    rows: int
-    in_offset: int
-    """Bytes from the slot's start to the rows that the client wrote."""
-    out_offset: int
-    """Bytes from the slot's start to where the daemon writes its rows."""
-
-
-class Arrival(NamedTuple):
-    """A call as the daemon takes it from a channel."""
-
-    slot: SlotIndex
-    generation: Generation
-    call: Call
 
 
 class Peer(NamedTuple):
@@ -147,6 +127,9 @@ class ServerChannel(Protocol):
     @property
     def arena_bytes(self) -> int:
         """Bytes that the channel holds for this client."""
+
+    def waiting(self) -> bool:
+        """Whether something was published since the last `take`. Cheap enough to ask in a loop."""
 
     def take(self) -> list[Arrival]:
         """Everything published since the last call. Cheap when there is nothing.

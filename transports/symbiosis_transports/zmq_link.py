@@ -7,9 +7,8 @@ A client keeps no link open after its start: the data channel tells it of the da
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import fcntl
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -43,20 +42,17 @@ class ControlServer:
     def __init__(self, address: str, answer: Callable[[Request], Awaitable[Reply]]) -> None:
         self._address = _ipc(address)
         self._answer = answer
-        self._lock_fd = -1
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
 
     def open(self) -> None:
-        """Takes the address. A stale socket of a dead daemon is taken over.
+        """Binds the socket. The caller holds the `AddressClaim`: a socket that is there is taken over.
 
         Raises:
-            UsageError: another daemon lives there, or the folder cannot be written.
+            UsageError: the folder cannot be written.
         """
         path = Path(self._address.target)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = _lock(path.with_name(path.name + ".lock"), self._address.control)
             self._context = zmq.asyncio.Context(io_threads=1)
             self._socket = self._context.socket(zmq.ROUTER)
             self._socket.setsockopt(zmq.LINGER, 0)
@@ -75,13 +71,17 @@ class ControlServer:
             raise UsageError(f"cannot listen at {self._address.control}: {error}") from error
 
     async def serve(self) -> None:
-        """Answers requests until cancelled."""
-        assert self._socket is not None  # open() comes first
-        while True:
-            sender, *frames = await self._socket.recv_multipart()
+        """Answers requests until cancelled or closed."""
+        while (socket := self._socket) is not None:
+            try:
+                sender, *frames = await socket.recv_multipart()
+            except asyncio.CancelledError:
+                if self._socket is None:  # closing the socket cancels whoever waits for it
+                    return
+                raise
             reply = await self._reply(frames)
             with contextlib.suppress(zmq.ZMQError):  # the asker has left
-                await self._socket.send_multipart([sender, *encode(reply)])
+                await socket.send_multipart([sender, *encode(reply)])
 
     def close(self) -> None:
         """Gives the address back. May be called twice."""
@@ -91,10 +91,8 @@ class ControlServer:
         if self._context is not None:
             self._context.term()
             self._context = None
-        if self._lock_fd >= 0:
-            Path(self._address.target).unlink(missing_ok=True)
-            os.close(self._lock_fd)  # the lock file stays: removing it would let two daemons hold two locks
-            self._lock_fd = -1
+            with contextlib.suppress(OSError):
+                Path(self._address.target).unlink()
 
     async def _reply(self, frames: list[bytes]) -> Reply:
         try:
@@ -166,19 +164,3 @@ def _ipc(text: str) -> Address:
     if address.scheme != "ipc":
         raise UsageError(f"{text!r} names no running daemon; write ipc:///path/to/socket")
     return address
-
-
-def _lock(path: Path, address: str) -> int:
-    """Returns a descriptor that holds the address for this process's life."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
-        raise UsageError(
-            f"{address} is in use by the daemon with pid {holder}; stop it, or choose another --listen address"
-        ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd

@@ -67,6 +67,13 @@ class InprocServerChannel:
         """Bytes of all slots."""
         return self.exchange.slot_bytes * len(self.exchange.places)
 
+    def waiting(self) -> bool:
+        """Whether something was published since the last `take`."""
+        with self.exchange.changed:
+            return any(
+                place.published != taken for place, taken in zip(self.exchange.places, self._taken, strict=True)
+            )
+
     def take(self) -> list[Arrival]:
         """Everything published since the last call."""
         arrivals = []
@@ -96,9 +103,7 @@ class InprocServerChannel:
         """Asks to be woken; false when something has already come."""
         with self.exchange.changed:
             self.exchange.daemon_sleeps = True
-            return all(
-                place.published == taken for place, taken in zip(self.exchange.places, self._taken, strict=True)
-            )
+        return not self.waiting()
 
     def disarm(self) -> None:
         """No wake-up wanted."""

@@ -196,6 +196,10 @@ class ShmServerChannel:
         """The rows of `slot`."""
         return self._buffers[slot]
 
+    def waiting(self) -> bool:
+        """Whether something was published since the last `take`."""
+        return self._open and bool(self._words[PUBLISHED] != self._published)
+
     def take(self) -> list[Arrival]:
         """Everything published since the last call.
 

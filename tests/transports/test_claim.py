@@ -1,0 +1,56 @@
+"""An address has one owner, who keeps it until he dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symbiosis_core.errors import UsageError
+from symbiosis_transports.claim import AddressClaim
+
+
+def test_a_second_claim_names_the_holder_and_takes_nothing_away(tmp_path: Path) -> None:
+    first = AddressClaim(f"ipc://{tmp_path}/s.sock")
+    first.take()
+    second = AddressClaim(f"ipc://{tmp_path}/s.sock")
+    for _ in range(2):
+        with pytest.raises(UsageError, match=f"in use by the daemon with pid {os.getpid()}"):
+            second.take()
+    first.give_back()
+    second.take()
+    second.give_back()
+
+
+def test_a_killed_holders_address_is_free(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from symbiosis_transports.claim import AddressClaim\n"
+        f"AddressClaim('ipc://{tmp_path}/s.sock').take(); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        claim = AddressClaim(f"ipc://{tmp_path}/s.sock")
+        with pytest.raises(UsageError, match=str(holder.pid)):
+            claim.take()
+        holder.kill()
+    claim.take()
+    claim.give_back()
+
+
+def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    claim = AddressClaim(f"ipc://{tmp_path}/new/folder/s.sock")
+    claim.take()
+    assert (tmp_path / "new" / "folder").stat().st_mode & 0o777 == 0o700
+    claim.give_back()
+
+
+def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="choose a path you may write"):
+        AddressClaim(f"ipc://{tmp_path}/file/s.sock").take()
+    with pytest.raises(UsageError, match="a daemon listens at a socket"):
+        AddressClaim("embedded:smollm2")

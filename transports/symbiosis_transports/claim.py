@@ -1,0 +1,62 @@
+"""Who owns an address: one daemon, as long as it lives.
+
+A socket's name says nothing about its owner: it outlives a killed daemon, and libzmq takes over a live one
+without a word. So a lock on a file beside it decides. The kernel gives the lock back when its holder dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from symbiosis_core.errors import UsageError
+from symbiosis_transports.address import parse
+
+__all__ = ["AddressClaim"]
+
+
+class AddressClaim:
+    """The right to listen at an address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = parse(address)
+        if self._address.scheme != "ipc":
+            raise UsageError(f"a daemon listens at a socket, not at {address!r}; write ipc:///path/to/socket")
+        self._fd = -1
+
+    def __repr__(self) -> str:
+        return f"<AddressClaim {self._address.control} {'held' if self._fd >= 0 else 'not held'}>"
+
+    def take(self) -> None:
+        """Takes the address, making its folder if need be.
+
+        Raises:
+            UsageError: another daemon lives there, or the folder cannot be written.
+        """
+        path = Path(self._address.target)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen at {self._address.control}: {error.strerror}; choose a path you may write"
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise UsageError(
+                f"{self._address.control} is in use by the daemon with pid {holder}; "
+                "stop it, or choose another --listen address"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def give_back(self) -> None:
+        """Lets the next daemon listen. The file stays: removing it would let two daemons hold two locks."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,37 @@
+"""Where memory of a slot becomes a tensor: the one place that both the daemon and the client use for it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from symbiosis_core.specs import DType
+
+__all__ = ["torch_dtype", "view_rows"]
+
+_TORCH: Final[dict[DType, torch.dtype]] = {
+    DType.FLOAT32: torch.float32,
+    DType.BFLOAT16: torch.bfloat16,
+    DType.FLOAT16: torch.float16,
+    DType.INT64: torch.int64,
+    DType.FLOAT64: torch.float64,
+    DType.INT32: torch.int32,
+    DType.BOOL: torch.bool,
+    DType.UINT8: torch.uint8,
+    DType.INT8: torch.int8,
+}
+
+
+def torch_dtype(dtype: DType) -> torch.dtype:
+    """Returns torch's name for an element type."""
+    return _TORCH[dtype]
+
+
+def view_rows(buffer: memoryview, at: int, rows: int, width: int, dtype: DType) -> torch.Tensor:
+    """Returns a view of `buffer` from byte `at` on, shape (rows, width). Costs 2-3 us: keep it.
+
+    As long as the view lives, so does the memory.
+    """
+    flat = torch.frombuffer(buffer, dtype=_TORCH[dtype], count=rows * width, offset=at)
+    return flat.view(rows, width)
