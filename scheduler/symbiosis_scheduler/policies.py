@@ -1,0 +1,31 @@
+"""Policies by name, found by entry points, so that a third party adds one without touching us."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import UsageError
+from symbiosis_scheduler.policy import Policy
+
+__all__ = ["GROUP", "make_policy", "policy_names"]
+
+GROUP = "symbiosis.policies"
+
+
+def policy_names() -> tuple[str, ...]:
+    """Returns the names of all installed policies."""
+    return tuple(sorted(entry.name for entry in entry_points(group=GROUP)))
+
+
+def make_policy(config: DaemonConfig) -> Policy:
+    """Returns the policy that `config` names.
+
+    Raises:
+        UsageError: nothing of that name is installed.
+    """
+    for entry in entry_points(group=GROUP, name=config.policy.name):
+        made: Policy = entry.load()(config)
+        return made
+    installed = ", ".join(policy_names())
+    raise UsageError(f"policy.name = {config.policy.name!r}: no such policy; installed are {installed}")

@@ -1,0 +1,148 @@
+"""Who is computed next. A policy looks at the queues and answers; the state carries the answer out.
+
+`LatencyFirst` in full, for those who tune it:
+
+1. *Lead.* Lanes go by priority. Ageing: a request that has waited its lane's `max_wait_us` goes before every
+   lane, the oldest such first; `max_wait_us = 0` means that the lane does not age. Between clients of one level
+   the turn decides (see `queues`), also among aged ones: the oldest chooses the lane, the turn the client.
+2. *Riders.* What waits for the lead's op and direction rides along, by priority, without padding: at most
+   `batching.max_rows` rows in all, and of each lane at most its `chunk_rows` rows, one request or many.
+3. *One chunk.* Rows of a lower lane may delay a waiting request of a higher lane once, not twice. After a batch
+   with rows of a lower lane, no such rows are computed until everything in the higher lanes that had to wait
+   for it is served, unless they share the batch with the last of it; where ageing calls for a lower lane all
+   the same, the lane that was delayed leads in its stead. So a request waits for one batch with rows of lower
+   lanes between its arrival and its last row (for one more with every further plan that may be in flight),
+   and an aged one waits for what others had queued when the last such batch ended: a bounded amount of work,
+   and never for what comes later.
+4. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_scheduler.plan import Decision, Part, Plan
+from symbiosis_scheduler.queues import Lane, Level, Queues
+from symbiosis_scheduler.request import Request
+
+__all__ = ["LatencyFirst", "Policy"]
+
+
+class Policy(Protocol):
+    """Decides. Found by an entry point in the group `symbiosis.policies`, called with a `DaemonConfig`.
+
+    A policy may remember what it decided, but reads no clock and changes no queue.
+    """
+
+    def plan(self, now_us: int, queues: Queues) -> Decision:
+        """Returns what is computed now.
+
+        A `Plan` is always carried out: its rows are taken, each request's from where it stands in the queues. A
+        `Hold` is asked about again at its time, or earlier if anything happens. None only if nothing waits.
+        """
+
+
+class LatencyFirst:
+    """Lanes by priority, with ageing, chunks and riders; the module's docstring has the rules."""
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self._max_rows = config.batching.max_rows
+        self._exact = config.batching.exact
+        self._delayed = [0] * len({lane.priority for lane in config.lanes.values()})
+        """By rank: up to this ticket, requests of the level have had to wait for rows of a lower level."""
+        self._lowest_rank = 0
+        """Of the last plan's rows."""
+
+    def plan(self, now_us: int, queues: Queues) -> Decision:
+        """Returns the next batch; None only if nothing waits."""
+        for rank in range(self._lowest_rank):
+            self._delayed[rank] = queues.tickets
+        self._lowest_rank = 0
+        for first in queues.levels:
+            if first.turns:
+                break
+        else:
+            return None
+        lead = self._aged(now_us, queues.levels) or next(first.heads())
+        level = queues.lane(lead.lane).level
+        self._lowest_rank = level.rank
+        parts = [Part(lead, 0, lead.rows)] if self._exact else self._fill(lead, level, queues)
+        return Plan(lead.op, lead.direction, tuple(parts), level is not first)
+
+    def _aged(self, now_us: int, levels: Iterable[Level]) -> Request | None:
+        """Returns the request that leads because of somebody's age, if there is one."""
+        oldest: Request | None = None
+        oldest_ticket, oldest_lane = 0, None
+        delayed: Level | None = None
+        for level in levels:
+            for lane in level.lanes:
+                if not lane.config.max_wait_us:
+                    continue  # it does not age
+                for request, ticket in lane.waiting.items():
+                    if _is_aged(request, lane, now_us) and (oldest is None or ticket < oldest_ticket):
+                        oldest, oldest_ticket, oldest_lane = request, ticket, lane
+                    break  # the first is the oldest of the lane
+            if delayed is None and self._has_delayed(level):
+                delayed = level
+        if oldest is None or oldest_lane is None:
+            return None
+        if delayed is not None and delayed.rank < oldest_lane.level.rank:
+            return next(delayed.heads())
+        heads = oldest_lane.level.heads()
+        aged = (head for head in heads if head.lane == oldest.lane and _is_aged(head, oldest_lane, now_us))
+        return next(aged, oldest)
+
+    def _has_delayed(self, level: Level, parts: Iterable[Part] = ()) -> bool:
+        """Whether a request waits in the level that was delayed once and is not finished by `parts`."""
+        mark = self._delayed[level.rank]
+        finished: set[Request] | None = None
+        for lane in level.lanes:
+            for request, ticket in lane.waiting.items():
+                if ticket > mark:
+                    break
+                if finished is None:
+                    finished = {part.request for part in parts if part.stop == part.request.rows}
+                if request not in finished:
+                    return True
+        return False
+
+    def _fill(self, lead: Request, own: Level, queues: Queues) -> list[Part]:
+        """Returns the next chunk of `lead`, which waits in `own`, and everything that may ride with it."""
+        key = (lead.op, lead.direction)
+        budgets = {lane.name: lane.config.chunk_rows for lane in queues.lanes}
+        start = own.cells[key][lead]
+        rows = min(lead.rows - start, budgets[lead.lane], self._max_rows)
+        if own.rank and any(key in above.cells for above in queues.levels[: own.rank]):
+            # An aged lead with large chunks leaves half of the batch to those who otherwise go first.
+            rows = min(rows, (self._max_rows + 1) // 2)
+        parts = [Part(lead, start, start + rows)]
+        room = self._max_rows - rows
+        budgets[lead.lane] -= rows
+        for level in queues.levels:
+            cell = level.cells.get(key)
+            if cell is None or not room:
+                continue
+            if any(self._has_delayed(above, parts) for above in queues.levels[: level.rank]):
+                break  # rule 3
+            before = room
+            for request, start in cell.items():  # the hot loop: 64 riders are nothing special
+                rows, budget = request.rows - start, budgets[request.lane]
+                if rows > budget:
+                    rows = budget
+                if rows > room:
+                    rows = room
+                if rows and request is not lead:
+                    parts.append(Part(request, start, start + rows))
+                    budgets[request.lane] = budget - rows
+                    room -= rows
+                    if not room:
+                        break
+            if room != before and level.rank > self._lowest_rank:
+                self._lowest_rank = level.rank
+        return parts
+
+
+def _is_aged(request: Request, lane: Lane, now_us: int) -> bool:
+    return lane.config.max_wait_us <= now_us - request.arrived_us

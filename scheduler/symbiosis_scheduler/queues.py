@@ -1,0 +1,218 @@
+"""Everything that waits, in the orders that policies ask for.
+
+Lanes of equal priority form a *level*. A level keeps its requests in two orders:
+
+- `turns`, by client: the client that has gone without service longest comes first, and its requests stand in
+  order of arrival, the *head* first. A client joins at the end and goes to the end when rows of its head are
+  taken, so that nobody shuts out a client of the same level, however many requests or chunks he has. Rows of
+  its other requests do not count: a client that rides along with others must not lose its turn by that.
+- `cells`, by op and direction: in order of arrival, except that a request of which a part was taken goes to the
+  end. This is what a batch is filled from.
+
+A *lane* keeps its requests in order of arrival, for ageing: the oldest is the first. A *ticket* numbers requests
+in order of arrival; it tells who came before or after an event.
+
+Every change costs O(1) per request concerned (plus O(levels) for a client), whatever else waits or has ever
+waited. All orders are `OrderedDict`s because finding the first key of a plain dict walks over every key that was
+deleted before it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+
+from symbiosis_core.config import LaneConfig
+from symbiosis_core.errors import LocalProtocolError
+from symbiosis_core.ids import ClientId, OpId
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.plan import Part
+from symbiosis_scheduler.request import Request
+
+__all__ = ["Cell", "Lane", "Level", "Queues"]
+
+Cell = OrderedDict[Request, int]
+"""Requests with one op and direction, each with how many of its rows have been taken: the chunking cursor."""
+
+
+class Lane:
+    """What waits in one lane. Policies read it; only `Queues` changes it."""
+
+    __slots__ = ("config", "level", "name", "rows", "waiting")
+
+    def __init__(self, name: str, config: LaneConfig, level: Level) -> None:
+        self.name = name
+        self.config = config
+        self.level = level
+        self.rows = 0
+        """Rows that have not been taken."""
+        self.waiting: OrderedDict[Request, int] = OrderedDict()
+        """Every request with rows left, with its ticket, in order of arrival."""
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.name}: {len(self.waiting)} requests, {self.rows} rows>"
+
+    @property
+    def oldest(self) -> Request | None:
+        """The request that came first of those that wait."""
+        return next(iter(self.waiting), None)
+
+
+class Level:
+    """Lanes of one priority. Policies read it; only `Queues` changes it."""
+
+    __slots__ = ("cells", "lanes", "priority", "rank", "turns")
+
+    def __init__(self, rank: int, priority: int) -> None:
+        self.rank = rank
+        """Position in `Queues.levels`: 0 goes first."""
+        self.priority = priority
+        self.lanes: tuple[Lane, ...] = ()
+        self.turns: OrderedDict[ClientId, OrderedDict[Request, None]] = OrderedDict()
+        self.cells: dict[tuple[OpId, Direction], Cell] = {}
+
+    def __repr__(self) -> str:
+        return f"<Level {self.rank}: {', '.join(lane.name for lane in self.lanes)}>"
+
+    def heads(self) -> Iterator[Request]:
+        """Yields the oldest request of every client, the client whose turn it is first."""
+        for requests in self.turns.values():
+            yield next(iter(requests))
+
+
+class Queues:
+    """Everything that waits. No iterator taken from here survives a change."""
+
+    __slots__ = ("_lanes", "lanes", "levels", "tickets")
+
+    def __init__(self, lanes: Mapping[str, LaneConfig]) -> None:
+        priorities = sorted({config.priority for config in lanes.values()})
+        self.levels = tuple(Level(rank, priority) for rank, priority in enumerate(priorities))
+        self._lanes = {
+            name: Lane(name, config, self.levels[priorities.index(config.priority)])
+            for name, config in lanes.items()
+        }
+        for level in self.levels:
+            level.lanes = tuple(lane for lane in self._lanes.values() if lane.level is level)
+        self.lanes = tuple(lane for level in self.levels for lane in level.lanes)
+        """By priority; equal ones in the order of the configuration."""
+        self.tickets = 0
+        """The ticket of the newest request: how many there have ever been."""
+
+    def __repr__(self) -> str:
+        return f"<Queues {len(self)} requests, {self.rows} rows>"
+
+    def __len__(self) -> int:
+        return sum([len(lane.waiting) for lane in self.lanes])
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait, in all lanes."""
+        return sum([lane.rows for lane in self.lanes])
+
+    def lane(self, name: str) -> Lane:
+        """Returns the lane of that name. Raises KeyError where there is none."""
+        return self._lanes[name]
+
+    def oldest(self, lane: str) -> Request | None:
+        """Returns the request of the lane that came first of those that wait."""
+        return self._lanes[lane].oldest
+
+    def waiting(self, op: OpId, direction: Direction) -> Iterator[tuple[Request, int]]:
+        """Yields every request with that op and direction and its taken rows, by priority, then as in `cells`."""
+        for level in self.levels:
+            cell = level.cells.get((op, direction))
+            if cell is not None:
+                yield from cell.items()
+
+    def taken(self, request: Request) -> int:
+        """Returns how many rows of a waiting request have been taken. Raises KeyError if it does not wait."""
+        return self._lanes[request.lane].level.cells[request.op, request.direction][request]
+
+    def held_by(self, client: ClientId) -> int:
+        """Returns how many requests of the client wait."""
+        return sum([len(level.turns[client]) for level in self.levels if client in level.turns])
+
+    def push(self, request: Request) -> None:
+        """Adds a request behind everything that waits."""
+        lane = self._lanes[request.lane]
+        level = lane.level
+        self.tickets += 1
+        lane.waiting[request] = self.tickets
+        lane.rows += request.rows
+        key = (request.op, request.direction)
+        cell = level.cells.get(key)
+        if cell is None:
+            cell = level.cells[key] = OrderedDict()
+        cell[request] = 0
+        own = level.turns.get(request.client)
+        if own is None:
+            own = level.turns[request.client] = OrderedDict()
+        own[request] = None
+
+    def take(self, part: Part) -> None:
+        """Takes the next rows of a request; a request without rows left is gone from here.
+
+        Raises:
+            LocalProtocolError: the rows are not the next ones of a waiting request; the policy has a bug.
+        """
+        request = part.request
+        lane = self._lanes[request.lane]
+        level = lane.level
+        cell = level.cells.get((request.op, request.direction))
+        if cell is None or cell.get(request) != part.start or not part.start < part.stop <= request.rows:
+            raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")
+        if next(iter(level.turns[request.client])) is request:
+            level.turns.move_to_end(request.client)
+        if part.stop == request.rows:
+            self._forget(request)
+        else:
+            lane.rows -= part.stop - part.start
+            cell[request] = part.stop
+            cell.move_to_end(request)
+
+    def discard(self, request: Request) -> None:
+        """Removes what is left of a request. Nothing happens if it does not wait."""
+        if request in self._lanes[request.lane].waiting:
+            self._forget(request)
+
+    def remove(self, client: ClientId) -> int:
+        """Removes everything of a client and returns how many requests that were."""
+        removed = [request for level in self.levels for request in level.turns.get(client, ())]
+        for request in removed:
+            self._forget(request)
+        return len(removed)
+
+    def check(self) -> None:
+        """Asserts that all orders tell of the same requests, and that nothing empty is kept."""
+        for level in self.levels:
+            by_lane = {request for lane in level.lanes for request in lane.waiting}
+            by_turn = [(client, request) for client, own in level.turns.items() for request in own]
+            by_cell = [(key, request) for key, cell in level.cells.items() for request in cell]
+            assert len(by_lane) == len(by_turn) == len(by_cell) == sum(len(lane.waiting) for lane in level.lanes)
+            assert by_lane == {request for _, request in by_turn} == {request for _, request in by_cell}
+            assert all(client == request.client for client, request in by_turn)
+            assert all(key == (request.op, request.direction) for key, request in by_cell)
+            assert all(level.turns.values()) and all(level.cells.values())
+            tickets = {request: ticket for lane in level.lanes for request, ticket in lane.waiting.items()}
+            for own in level.turns.values():
+                assert sorted(own, key=tickets.__getitem__) == list(own)
+        for lane in self.lanes:
+            assert all(request.lane == lane.name for request in lane.waiting)
+            assert sorted(lane.waiting.values()) == list(lane.waiting.values())
+            assert lane.rows == sum(request.rows - self.taken(request) for request in lane.waiting)
+            assert all(0 <= self.taken(request) < request.rows for request in lane.waiting)
+
+    def _forget(self, request: Request) -> None:
+        lane = self._lanes[request.lane]
+        level = lane.level
+        del lane.waiting[request]
+        key = (request.op, request.direction)
+        cell = level.cells[key]
+        lane.rows -= request.rows - cell.pop(request)
+        if not cell:
+            del level.cells[key]
+        own = level.turns[request.client]
+        del own[request]
+        if not own:
+            del level.turns[request.client]

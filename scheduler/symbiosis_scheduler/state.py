@@ -1,0 +1,433 @@
+"""The scheduler as a pure state machine: events in, instructions out, no clock, no socket, no tensor.
+
+    event          meaning                                      instructions
+    ClientJoined   a channel is attached                        -
+    ClientLeft     it is gone, for whatever reason              -
+    Arrived        a channel's `take()` gave these              Answer (refused at once), Drop
+    Turn           all that is known has been told: decide      Run..., or else one Sleep
+    PlanDone       the rows of a plan are computed, or failed   Answer
+    Drain          nothing new is taken any more                -
+
+Only a `Turn` decides, so that everything that came in the meantime, from all channels, is part of one decision:
+the loop tells what came, then gives a turn, runs the plans, tells that they are done, publishes the answers,
+looks at its channels again, and gives the next turn. A `Sleep` says how long the loop may wait for an event.
+
+A request is answered exactly once: when its last row is computed, or refused once none of its rows are in flight
+any more (the slot belongs to the client again with the answer, so nothing may still be writing to it). Nothing is
+answered to a client that left; its rows in flight are computed for nobody. What is kept is what clients hold:
+no memory grows with what has been served.
+
+The idea of the table is that of dask.distributed's worker_state_machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import LocalProtocolError, RefusalCode
+from symbiosis_core.ids import ClientId, Generation, SlotIndex
+from symbiosis_core.specs import Direction, OpSpec
+from symbiosis_core.wire import BatchStatus, LaneStatus
+from symbiosis_scheduler.admission import Admission
+from symbiosis_scheduler.plan import Hold, Plan
+from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.queues import Queues
+from symbiosis_scheduler.request import Request
+from symbiosis_transports.calls import Arrival
+
+__all__ = [
+    "Answer",
+    "Arrived",
+    "ClientJoined",
+    "ClientLeft",
+    "ClientStatistics",
+    "Drain",
+    "Drop",
+    "Event",
+    "Instruction",
+    "PlanDone",
+    "Run",
+    "SchedulerState",
+    "SchedulerStatistics",
+    "Sleep",
+    "Turn",
+]
+
+
+class ClientJoined(msgspec.Struct, frozen=True):
+    """A client has a channel now; `lane` is one of the configuration's."""
+
+    client: ClientId
+    lane: str
+    slot_bytes: int
+
+
+class ClientLeft(msgspec.Struct, frozen=True):
+    """A client has no channel any more. Told twice, or of nobody: nothing happens."""
+
+    client: ClientId
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """A client published these slots. The channel vouches that every slot exists; nothing else is trusted."""
+
+    client: ClientId
+    arrivals: list[Arrival]
+    now_us: int
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """All that is known has been told: decide."""
+
+    now_us: int
+
+
+class PlanDone(msgspec.Struct, frozen=True):
+    """A plan is finished. Requests in `failed` have no usable answer; all others of the plan have their rows."""
+
+    plan: Plan
+    now_us: int
+    failed: dict[Request, RefusalCode] = {}
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Refuse what comes, finish what is there. `SchedulerState.idle` tells when that is."""
+
+
+Event = ClientJoined | ClientLeft | Arrived | Turn | PlanDone | Drain
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Compute this plan and tell with `PlanDone`."""
+
+    plan: Plan
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """Give the slot back to the client."""
+
+    client: ClientId
+    slot: SlotIndex
+    generation: Generation
+    refusal: RefusalCode | None
+    """None: the rows are there."""
+    arrived_us: int
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Hang up: the client broke the protocol. It is already forgotten here, as if it had left."""
+
+    client: ClientId
+    reason: str
+
+
+class Sleep(msgspec.Struct, frozen=True):
+    """Nothing can be started before `until_us` unless an event comes. None: only an event changes that."""
+
+    until_us: int | None
+
+
+Instruction = Run | Answer | Drop | Sleep
+
+
+class ClientStatistics(msgspec.Struct, frozen=True):
+    """One client's share."""
+
+    id: ClientId
+    lane: str
+    requests: int
+    """Answered with rows."""
+    rows: int
+    """Of those requests."""
+    queued: int
+    """Requests with rows that are in no plan yet."""
+    refused: int
+    """Answered with a refusal."""
+
+
+class SchedulerStatistics(msgspec.Struct, frozen=True):
+    """One consistent look at the scheduler."""
+
+    clients: tuple[ClientStatistics, ...]
+    """In order of joining."""
+    lanes: tuple[LaneStatus, ...]
+    """By priority. Here too, `requests` and `rows` are those answered with rows, also of clients that left."""
+    batches: BatchStatus
+    """Finished ones. `busy_s` is time with at least one plan in flight, from its `Turn` to its `PlanDone`."""
+    in_flight: int
+    draining: bool
+
+
+class _Open:
+    """A request that has not been answered."""
+
+    __slots__ = ("aged", "in_flight", "refusal", "request", "rows_left")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.rows_left = request.rows
+        """Rows that are not computed."""
+        self.in_flight = 0
+        """Parts in plans that run."""
+        self.refusal: RefusalCode | None = None
+        self.aged = False
+
+
+class _Client:
+    """A client that is connected."""
+
+    __slots__ = ("id", "lane", "open", "refused", "requests", "rows", "slot_bytes")
+
+    def __init__(self, joined: ClientJoined) -> None:
+        self.id = joined.client
+        self.lane = joined.lane
+        self.slot_bytes = joined.slot_bytes
+        self.open: dict[SlotIndex, _Open] = {}
+        self.requests = self.rows = self.refused = 0
+
+
+class _Served:
+    """What a lane has done since the start."""
+
+    __slots__ = ("aged", "requests", "rows")
+
+    def __init__(self) -> None:
+        self.requests = self.rows = self.aged = 0
+
+
+_DIRECTIONS: Final = tuple(Direction)
+
+
+class SchedulerState:
+    """Everything that the scheduler knows."""
+
+    def __init__(
+        self, ops: Sequence[OpSpec], config: DaemonConfig, policy: Policy, *, max_in_flight: int = 1
+    ) -> None:
+        self._admission = Admission(ops, config.limits)
+        self._queues = Queues(config.lanes)
+        self._policy = policy
+        self._max_in_flight = max_in_flight
+        self._clients: dict[ClientId, _Client] = {}
+        self._in_flight: set[Plan] = set()
+        self._draining = False
+        self._lanes = {lane.name: _Served() for lane in self._queues.lanes}
+        self._batches = self._batch_requests = self._batch_rows = self._batch_clients = 0
+        self._busy_us = self._busy_since_us = 0
+
+    def __repr__(self) -> str:
+        draining = ", draining" if self._draining else ""
+        return (
+            f"<SchedulerState {len(self._clients)} clients, {len(self._queues)} queued, "
+            f"{len(self._in_flight)} in flight{draining}>"
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is in flight: a drained daemon may stop."""
+        return not self._in_flight and not len(self._queues)
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Returns what is to be done about an event, in this order.
+
+        Raises:
+            LocalProtocolError: the event cannot be: a bug in the loop, or in the policy.
+        """
+        return _HANDLERS[type(event)](self, event)
+
+    def statistics(self) -> SchedulerStatistics:
+        """Counters since the start, and what is held now."""
+        clients = tuple(
+            ClientStatistics(
+                client.id,
+                client.lane,
+                client.requests,
+                client.rows,
+                self._queues.held_by(client.id),
+                client.refused,
+            )
+            for client in self._clients.values()
+        )
+        members = Counter(client.lane for client in clients)
+        lanes = tuple(
+            LaneStatus(
+                name=lane.name,
+                priority=lane.config.priority,
+                clients=members[lane.name],
+                queued_requests=len(lane.waiting),
+                queued_rows=lane.rows,
+                requests=served.requests,
+                rows=served.rows,
+                aged=served.aged,
+            )
+            for lane in self._queues.lanes
+            for served in (self._lanes[lane.name],)
+        )
+        batches = BatchStatus(
+            count=self._batches,
+            requests=self._batch_requests,
+            rows=self._batch_rows,
+            clients=self._batch_clients,
+            busy_s=self._busy_us / 1e6,
+        )
+        return SchedulerStatistics(clients, lanes, batches, len(self._in_flight), self._draining)
+
+    def check(self) -> None:
+        """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
+        self._queues.check()
+        assert len(self._in_flight) <= self._max_in_flight
+        parts: Counter[Request] = Counter()
+        flying: Counter[Request] = Counter()
+        for plan in self._in_flight:
+            for part in plan.parts:
+                parts[part.request] += 1
+                flying[part.request] += part.rows
+        queued = {request for lane in self._queues.lanes for request in lane.waiting}
+        for client in self._clients.values():
+            for slot, entry in client.open.items():
+                request = entry.request
+                assert (request.client, request.slot, request.lane) == (client.id, slot, client.lane)
+                assert entry.in_flight == parts[request]
+                waiting = request.rows - self._queues.taken(request) if request in queued else 0
+                assert waiting == 0 if entry.refusal else entry.rows_left == waiting + flying[request]
+                assert waiting or entry.in_flight, "an open request that nobody will ever finish"
+                queued.discard(request)
+        assert not queued, "queued for a client that is gone"
+
+    def _joined(self, event: ClientJoined) -> list[Instruction]:
+        if event.client in self._clients or event.lane not in self._lanes:
+            raise LocalProtocolError(f"{event} joins twice or in no lane")
+        self._clients[event.client] = _Client(event)
+        return []
+
+    def _left(self, event: ClientLeft) -> list[Instruction]:
+        if self._clients.pop(event.client, None) is not None:
+            self._queues.remove(event.client)
+        return []
+
+    def _arrived(self, event: Arrived) -> list[Instruction]:
+        client = self._clients.get(event.client)
+        if client is None:
+            return []
+        instructions: list[Instruction] = []
+        for slot, generation, call in event.arrivals:
+            if slot in client.open:
+                self._left(ClientLeft(client.id))
+                instructions.append(Drop(client.id, f"slot {slot} was published before it was answered"))
+                break
+            refusal = self._admission.refusal(call, client.slot_bytes)
+            if self._draining:
+                refusal = RefusalCode.DRAINING
+            if refusal is not None:
+                client.refused += 1
+                instructions.append(Answer(client.id, slot, generation, refusal, event.now_us))
+                continue
+            request = Request(
+                client.id,
+                slot,
+                generation,
+                client.lane,
+                call.op,
+                _DIRECTIONS[call.direction],
+                call.rows,
+                event.now_us,
+                call.in_offset,
+                call.out_offset,
+            )
+            client.open[slot] = _Open(request)
+            self._queues.push(request)
+        return instructions
+
+    def _turn(self, event: Turn) -> list[Instruction]:
+        runs: list[Instruction] = []
+        until_us: int | None = None
+        while len(self._in_flight) < self._max_in_flight:
+            decision = self._policy.plan(event.now_us, self._queues)
+            if isinstance(decision, Plan):
+                self._start(decision, event.now_us)
+                runs.append(Run(decision))
+                continue
+            if isinstance(decision, Hold):
+                until_us = decision.until_us
+            elif len(self._queues) and not self._in_flight:
+                raise LocalProtocolError("the policy lets requests wait and names no time")
+            break
+        return runs or [Sleep(until_us)]
+
+    def _start(self, plan: Plan, now_us: int) -> None:
+        if not plan.parts:
+            raise LocalProtocolError("the policy made an empty plan")
+        for part in plan.parts:
+            request = part.request
+            if request.op != plan.op or request.direction != plan.direction:
+                raise LocalProtocolError(f"{request} does not belong into {plan}")
+            self._queues.take(part)
+            self._clients[request.client].open[request.slot].in_flight += 1
+        if plan.aged:
+            lead = plan.lead
+            entry = self._clients[lead.client].open[lead.slot]
+            if not entry.aged:
+                entry.aged = True
+                self._lanes[lead.lane].aged += 1
+        if not self._in_flight:
+            self._busy_since_us = now_us
+        self._in_flight.add(plan)
+
+    def _done(self, event: PlanDone) -> list[Instruction]:
+        plan = event.plan
+        if plan not in self._in_flight:
+            raise LocalProtocolError("a plan is done that is not in flight")
+        self._in_flight.remove(plan)
+        if not self._in_flight:
+            self._busy_us += event.now_us - self._busy_since_us
+        self._batches += 1
+        self._batch_requests += len(plan.parts)
+        self._batch_rows += plan.rows
+        self._batch_clients += len(plan.clients)
+        answers: list[Instruction] = []
+        for part in plan.parts:
+            request = part.request
+            client = self._clients.get(request.client)
+            if client is None:
+                continue
+            entry = client.open[request.slot]
+            entry.in_flight -= 1
+            entry.rows_left -= part.stop - part.start
+            if request in event.failed and entry.refusal is None:
+                entry.refusal = event.failed[request]
+                self._queues.discard(request)
+            if not entry.in_flight and (entry.refusal is not None or not entry.rows_left):
+                answers.append(self._answer(client, entry))
+        return answers
+
+    def _answer(self, client: _Client, entry: _Open) -> Answer:
+        request = entry.request
+        del client.open[request.slot]
+        if entry.refusal is None:
+            lane = self._lanes[client.lane]
+            lane.requests += 1
+            lane.rows += request.rows
+            client.requests += 1
+            client.rows += request.rows
+        else:
+            client.refused += 1
+        return Answer(client.id, request.slot, request.generation, entry.refusal, request.arrived_us)
+
+    def _drain(self, _: Drain) -> list[Instruction]:
+        self._draining = True
+        return []
+
+
+_HANDLERS: Final[dict[type[Event], Callable[[SchedulerState, Any], list[Instruction]]]] = {
+    ClientJoined: SchedulerState._joined,
+    ClientLeft: SchedulerState._left,
+    Arrived: SchedulerState._arrived,
+    Turn: SchedulerState._turn,
+    PlanDone: SchedulerState._done,
+    Drain: SchedulerState._drain,
+}
