@@ -1,0 +1,62 @@
+"""`symbiosis serve`: load a model once and lend it."""
+
+from __future__ import annotations
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from symbiosis_core import config as configuration
+from symbiosis_core import logs
+from symbiosis_core.specs import DType
+from symbiosis_scheduler.openmp import bound_openmp
+from symbiosis_transports.address import default_address
+
+__all__ = ["serve"]
+
+
+class DTypeName(StrEnum):
+    """Element types a base can be held in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def serve(
+    model: Annotated[str, typer.Option(help="smollm2 (embedded), a folder, or a hub id.")] = "smollm2",
+    listen: Annotated[
+        str,
+        typer.Option(help="Where clients connect. [default: a socket in your runtime folder]", show_default=False),
+    ] = "",
+    dtype: Annotated[DTypeName, typer.Option(help="How the base is held.")] = DTypeName.BFLOAT16,
+    config: Annotated[Path | None, typer.Option(help="Policy, lanes and limits, in TOML.")] = None,
+    private_to: Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")] = None,
+) -> None:
+    """Load a model once and lend it to every process of this host that asks."""
+    bound_openmp()
+    logs.setup()
+    settings = configuration.load(config) if config is not None else configuration.DaemonConfig()
+    address = listen or default_address()
+
+    import uvloop  # torch is imported below this line: after OpenMP is bounded, and not by `symbiosis --help`
+
+    from symbiosis_scheduler.daemon import serve as serve_layers
+    from symbiosis_scheduler.layers import FrozenLayers
+    from symbiosis_scheduler.loading import load
+    from symbiosis_transports.claim import AddressClaim
+
+    claim = AddressClaim(address)
+    claim.take()  # before a minute is spent on loading
+    try:
+        layers = FrozenLayers(load(model, DType[dtype.name]))
+        spec = layers.spec
+        ready = f"serving {spec.name} ({spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops) at {address}"
+        uvloop.run(serve_layers(layers, address, settings, parent=private_to, on_ready=lambda: typer.echo(ready)))
+    finally:
+        claim.give_back()
+        if private_to is not None:
+            shutil.rmtree(Path(address.removeprefix("ipc://")).parent, ignore_errors=True)

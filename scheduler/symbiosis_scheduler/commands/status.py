@@ -1,0 +1,108 @@
+"""`symbiosis status`: what a daemon is doing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from symbiosis_core.wire import DaemonStatus, Status, StatusReply
+from symbiosis_transports.address import default_address
+
+__all__ = ["client_table", "fetch_status", "lane_table", "status"]
+
+
+def status(
+    address: Annotated[str, typer.Option(help="The daemon's address.", show_default=False)] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show a daemon's clients, lanes, queues, batches and memory."""
+    found = fetch_status(address or default_address())
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return
+    console = Console()
+    console.print(
+        f"[bold]{found.model}[/] {found.dtype} at {found.address}  "
+        f"pid {found.pid}  up {found.uptime_s:.0f} s  policy {found.policy}  {found.threads} threads"
+        + ("  [red]draining[/]" if found.draining else "")
+    )
+    batches = found.batches
+    mean = batches.clients / batches.count if batches.count else 0.0
+    console.print(
+        f"batches {batches.count}  requests {batches.requests}  rows {batches.rows}  "
+        f"clients per batch {mean:.2f}  computing {batches.busy_s:.1f} s"
+    )
+    memory = found.memory
+    console.print(
+        f"memory: base {memory.base / 1e6:.0f} MB  arenas {memory.arenas / 1e6:.0f} MB (lent, as used)  "
+        f"daemon PSS {memory.pss / 1e6:.0f} MB"
+    )
+    console.print(client_table(found))
+    console.print(lane_table(found))
+
+
+def fetch_status(address: str) -> DaemonStatus:
+    """Asks the daemon at `address`. Raises as `ControlClient.ask` says."""
+    from symbiosis_transports.zmq_link import ControlClient
+
+    with ControlClient(address) as link:
+        reply = link.ask(Status())
+    assert isinstance(reply, StatusReply)  # the conversation lets nothing else through
+    return reply.status
+
+
+def client_table(found: DaemonStatus) -> Table:
+    """One line per connected client."""
+    table = Table(title="clients", title_justify="left")
+    for heading in (
+        "id",
+        "name",
+        "lane",
+        "pid",
+        "transport",
+        "requests",
+        "rows",
+        "queued",
+        "refused",
+        "p50",
+        "p99",
+    ):
+        table.add_column(heading, justify="left" if heading in ("name", "lane", "transport") else "right")
+    for client in found.clients:
+        table.add_row(
+            str(client.id),
+            client.name,
+            client.lane,
+            str(client.pid),
+            client.transport,
+            str(client.requests),
+            str(client.rows),
+            str(client.queued),
+            str(client.refused),
+            f"{client.p50_us / 1e3:.2f} ms",
+            f"{client.p99_us / 1e3:.2f} ms",
+        )
+    return table
+
+
+def lane_table(found: DaemonStatus) -> Table:
+    """One line per lane."""
+    table = Table(title="lanes", title_justify="left")
+    for heading in ("lane", "priority", "clients", "queued", "queued rows", "requests", "rows", "aged"):
+        table.add_column(heading, justify="left" if heading == "lane" else "right")
+    for lane in found.lanes:
+        table.add_row(
+            lane.name,
+            str(lane.priority),
+            str(lane.clients),
+            str(lane.queued_requests),
+            str(lane.queued_rows),
+            str(lane.requests),
+            str(lane.rows),
+            str(lane.aged),
+        )
+    return table

@@ -1,0 +1,184 @@
+"""The control plane: who may come in, what the model looks like, what the daemon is doing.
+
+Every request is checked here once more than the wire already did: lanes and models must exist. The answers
+carry no tensor larger than `wire.TENSOR_PART_BYTES`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from symbiosis_core import __version__
+from symbiosis_core.clock import monotonic_us
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.telemetry import pss_bytes
+from symbiosis_core.wire import (
+    TENSOR_PART_BYTES,
+    ClientStatus,
+    DaemonStatus,
+    Describe,
+    Fetch,
+    Hello,
+    MemoryStatus,
+    ModelReply,
+    Reply,
+    Request,
+    Status,
+    StatusReply,
+    TensorPart,
+    Welcome,
+)
+from symbiosis_scheduler.dataplane import DataPlane
+from symbiosis_scheduler.dataplane_thread import DataPlaneThread
+from symbiosis_scheduler.grants import VALID_S, Grants
+from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_transports.negotiate import choose
+from symbiosis_transports.ports import Transport
+from symbiosis_transports.zmq_link import ControlServer
+
+__all__ = ["ControlPlane"]
+
+
+class ControlPlane:
+    """The control plane as a service of the kernel."""
+
+    name = "control plane"
+
+    def __init__(
+        self,
+        address: str,
+        layers: FrozenLayers,
+        config: DaemonConfig,
+        grants: Grants,
+        transports: Mapping[str, Transport],
+        data: DataPlaneThread,
+        threads: int,
+    ) -> None:
+        self._address = address
+        self._layers = layers
+        self._config = config
+        self._grants = grants
+        self._transports = transports
+        self._data = data
+        self._threads = threads
+        self._since_us = monotonic_us()
+        self._draining = False
+        self._server = ControlServer(address, self._answer)
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        self._server.open()
+
+    async def run(self) -> None:
+        """Answers until cancelled."""
+        await self._server.serve()
+
+    async def stop(self) -> None:
+        """Gives the address back: from now on nobody new finds the daemon."""
+        self._draining = True
+        self._server.close()
+
+    async def _answer(self, request: Request) -> Reply:
+        return await _ANSWERS[type(request)](self, request)
+
+    async def _hello(self, hello: Hello) -> Reply:
+        self._known_model(hello.model)
+        if hello.lane not in self._config.lanes:
+            lanes = ", ".join(self._config.lanes)
+            raise RefusedError(
+                RefusalCode.UNKNOWN_LANE, f"there is no lane {hello.lane!r}", f"the daemon's lanes are: {lanes}"
+            )
+        ours = [transport.capability() for transport in self._transports.values()]
+        choice = choose(ours, hello.capabilities)
+        client, token = self._grants.issue(hello.name, hello.lane, hello.pid, choice.transport)
+        return Welcome(
+            client=client,
+            token=token,
+            token_valid_s=VALID_S,
+            model=self._layers.spec.name,
+            lane=hello.lane,
+            transport=choice.transport,
+            endpoint=self._transports[choice.transport].endpoint(self._address),
+            reasons=choice.reasons,
+        )
+
+    async def _describe(self, describe: Describe) -> Reply:
+        self._known_model(describe.model)
+        return ModelReply(self._layers.spec)
+
+    async def _fetch(self, fetch: Fetch) -> Reply:
+        self._known_model(fetch.model)
+        data = self._layers.tensor_bytes(fetch.tensor)
+        part = bytes(data[fetch.offset : fetch.offset + TENSOR_PART_BYTES])
+        return TensorPart(fetch.offset, len(data), part)
+
+    async def _status(self, _: Status) -> Reply:
+        return StatusReply(await self._data.call(self._look))
+
+    def _known_model(self, name: str) -> None:
+        if name not in ("", self._layers.spec.name):
+            raise RefusedError(
+                RefusalCode.UNKNOWN_MODEL,
+                f"there is no model {name!r} here",
+                f"the daemon holds {self._layers.spec.name!r}",
+            )
+
+    def _look(self) -> DaemonStatus:
+        """Runs in the data plane's thread, so that all figures are of one moment."""
+        plane = self._data.plane
+        statistics, spec, now_us = plane.state.statistics(), self._layers.spec, monotonic_us()
+        clients = _clients(plane, now_us)
+        return DaemonStatus(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=(now_us - self._since_us) / 1e6,
+            address=self._address,
+            model=spec.name,
+            dtype=spec.dtype.name.lower(),
+            fingerprint=spec.fingerprint,
+            policy=self._config.policy.name,
+            threads=self._threads,
+            draining=plane.draining,
+            clients=clients,
+            lanes=statistics.lanes,
+            batches=statistics.batches,
+            memory=MemoryStatus(
+                base=spec.base_bytes, arenas=sum(client.arena_bytes for client in clients), pss=pss_bytes() or 0
+            ),
+        )
+
+
+def _clients(plane: DataPlane, now_us: int) -> tuple[ClientStatus, ...]:
+    """Joins what the scheduler counts with who sits where."""
+    found = []
+    for counted in plane.state.statistics().clients:
+        seat = plane.seats[counted.id]
+        found.append(
+            ClientStatus(
+                id=counted.id,
+                name=seat.tenant.name,
+                lane=counted.lane,
+                pid=seat.tenant.pid,
+                transport=seat.tenant.transport,
+                connected_s=(now_us - seat.tenant.since_us) / 1e6,
+                requests=counted.requests,
+                rows=counted.rows,
+                queued=counted.queued,
+                refused=counted.refused,
+                p50_us=seat.latency.quantile(0.5, now_us),
+                p99_us=seat.latency.quantile(0.99, now_us),
+                arena_bytes=seat.channel.arena_bytes,
+            )
+        )
+    return tuple(found)
+
+
+_ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Reply]]]] = {
+    Hello: ControlPlane._hello,
+    Describe: ControlPlane._describe,
+    Fetch: ControlPlane._fetch,
+    Status: ControlPlane._status,
+}

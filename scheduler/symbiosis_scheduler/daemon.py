@@ -1,0 +1,116 @@
+"""Puts a daemon together: the frozen layers, the data plane in its thread, the control plane beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import UsageError
+from symbiosis_core.kernel import Kernel, install_signals
+from symbiosis_scheduler.control import ControlPlane
+from symbiosis_scheduler.dataplane import DataPlane
+from symbiosis_scheduler.dataplane_thread import DataPlaneThread
+from symbiosis_scheduler.executor import Executor
+from symbiosis_scheduler.grants import Grants
+from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.policies import make_policy
+from symbiosis_scheduler.state import SchedulerState
+from symbiosis_scheduler.streams import open_streams
+from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_transports.ports import Listener
+from symbiosis_transports.registry import transport
+
+__all__ = ["serve"]
+
+_TRANSPORTS = ("posix_shm",)
+"""What is offered to other processes, best first."""
+_DRAIN_S = 8.0
+_STOP_S = 10.0
+
+
+async def serve(
+    layers: FrozenLayers,
+    address: str,
+    config: DaemonConfig,
+    *,
+    parent: int | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until SIGTERM, SIGINT, the end of the process `parent`, or the first failure.
+
+    The caller holds the `AddressClaim` of `address`.
+
+    Raises:
+        UsageError: the address is in use or cannot be written, or the configuration names what is not there.
+        ServiceFailedError: a service failed; its cause is the reason.
+    """
+    grants = Grants(config.limits)
+    transports = {name: transport(name) for name in _TRANSPORTS}
+    threads = ThreadChoice(config.compute.threads)
+    policy = make_policy(config)
+
+    def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
+        state = SchedulerState(layers.spec.ops, config, policy)
+        executor = Executor(layers, open_streams(torch.device("cpu")), threads)
+        plane = DataPlane(loop, state, executor, grants, config)
+        doors = [one.listen(loop, one.endpoint(address), plane) for one in transports.values()]
+        return plane, doors
+
+    data = DataPlaneThread(open_plane, drain_s=_DRAIN_S)
+    control = ControlPlane(address, layers, config, grants, transports, data, threads.most)
+    kernel = Kernel([data, control, _Ready(on_ready)], stop_timeout_s=_STOP_S)
+    with install_signals(kernel), _tied_to(parent, kernel):
+        await kernel.run()
+
+
+class _Ready:
+    """The last service: says that all others are up."""
+
+    name = "ready"
+
+    def __init__(self, on_ready: Callable[[], None]) -> None:
+        self._on_ready = on_ready
+
+    async def start(self) -> None:
+        self._on_ready()
+
+    async def run(self) -> None:
+        await _for_ever()
+
+    async def stop(self) -> None:
+        pass
+
+
+async def _for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+@contextmanager
+def _tied_to(parent: int | None, kernel: Kernel) -> Iterator[None]:
+    """Stops the daemon when `parent` ends, however it ends."""
+    if parent is None:
+        yield
+        return
+    try:
+        fd = os.pidfd_open(parent)
+    except OSError as error:
+        raise UsageError(
+            f"cannot watch process {parent}: {error.strerror}; give the pid of a process that runs"
+        ) from None
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(fd)
+        kernel.request_stop(f"process {parent} has ended")
+
+    loop.add_reader(fd, ended)
+    try:
+        yield
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)

@@ -1,0 +1,258 @@
+"""The data plane: one thread that owns a loop, all data sockets and the compute.
+
+It sees a request, decides, computes and answers without handing anything to another thread. One turn:
+
+    take what every channel has -> tell the state -> publish what is done -> decide -> compute -> again
+
+and, with nothing left to do, look a little longer (yielding), then ask every client to ring, and sleep. Only
+the methods named `*_threadsafe` may be called from elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from symbiosis_core.clock import monotonic_us
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.ids import ClientId, Token
+from symbiosis_core.logs import event, get_logger
+from symbiosis_core.telemetry import LatencyHistogram
+from symbiosis_scheduler.executor import Executor, Launched
+from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.state import (
+    Answer,
+    Arrived,
+    ClientJoined,
+    ClientLeft,
+    Drop,
+    Event,
+    Instruction,
+    PlanDone,
+    Run,
+    SchedulerState,
+    Sleep,
+    Turn,
+)
+from symbiosis_transports.ports import Grant, Peer, ServerChannel
+
+__all__ = ["DataPlane", "Seat"]
+
+log = get_logger(__name__)
+
+
+class Seat:
+    """A connected client: its channel, who it is, and how fast it was served."""
+
+    __slots__ = ("channel", "latency", "tenant")
+
+    def __init__(self, channel: ServerChannel, tenant: Tenant) -> None:
+        self.channel = channel
+        self.tenant = tenant
+        self.latency = LatencyHistogram()
+
+
+class DataPlane:
+    """The scheduler's body. Is the `Host` of all listeners."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        state: SchedulerState,
+        executor: Executor,
+        grants: Grants,
+        config: DaemonConfig,
+    ) -> None:
+        self.seats: Final[dict[ClientId, Seat]] = {}
+        self.state = state
+        self._loop = loop
+        self._executor = executor
+        self._grants = grants
+        self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
+        self._spin_ns = config.compute.spin_us * 1000
+        self._newcomers: dict[ClientId, tuple[Tenant, Grant]] = {}
+        self._underway: list[Launched] = []
+        self._to_ring: set[ServerChannel] = set()
+        self._awake = False
+        self._draining: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    # -- what listeners call ---------------------------------------------------------------------------------
+
+    def redeem(self, token: Token, peer: Peer) -> Grant:
+        """See `Host.redeem`. Only processes of this daemon's user are let in."""
+        if peer.uid != os.getuid():
+            raise RefusedError(
+                RefusalCode.PERMISSION, f"user {peer.uid} may not use the daemon of user {os.getuid()}"
+            )
+        if self._draining is not None:
+            raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")
+        tenant, grant = self._grants.redeem(token, peer.pid)
+        self._newcomers[tenant.client] = (tenant, grant)
+        return grant
+
+    def attached(self, channel: ServerChannel) -> None:
+        """See `Host.attached`."""
+        tenant, grant = self._newcomers.pop(channel.client)
+        self.seats[channel.client] = Seat(channel, tenant)
+        self._executor.attach(channel)
+        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes))
+        log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
+        self._wake()
+
+    def ready(self, channel: ServerChannel) -> None:
+        """See `Host.ready`."""
+        self._wake()
+
+    def gone(self, channel: ServerChannel, reason: str) -> None:
+        """See `Host.gone`."""
+        seat = self.seats.pop(channel.client, None)
+        self._newcomers.pop(channel.client, None)
+        self._grants.release(channel.client)
+        if seat is not None:
+            self._executor.detach(channel.client)
+            self._to_ring.discard(channel)
+            self._tell(ClientLeft(channel.client))
+            log.info(event("client left", client=channel.client, name=seat.tenant.name, reason=reason))
+            self._wake()
+
+    # -- what the service calls ------------------------------------------------------------------------------
+
+    def drain(self) -> asyncio.Future[None]:
+        """Takes nothing new; the future is done when what was taken is answered."""
+        if self._draining is None:
+            self._draining = self._loop.create_future()
+            self._wake()
+        return self._draining
+
+    def hang_up(self, reason: str) -> None:
+        """Ends every channel. Clients see a daemon that is gone, and why."""
+        for seat in list(self.seats.values()):
+            seat.channel.close(reason)
+            self.gone(seat.channel, reason)
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._draining is not None
+
+    # -- the turn --------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            for seat in self.seats.values():
+                seat.channel.disarm()
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._gather()
+        self._finish()
+        self._tell(Turn(monotonic_us()))
+        if self._underway:
+            self._loop.call_soon(self._turn)
+        elif self._draining is not None and self.state.idle:
+            if not self._draining.done():
+                self._draining.set_result(None)
+            self._awake = False
+        else:
+            self._rest()
+
+    def _gather(self) -> None:
+        if self._draining is not None:
+            return
+        now_us = 0
+        for seat in list(self.seats.values()):
+            try:
+                arrivals = seat.channel.take()
+            except RemoteProtocolError as error:
+                self._drop(seat.channel, str(error))
+                continue
+            if arrivals:
+                now_us = now_us or monotonic_us()
+                self._tell(Arrived(seat.channel.client, arrivals, now_us))
+
+    def _finish(self) -> None:
+        for launched in list(self._underway):
+            if launched.event is None or launched.event.done():
+                self._underway.remove(launched)
+                self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed))
+        self._ring()
+
+    def _rest(self) -> None:
+        """Nothing to do: look a little longer, then sleep until rung."""
+        if self._spin_ns and self._look():
+            self._loop.call_soon(self._turn)
+            return
+        armed = [seat.channel.arm() for seat in self.seats.values()]
+        if all(armed):
+            self._awake = False
+            return
+        for seat in self.seats.values():
+            seat.channel.disarm()
+        self._loop.call_soon(self._turn)
+
+    def _look(self) -> bool:
+        """Whether something comes within the spin budget."""
+        end = time.perf_counter_ns() + self._spin_ns
+        channels = [seat.channel for seat in self.seats.values()]
+        while True:
+            if any(channel.waiting() for channel in channels):
+                return True
+            if time.perf_counter_ns() > end:
+                return False
+            os.sched_yield()
+
+    # -- instructions ----------------------------------------------------------------------------------------
+
+    def _tell(self, what: Event) -> None:
+        for instruction in self.state.handle(what):
+            _CARRY_OUT[type(instruction)](self, instruction)
+
+    def _run(self, instruction: Run) -> None:
+        plan = instruction.plan
+        self._underway.append(self._executor.launch(plan, self._priorities[plan.lead.lane]))
+
+    def _answer(self, answer: Answer) -> None:
+        seat = self.seats.get(answer.client)
+        if seat is None:
+            return
+        seat.channel.answer(answer.slot, answer.generation, answer.refusal)
+        self._to_ring.add(seat.channel)
+        now_us = monotonic_us()
+        seat.latency.add(now_us - answer.arrived_us, now_us)
+
+    def _ring(self) -> None:
+        for channel in self._to_ring:
+            channel.ring()
+        self._to_ring.clear()
+
+    def _drop_instructed(self, drop: Drop) -> None:
+        seat = self.seats.get(drop.client)
+        if seat is not None:
+            self._drop(seat.channel, drop.reason)
+
+    def _drop(self, channel: ServerChannel, reason: str) -> None:
+        log.warning(event("client dropped", client=channel.client, reason=reason))
+        channel.close(reason, breach=True)
+        self.gone(channel, reason)
+
+    def _sleep(self, sleep: Sleep) -> None:
+        if sleep.until_us is not None:
+            delay_s = max(0.0, (sleep.until_us - monotonic_us()) / 1e6)
+            self._alarm = self._loop.call_later(delay_s, self._wake)
+
+
+_CARRY_OUT: Final[Mapping[type[Instruction], Callable[[DataPlane, Any], None]]] = {
+    Run: DataPlane._run,
+    Answer: DataPlane._answer,
+    Drop: DataPlane._drop_instructed,
+    Sleep: DataPlane._sleep,
+}

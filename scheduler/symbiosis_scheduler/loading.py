@@ -1,0 +1,111 @@
+"""Brings a frozen base model into memory: the embedded one, a local folder, or one of the Hugging Face hub.
+
+All through transformers, so that the daemon holds exactly what plain PEFT would. Whatever would make the lent
+model another than the user expects (weights that were missing and came out random, a quantised checkpoint, an
+adapter instead of a base) is an error here and not a surprise in a loss curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from symbiosis_core.errors import UsageError
+from symbiosis_core.specs import DType
+from symbiosis_scheduler import embedded
+from symbiosis_scheduler.quiet import no_progress_bars
+
+__all__ = ["TORCH_DTYPES", "LoadedModel", "load"]
+
+TORCH_DTYPES: Final = {
+    DType.FLOAT32: torch.float32,
+    DType.BFLOAT16: torch.bfloat16,
+    DType.FLOAT16: torch.float16,
+    DType.INT64: torch.int64,
+    DType.FLOAT64: torch.float64,
+    DType.INT32: torch.int32,
+    DType.BOOL: torch.bool,
+    DType.UINT8: torch.uint8,
+    DType.INT8: torch.int8,
+}
+_LOADABLE: Final = (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in eval mode whose parameters require no gradient."""
+
+    name: str
+    """Its name in the daemon, used in `address#name`."""
+    name_or_path: str
+    """What plain PEFT would record as the base model."""
+    dtype: DType
+    model: PreTrainedModel
+
+
+def load(model: str, dtype: DType) -> LoadedModel:
+    """Returns the model: `smollm2`, the path of a folder, or a hub id such as `owner/name`.
+
+    Raises:
+        UsageError: there is no such model, or it is none that can be lent as a frozen base.
+    """
+    if dtype not in _LOADABLE:
+        allowed = ", ".join(kind.name.lower() for kind in _LOADABLE)
+        raise UsageError(f"a model cannot be loaded as {dtype.name.lower()}; choose one of {allowed}")
+    name, name_or_path = _locate(model)
+    network, info = _from_pretrained(model, name_or_path, dtype)
+    _check(model, network, info)
+    network.eval()
+    network.requires_grad_(False)
+    return LoadedModel(name, name_or_path, dtype, network)
+
+
+def _locate(model: str) -> tuple[str, str]:
+    """Returns the model's name and what transformers is given for it."""
+    if model == embedded.NAME:
+        return model, embedded.resolve(model)
+    path = Path(model).expanduser()
+    if model and path.is_dir():
+        # Clients run in other folders than the daemon, so a relative path would mean another model to them.
+        return path.resolve().name, str(path.absolute())
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1 or not model:
+        raise UsageError(
+            f"there is no folder {path.absolute()}. Give a folder with a config.json and safetensors, a hub id "
+            f"such as owner/name, or {embedded.NAME}"
+        )
+    return model, model
+
+
+def _from_pretrained(model: str, name_or_path: str, dtype: DType) -> tuple[PreTrainedModel, dict[str, Any]]:
+    tried = f"the folder {name_or_path}" if Path(name_or_path).is_dir() else f"the hub id {name_or_path}"
+    try:
+        with no_progress_bars():
+            # Typed as a model, but with output_loading_info it is a pair.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name_or_path, dtype=TORCH_DTYPES[dtype], output_loading_info=True
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(
+            f"{model} cannot be loaded as a causal language model; tried {tried}. {error} "
+            f"Check the name; without a network give a folder on this machine, or {embedded.NAME}"
+        ) from error
+    network, info = loaded
+    return network, info
+
+
+def _check(model: str, network: PreTrainedModel, info: dict[str, Any]) -> None:
+    if getattr(network, "_hf_peft_config_loaded", False):
+        raise UsageError(f"{model} is an adapter. Lend its base model; clients load the adapter themselves")
+    if getattr(network, "hf_quantizer", None) is not None:
+        raise UsageError(f"{model} is quantised. Lend the checkpoint in bfloat16 or float32 instead")
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise UsageError(
+            f"{model} lacks {len(lacking)} weights of {type(network).__name__}, among them {lacking[0]}; they "
+            "would be random. Lend a checkpoint of a whole causal language model"
+        )
