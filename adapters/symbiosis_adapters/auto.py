@@ -1,0 +1,173 @@
+"""The one changed line: `AutoModelForCausalLM.from_pretrained(address)`.
+
+What comes back is the real transformers class. Its frozen layers run in the daemon at `address`; everything else
+(attention, cache, adapters, loss, optimizer) is this process's own, and PEFT, Trainer and generate() work on it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer as HubTokenizer
+from transformers import PreTrainedModel
+
+from symbiosis_adapters.cut import Cut, Explanation, explain
+from symbiosis_adapters.private import start_private_daemon
+from symbiosis_adapters.session import Session
+from symbiosis_adapters.surgery import build
+from symbiosis_core.errors import UsageError
+from symbiosis_transports.address import parse
+from symbiosis_transports.ports import ChannelStatistics
+from symbiosis_transports.tensors import torch_dtype
+
+__all__ = ["AutoModelForCausalLM", "AutoTokenizer", "Handle"]
+
+RECONNECT_VARIABLE = "SYMBIOSIS_RECONNECT_S"
+
+
+class Handle:
+    """`model.symbiosis`: the model's tie to its daemon."""
+
+    def __init__(self, model: PreTrainedModel, session: Session) -> None:
+        self._model = model
+        self.session = session
+
+    def __repr__(self) -> str:
+        return f"<symbiosis {self.session!r}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
+        copied = memo.get(id(self._model), self._model)
+        return Handle(copied, self.session)
+
+    def explain(self) -> Explanation:
+        """How the model is cut, trip by trip, and why. Print it."""
+        return explain(self._model)
+
+    def statistics(self) -> ChannelStatistics | None:
+        """Counters of the data channel; None while detached."""
+        return self.session.statistics()
+
+    def close(self) -> None:
+        """Leaves the daemon; the model cannot compute any more."""
+        self.session.close()
+
+
+class AutoModelForCausalLM:
+    """Opens models on a shared base. Not for instances: use `from_pretrained`."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        address: str,
+        *,
+        lane: str = "training",
+        name: str = "",
+        cut: Cut | str = Cut.SIBLINGS,
+        dtype: torch.dtype | str | None = None,
+        reconnect_s: float | None = None,
+        answer_timeout_s: float = 120.0,
+        attn_implementation: str | None = None,
+        **refused: Any,
+    ) -> Any:
+        """Returns the model of the daemon at `address`, in eval mode, as transformers' own `from_pretrained` does.
+
+        Args:
+            address: `ipc:///path/to/socket`, with `#name` for one of several models; or `embedded:MODEL`, which
+                starts a private daemon that ends with this process.
+            lane: a lane of the daemon's policy. `training` yields to `inference`.
+            name: how `symbiosis status` shows this client; by default the script's name and the pid.
+            cut: `siblings` (q, k and v in one trip) or `linear` (one trip per layer).
+            dtype: must be the daemon's where given; for a private daemon it decides (default bfloat16).
+            reconnect_s: how long a call waits for a daemon that went away before it raises `DaemonGoneError`;
+                default the environment's SYMBIOSIS_RECONNECT_S, else 0.
+            answer_timeout_s: how long one request may take before `DaemonSilentError`.
+            attn_implementation: as in transformers.
+
+        Raises:
+            DaemonGoneError: there is no daemon.
+            RefusedError: the daemon does not take this client; the message says why.
+            UsageError: an argument cannot work here.
+        """
+        if refused:
+            _refuse(refused)
+        parsed = parse(str(address))
+        if parsed.scheme == "embedded":
+            address = start_private_daemon(parsed.target, _dtype_name(dtype) or "bfloat16")
+        session = Session(
+            str(address),
+            lane=lane,
+            name=name or f"{Path(sys.argv[0] or 'python').stem}-{os.getpid()}",
+            reconnect_s=_reconnect_s() if reconnect_s is None else reconnect_s,
+            answer_timeout_s=answer_timeout_s,
+        )
+        try:
+            held = str(torch_dtype(session.spec.dtype)).removeprefix("torch.")
+            if (wanted := _dtype_name(dtype)) not in (None, held):
+                raise UsageError(
+                    f"dtype={wanted}: the daemon holds {session.spec.name} in {held}; leave dtype out, or start a "
+                    f"daemon with --dtype {wanted}"
+                )
+            model = build(session.spec, session, session.fetch, _cut(cut))
+            if attn_implementation is not None:
+                model.set_attn_implementation(attn_implementation)
+        except BaseException:
+            session.close()
+            raise
+        model.__dict__["symbiosis"] = Handle(model, session)
+        return model
+
+
+class AutoTokenizer:
+    """Opens the tokenizer of a shared base. For a hub id or a folder use transformers' own."""
+
+    @classmethod
+    def from_pretrained(cls, model: Any, **arguments: Any) -> Any:
+        """Returns the tokenizer that belongs to `model`, which `AutoModelForCausalLM` here has returned.
+
+        The daemon tells where the base came from (a folder of this host, or a hub id); transformers reads the
+        tokenizer from there.
+        """
+        source = getattr(model, "name_or_path", None)
+        if not source:
+            raise UsageError("give the model that AutoModelForCausalLM.from_pretrained(address) returned")
+        return HubTokenizer.from_pretrained(source, **arguments)
+
+
+_NO_OPS = {"low_cpu_mem_usage", "trust_remote_code"}
+
+
+def _refuse(arguments: dict[str, Any]) -> None:
+    """Arguments of transformers that say how weights are loaded mean nothing here; silence would mislead."""
+    if "torch_dtype" in arguments:
+        raise UsageError("torch_dtype is called dtype since transformers 5")
+    named = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in _NO_OPS or value)
+    if named:
+        raise UsageError(
+            f"{named}: the base is loaded by the daemon, and this process only borrows it; give such arguments to "
+            "`symbiosis serve`, or leave them out"
+        )
+
+
+def _cut(cut: Cut | str) -> Cut:
+    try:
+        return Cut(cut)
+    except ValueError:
+        raise UsageError(f"cut={cut!r}: one of {', '.join(Cut)}") from None
+
+
+def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
+    if dtype is None or dtype == "auto":
+        return None
+    return str(dtype).removeprefix("torch.")
+
+
+def _reconnect_s() -> float:
+    text = os.environ.get(RECONNECT_VARIABLE, "0")
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{RECONNECT_VARIABLE}={text!r}: write seconds, such as 60") from None

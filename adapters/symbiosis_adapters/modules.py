@@ -1,0 +1,186 @@
+"""Remote layers: what PEFT takes for nn.Linear, Conv1D and nn.Embedding, without their weights.
+
+A layer becomes remote in place (`make_remote`), so that every reference to it, its hooks and its attributes stay.
+A subclass with a forward of its own (an embedding that scales, a positional embedding with an offset) keeps it, as
+long as it asks `super().forward`; one that reads the weight itself is refused.
+
+In a state dict a remote layer appears with placeholders, except under a tuner layer: PEFT saves the base of a
+targeted embedding beside the adapter, and here that base is not ours to save. Loading compares what it is given
+with what the daemon answers, and reports a difference as an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_core.errors import RemoteProtocolError, UsageError
+
+__all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "make_remote", "widths"]
+
+_PROBES = 16
+"""Rows compared when a base weight is loaded from a checkpoint."""
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _eagerly(remote: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return remote(x)
+
+
+class RemoteLayer(nn.Module):
+    """What the remote layers have in common. `remote` computes the frozen op."""
+
+    remote: Callable[[torch.Tensor], torch.Tensor]
+    remote_path: str
+    """The module path in the base model."""
+    weight: torch.Tensor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Makes the trip. Under torch.compile the graph breaks here."""
+        if torch.compiler.is_compiling():  # asking is much cheaper than `disable` around every call
+            output: torch.Tensor = _eagerly(self.remote, input)
+            return output
+        return self.remote(input)
+
+    def extra_repr(self) -> str:
+        return ", ".join(part for part in (super().extra_repr(), f"remote={self.remote_path}") if part)
+
+    def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what the daemon computes on a few rows, and what `weight` would, both without the bias."""
+        rows = torch.linspace(-1, 1, _PROBES * weight.shape[1], dtype=torch.float64, device=weight.device)
+        x_TD = rows.sin().view(_PROBES, weight.shape[1]).to(self.weight.dtype)
+        with torch.no_grad():
+            y_TO = self.remote(x_TD) - self.remote(torch.zeros_like(x_TD))
+        return y_TO, x_TD.to(weight.dtype) @ weight.T
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if prefix.endswith("base_layer."):
+            for leaf in self._parameters:
+                destination.pop(prefix + leaf, None)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {prefix + leaf for leaf in self._parameters}
+        rest = {key: value for key, value in state_dict.items() if key not in own}
+        super()._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        missing_keys[:] = [key for key in missing_keys if key not in own]
+        weight = state_dict.get(prefix + "weight")
+        if weight is not None and not isinstance(weight, FrozenWeight) and not self._holds(weight):
+            error_msgs.append(f"{prefix}weight differs from the daemon's, which cannot be changed from here")
+
+    def _holds(self, weight: torch.Tensor) -> bool:
+        if weight.shape != self.weight.shape:
+            return False
+        mine, other = (rows.float() for rows in self.probe(weight))
+        return torch.allclose(mine, other.to(mine.device), rtol=2e-2, atol=2e-2 * float(other.abs().max()))
+
+
+class RemoteLinear(RemoteLayer, nn.Linear):
+    """An nn.Linear whose weight and bias are in the daemon."""
+
+
+class RemoteConv1D(RemoteLayer, Conv1D):  # type: ignore[misc]  # Conv1D calls its weight an nn.Parameter
+    """A transformers Conv1D (GPT-2) whose weight, width in x width out, and bias are in the daemon."""
+
+    def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().probe(weight.T)
+
+
+class RemoteEmbedding(RemoteLayer, nn.Embedding):
+    """An nn.Embedding whose table is in the daemon. Token ids cross the border."""
+
+    def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.linspace(0, weight.shape[0] - 1, _PROBES, device=weight.device).long()
+        return self.remote(ids), weight[ids]
+
+
+_REMOTE: dict[type[nn.Module], type[RemoteLayer]] = {
+    nn.Linear: RemoteLinear,
+    Conv1D: RemoteConv1D,
+    nn.Embedding: RemoteEmbedding,
+}
+
+
+def widths(layer: nn.Module) -> tuple[int, int] | None:
+    """Returns the row widths in and out of a layer that can become remote, else None."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    if isinstance(layer, nn.Embedding):
+        return 1, layer.embedding_dim
+    return None
+
+
+def make_remote(
+    layer: nn.Module,
+    path: str,
+    remote: Callable[[torch.Tensor], torch.Tensor],
+    dtype: torch.dtype,
+    placeholders: dict[int, FrozenWeight],
+) -> None:
+    """Turns a layer into a remote one, in place.
+
+    `placeholders` maps the id of a former parameter to what stands for it now: weights that were tied stay tied,
+    so that a model counts its parameters as plain transformers does.
+
+    Raises:
+        UsageError: the layer's own forward reads the weight, or it renormalizes its table.
+    """
+    if getattr(layer, "max_norm", None) is not None:
+        raise UsageError(f"{path} renormalizes its table in every forward (max_norm), which a frozen base forbids")
+    layer.__class__ = remote_class(type(layer))
+    assert isinstance(layer, RemoteLayer)
+    layer.remote, layer.remote_path = remote, path
+    for leaf, old in layer._parameters.items():
+        if old is not None:
+            if id(old) not in placeholders:
+                placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}")
+            layer._parameters[leaf] = placeholders[id(old)]
+
+
+def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:
+    """Returns the remote form of a layer's class; a forward of the class's own goes on top.
+
+    Raises:
+        UsageError: a forward that does not ask `super().forward` would read the weight itself.
+        RemoteProtocolError: nothing of the kind can be remote.
+    """
+    for base, remote in tuple(_REMOTE.items()):
+        if cls is base:
+            return remote
+        if issubclass(cls, base):
+            _check_forwards(cls, base)
+            _REMOTE[cls] = type(f"Remote{cls.__name__}", (cls, remote), {"__module__": cls.__module__})
+            return _REMOTE[cls]
+    raise RemoteProtocolError(f"the daemon offers a {cls.__name__} as an op, which is no linear or embedding")
+
+
+def _check_forwards(cls: type[nn.Module], base: type[nn.Module]) -> None:
+    for owner in cls.__mro__[: cls.__mro__.index(base)]:
+        forward = owner.__dict__.get("forward")
+        if forward is None:
+            continue
+        code = inspect.unwrap(forward).__code__
+        if "forward" not in code.co_names or "__class__" not in code.co_freevars:
+            raise UsageError(
+                f"{owner.__module__}.{owner.__qualname__} computes with its weight in a forward of its own, so it "
+                "cannot be an op; the daemon has to serve the weight as a tensor"
+            )

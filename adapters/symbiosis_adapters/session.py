@@ -1,0 +1,214 @@
+"""One client's connection to a daemon: attach, compute rows, and come back after the daemon did.
+
+A request is pure (rows in, rows out, no state in the daemon), so when the daemon goes away it can be sent again
+to its successor. With `reconnect_s` the session does that by itself: it waits, attaches again, checks that the
+base is the same one bit for bit, and repeats the request. Without it the caller gets `DaemonGoneError` at once;
+a later call tries to attach anew.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import torch
+
+from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_core.errors import (
+    ClosedError,
+    DaemonGoneError,
+    RefusalCode,
+    RefusedError,
+    SymbiosisError,
+    UsageError,
+)
+from symbiosis_core.logs import event, get_logger
+from symbiosis_core.specs import Direction, ModelSpec, OpSpec, TensorSpec
+from symbiosis_core.wire import Describe, Fetch, Hello, ModelReply, TensorPart, Welcome
+from symbiosis_transports.address import parse
+from symbiosis_transports.ports import ChannelStatistics, ClientChannel
+from symbiosis_transports.registry import transport
+from symbiosis_transports.tensors import torch_dtype
+from symbiosis_transports.zmq_link import ControlClient
+
+__all__ = ["Session"]
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+_TRANSPORTS = ("posix_shm",)
+_ATTACH_TIMEOUT_S = 10.0
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+class Session:
+    """A place in a daemon. Implements `Rows`; safe to use from several threads, one call at a time."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        lane: str,
+        name: str,
+        reconnect_s: float = 0.0,
+        answer_timeout_s: float = 120.0,
+    ) -> None:
+        """Attaches to the daemon at `address`.
+
+        Raises:
+            DaemonGoneError: nobody is there, not even within `reconnect_s` seconds.
+            RefusedError: the daemon does not take this client.
+            UsageError: not an address.
+        """
+        self.address = parse(address)
+        self._lane = lane
+        self._name = name
+        self._reconnect_s = reconnect_s
+        self._answer_timeout_s = answer_timeout_s
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._closed = False
+        self._channel: ClientChannel | None = None
+        self._pipeline: Pipeline | None = None
+        self.welcome: Welcome
+        self.spec: ModelSpec
+        """The catalogue of the model at the other end."""
+        self.reconnects = 0
+        """How often the daemon was lost and found again."""
+        self._persist(self._attach)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "attached" if self._channel else "detached"
+        return f"<Session {self._name!r} {state} {self.address} lane={self._lane}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copied model shares its session: the copy's layers are the same frozen ones."""
+        return self
+
+    def __reduce__(self) -> str:
+        raise UsageError(
+            "a model on a shared base cannot be pickled, it holds a connection; save the adapter with "
+            "save_pretrained, or call from_pretrained in the other process"
+        )
+
+    def run(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
+        """See `Rows.run`.
+
+        Raises:
+            DaemonGoneError: the daemon is gone, and did not come back within `reconnect_s`.
+            DaemonSilentError: it did not answer within `answer_timeout_s`.
+            RefusedError: it refused the rows, such as token ids outside the vocabulary.
+            ClosedError: the session was closed, or this is a forked child.
+        """
+        with self._lock:
+            pipeline = self._pipeline
+            if pipeline is None:
+                return self._persist(lambda: self._attached().run(op, direction, x_TW))
+            try:
+                return pipeline.run(op, direction, x_TW)
+            except RefusedError as error:
+                raise RefusedError(
+                    error.code, f"{op.name}: {error.reason}", _REMEDIES.get(error.code, "")
+                ) from None
+            except DaemonGoneError as error:
+                self._detach()
+                if not self._reconnect_s:
+                    raise DaemonGoneError(str(self.address), error.reason) from None
+                log.warning(event("waiting for the daemon", address=self.address, reason=error.reason))
+                return self._persist(lambda: self._attached().run(op, direction, x_TW))
+            except BaseException:  # an interrupt or a silent daemon: the slots' state is unknown
+                self._detach()
+                raise
+
+    def fetch(self, tensor: TensorSpec) -> torch.Tensor:
+        """Returns a small tensor of the base, such as a norm's weight; the caller's to keep."""
+        data = bytearray()
+        with self._lock, ControlClient(self.address.control) as link:
+            while len(data) < tensor.nbytes:
+                part = link.ask(Fetch(self.spec.name, tensor.name, len(data)))
+                assert isinstance(part, TensorPart)  # the conversation lets nothing else through
+                data += part.data
+        if not data:
+            return torch.empty(tensor.shape, dtype=torch_dtype(tensor.dtype))
+        return torch.frombuffer(data, dtype=torch_dtype(tensor.dtype)).view(tensor.shape)
+
+    def statistics(self) -> ChannelStatistics | None:
+        """The channel's counters; None while detached."""
+        return self._channel.statistics() if self._channel is not None else None
+
+    def close(self) -> None:
+        """Leaves the daemon. May be called twice."""
+        with self._lock:
+            self._closed = True
+            self._detach()
+
+    def _attached(self) -> Pipeline:
+        if self._pipeline is None:
+            self._attach()
+        assert self._pipeline is not None  # _attach has set it or raised
+        return self._pipeline
+
+    def _attach(self) -> None:
+        if self._closed:
+            raise ClosedError("the session was closed")
+        if os.getpid() != self._pid:
+            raise ClosedError("this is a forked child; call from_pretrained in the process that uses the model")
+        with ControlClient(self.address.control) as link:
+            capabilities = tuple(transport(name).capability() for name in _TRANSPORTS)
+            hello = Hello(self._name, self._lane, self.address.model, self._pid, capabilities)
+            welcome = link.ask(hello)
+            assert isinstance(welcome, Welcome)  # the conversation lets nothing else through
+            described = link.ask(Describe(welcome.model))
+            assert isinstance(described, ModelReply)
+        self._check_same_base(described.spec)
+        self._channel = transport(welcome.transport).connect(welcome.endpoint, welcome.token, _ATTACH_TIMEOUT_S)
+        self._pipeline = Pipeline(self._channel, self._answer_timeout_s)
+        self.welcome, self.spec = welcome, described.spec
+
+    def _check_same_base(self, spec: ModelSpec) -> None:
+        before = getattr(self, "spec", None)
+        if before is None:
+            return
+        if (before.fingerprint, before.ops) != (spec.fingerprint, spec.ops):
+            raise UsageError(
+                f"the daemon at {self.address} came back with another base ({spec.name}, {spec.fingerprint[:12]}, "
+                f"before {before.name}, {before.fingerprint[:12]}); start it with the same model and dtype"
+            )
+        self.reconnects += 1
+
+    def _detach(self) -> None:
+        channel, self._channel, self._pipeline = self._channel, None, None
+        if channel is not None:
+            channel.close()
+
+    def _persist(self, attempt: Callable[[], T]) -> T:
+        """Repeats `attempt` while the daemon is gone, for `reconnect_s` seconds at most."""
+        deadline = time.monotonic() + self._reconnect_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return attempt()
+            except SymbiosisError as error:
+                self._detach()
+                if not _passes_with_time(error) or time.monotonic() + pause_s > deadline:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+_REMEDIES = {
+    RefusalCode.BAD_INDEX: "a token id is negative or not in the vocabulary; use the tokenizer of this base",
+    RefusalCode.FAILED: "the daemon's log has the traceback",
+}
+
+
+def _passes_with_time(error: SymbiosisError) -> bool:
+    """Whether a starting or stopping daemon explains the error."""
+    if isinstance(error, RefusedError):
+        return error.code in {RefusalCode.DRAINING, RefusalCode.BAD_TOKEN}
+    return isinstance(error, DaemonGoneError)

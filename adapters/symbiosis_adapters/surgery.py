@@ -1,0 +1,138 @@
+"""Builds the model: the real transformers class, without the weights that stay in the daemon.
+
+The skeleton is made on the meta device, so nothing large is ever allocated and no random number is drawn. Layers
+in the catalogue become remote, small tensors are fetched, and then nothing may be left on meta: a forgotten buffer
+would fail much later and far away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from symbiosis_adapters.cut import Cut, Plan, plan
+from symbiosis_adapters.modules import make_remote, widths
+from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
+from symbiosis_adapters.rows import Rows
+from symbiosis_adapters.siblings import SiblingGroup
+from symbiosis_core.errors import RemoteProtocolError, UsageError
+from symbiosis_core.specs import ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
+from symbiosis_transports.tensors import torch_dtype
+
+__all__ = ["build"]
+
+Fetch = Callable[[TensorSpec], torch.Tensor]
+Remote = Callable[[torch.Tensor], torch.Tensor]
+
+
+def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.SIBLINGS) -> PreTrainedModel:
+    """Returns the model of a catalogue, in eval mode, as from_pretrained would.
+
+    `fetch` returns a small tensor of the catalogue; the model keeps it.
+
+    Raises:
+        UsageError: this transformers cannot build the model.
+        RemoteProtocolError: the catalogue does not fit the model.
+    """
+    planned = plan(spec, cut)
+    model = _skeleton(spec)
+    _make_remote(model, planned, rows)
+    _set_tensors(model, spec, fetch)
+    left = sorted(set(_meta_names(model)))
+    if left:
+        raise RemoteProtocolError(
+            f"the daemon's catalogue of {spec.name} has neither op nor tensor for {', '.join(left)}; the same "
+            f"release of transformers is needed on both sides (here {transformers.__version__})"
+        )
+    if spec.generation_config_json:
+        model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
+    model.__dict__["symbiosis_plan"] = planned
+    model.eval()
+    return model
+
+
+def _skeleton(spec: ModelSpec) -> PreTrainedModel:
+    fields: dict[str, Any] = json.loads(spec.config_json)
+    fields.pop("auto_map", None)  # names code to download; the daemon's config is data
+    fields.pop("quantization_config", None)  # what the daemon serves is no longer quantized
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise UsageError(
+            f"{spec.name} has model type {model_type!r}, which transformers {transformers.__version__} does not "
+            "know; install the release that the daemon uses"
+        )
+    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields)
+    config._name_or_path = spec.name_or_path
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(spec.dtype))
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows) -> None:
+    layers = dict(model.named_modules(remove_duplicate=False))
+    placeholders: dict[int, FrozenWeight] = {}
+    alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
+    for path, remote in _remotes(planned, rows):
+        op, layer = planned.ops[path], layers.get(path)
+        if layer is None or widths(layer) != (op.width_in, op.width_out):
+            raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
+        alive.extend(layer.parameters(recurse=False))
+        make_remote(layer, path, remote, torch_dtype(op.dtype), placeholders)
+
+
+def _remotes(planned: Plan, rows: Rows) -> Iterator[tuple[str, Remote]]:
+    """Yields every remote layer's path and what computes it."""
+    grouped = {member for fused in planned.groups for member in fused.members}
+    for path, op in planned.ops.items():
+        if path not in grouped:
+            yield path, FrozenTable(rows, op) if op.kind is OpKind.EMBEDDING else FrozenLinear(rows, op)
+    for fused in planned.groups:
+        group = _group(fused, planned, rows)
+        for index, member in enumerate(fused.members):
+            yield member, group.member(index)
+
+
+def _group(fused: OpSpec, planned: Plan, rows: Rows) -> SiblingGroup:
+    singles = tuple(FrozenLinear(rows, planned.ops[member]) for member in fused.members)
+    return SiblingGroup(FrozenSiblings(rows, fused, singles))
+
+
+def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch) -> None:
+    """Replaces what is on meta by the daemon's tensors, wherever the same object is used."""
+    named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    fetched: dict[int, torch.Tensor] = {}
+    for tensor in spec.tensors:
+        old = (named if tensor.kind is TensorKind.PARAMETER else buffers).get(tensor.name)
+        if old is None or tuple(old.shape) != tensor.shape:
+            raise RemoteProtocolError(
+                f"{tensor.name} {tensor.shape} is no {tensor.kind} of {type(model).__name__}"
+            )
+        if id(old) not in fetched:
+            value = fetch(tensor)
+            is_parameter = tensor.kind is TensorKind.PARAMETER
+            fetched[id(old)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
+    for module in model.modules():
+        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
+        for place in places:
+            place.update({key: fetched[id(old)] for key, old in place.items() if id(old) in fetched})
+
+
+def _meta_names(model: PreTrainedModel) -> Iterator[str]:
+    """Yields the name of every tensor on meta, in attributes too."""
+    for path, module in model.named_modules():
+        attributes = {key: value for key, value in vars(module).items() if key not in ("_parameters", "_buffers")}
+        for key, value in {**attributes, **module._parameters, **module._buffers}.items():
+            values = list(value.values()) if isinstance(value, dict) else value
+            inside = values if isinstance(values, list | tuple) else [values]
+            if any(isinstance(each, torch.Tensor) and each.is_meta for each in inside):
+                yield f"{path}.{key}".lstrip(".")

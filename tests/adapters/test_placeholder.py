@@ -1,0 +1,152 @@
+"""A placeholder answers questions about itself, costs one element, and never passes for real values."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import embedding, linear
+
+from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_core.errors import UsageError
+
+
+def make(dtype: torch.dtype = torch.float32) -> FrozenWeight:
+    return FrozenWeight.of((4, 6), dtype, "cpu", "model.q_proj.weight")
+
+
+def bytes_of(weight: FrozenWeight) -> int:
+    with torch._C.DisableTorchFunctionSubclass():
+        return weight.untyped_storage().nbytes()
+
+
+def test_it_describes_itself_as_the_weight_would() -> None:
+    weight = make(torch.bfloat16)
+    assert weight.shape == (4, 6)
+    assert weight.T.shape == weight.t().shape == weight.data.transpose(0, 1).shape == (6, 4)
+    assert (weight.dtype, weight.device, weight.ndim, len(weight)) == (torch.bfloat16, torch.device("cpu"), 2, 4)
+    assert (weight.numel(), weight.element_size(), weight.size(1), weight.dim()) == (24, 2, 6, 2)
+    assert weight.is_floating_point()
+    assert weight.is_leaf
+    assert not weight.is_meta
+    assert not weight.requires_grad
+    assert weight.grad is None
+    assert isinstance(weight, nn.Parameter)
+    assert repr(weight) == "FrozenWeight(model.q_proj.weight, (4, 6), torch.bfloat16, device=cpu)"
+
+
+def test_it_takes_one_element_of_memory_however_it_is_copied() -> None:
+    weight = FrozenWeight.of((1 << 16, 1 << 16), torch.float32, "cpu", "huge")
+    for form in (
+        weight,
+        copy.deepcopy(weight),
+        weight.clone(),
+        weight.to("cpu"),
+        weight.data,
+        weight.T,
+        weight.cpu(),
+    ):
+        assert isinstance(form, FrozenWeight)
+        assert bytes_of(form) == 4
+        assert form.label == "huge"
+
+
+def test_it_serves_as_a_pattern_for_other_tensors() -> None:
+    weight = make(torch.bfloat16)
+    assert torch.ones(2).to(weight).dtype == torch.bfloat16
+    assert type(torch.ones(2).type_as(weight)) is torch.Tensor
+    for fresh in (torch.zeros_like(weight), weight.new_zeros(4, 6)):
+        assert type(fresh) is torch.Tensor
+        assert fresh.count_nonzero() == 0
+
+
+def test_moves_within_its_dtype_and_freezing_are_no_ops() -> None:
+    weight = make()
+    assert weight.to(torch.float32) is weight.float() is weight.to("cpu", torch.float32) is weight
+    assert weight.requires_grad_(False) is weight
+    weight.requires_grad = False
+    weight.grad = None
+    weight.data = weight.data
+    assert isinstance(nn.Parameter(weight, requires_grad=False), FrozenWeight)
+
+
+def test_it_moves_with_its_module() -> None:
+    layer = nn.Linear(6, 4)
+    layer.weight = make()
+    layer.to("cpu").to(torch.float32).requires_grad_(False)
+    assert isinstance(layer.weight, FrozenWeight)
+    meta = layer.weight.to("meta")
+    assert isinstance(meta, FrozenWeight)
+    assert meta.is_meta
+
+
+ROWS = torch.ones(2, 6)
+READS: dict[str, Callable[[FrozenWeight], Any]] = {
+    "linear": lambda w: linear(ROWS, w),
+    "embedding": lambda w: embedding(torch.tensor([1]), w),
+    "matmul": lambda w: ROWS @ w.T,
+    "add": lambda w: w + 1,
+    "radd": lambda w: 1 + w,
+    "svd": lambda w: torch.linalg.svd(w.data.to(torch.float32)),
+    "qr": lambda w: torch.linalg.qr(w.data),
+    "norm": lambda w: w.data.norm(p=2, dim=1),
+    "index": lambda w: w[0],
+    "iterate": list,
+    "finite": lambda w: torch.isfinite(w).all(),
+    "equal": lambda w: torch.equal(w, w),
+    "truth": bool,
+    "cat": lambda w: torch.cat([ROWS, w]),
+    "copy from": lambda w: torch.zeros(4, 6).copy_(w),
+    "copy to": lambda w: w.copy_(torch.zeros(4, 6)),
+    "merge": lambda w: w.data.clone().add_(1),
+    "merge in place": lambda w: w.data.__iadd__(1),
+    "data": lambda w: setattr(w, "data", torch.zeros(4, 6)),
+    "grad": lambda w: setattr(w, "grad", torch.zeros(4, 6)),
+    "contiguous": lambda w: w.contiguous(),
+    "initialize": nn.init.kaiming_uniform_,
+    "numpy": lambda w: w.numpy(),
+    "asarray": np.asarray,
+    "tolist": lambda w: w.tolist(),
+    "storage": lambda w: w.untyped_storage(),
+    "pointer": lambda w: w.data_ptr(),
+    "dlpack": np.from_dlpack,
+    "pickle": pickle.dumps,
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+def test_whatever_needs_values_is_refused_by_name(read: Callable[[FrozenWeight], Any]) -> None:
+    with pytest.raises(UsageError, match=r"^model\.q_proj\.weight: .* is not possible"):
+        read(make())
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda w: w.requires_grad_(),
+        lambda w: w.requires_grad_(True),
+        lambda w: setattr(w, "requires_grad", True),
+        nn.Parameter,
+    ],
+)
+def test_training_the_base_is_refused(train: Callable[[FrozenWeight], Any]) -> None:
+    with pytest.raises(UsageError, match="frozen for all its clients"):
+        train(make())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_another_dtype_is_refused(dtype: torch.dtype) -> None:
+    for retype in (lambda w: w.to(dtype), lambda w: w.to("cpu", dtype), lambda w: w.type(dtype)):
+        with pytest.raises(UsageError, match=r"converting it to .*Use torch\.autocast"):
+            retype(make())
+
+
+def test_what_never_asks_python_finds_nan() -> None:
+    with torch._C.DisableTorchFunctionSubclass():
+        assert linear(ROWS, make()).isnan().all()

@@ -1,0 +1,117 @@
+"""transformers' Trainer and accelerate take a remote base as they take any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer, TrainingArguments
+
+from tests.adapters.local import Pair
+
+pytestmark = pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny")
+
+IDS = torch.randint(3, 96, (8, 10), generator=torch.Generator().manual_seed(1))
+DATA = [{"input_ids": ids, "labels": ids} for ids in IDS]
+
+
+def adapt(base: Any) -> Any:
+    torch.manual_seed(3)
+    return get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+
+
+def train(model: Any, folder: Path, **more: Any) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=4,
+        per_device_train_batch_size=2,
+        learning_rate=5e-3,
+        logging_steps=1,
+        save_steps=2,
+        use_cpu=True,
+        report_to=[],
+        seed=1,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        **more,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=DATA)  # type: ignore[arg-type]
+    trainer.train()
+    return trainer
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_trainer_logs_the_losses_of_a_plain_base(tmp_path: Path, checkpointing: bool) -> None:
+    pair = Pair("llama")
+    plain = train(adapt(pair.plain()), tmp_path / "plain", gradient_checkpointing=checkpointing)
+    remote = train(adapt(pair.remote()), tmp_path / "remote", gradient_checkpointing=checkpointing)
+    assert len(losses(remote)) == 4
+    assert losses(remote) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_its_checkpoint_holds_the_adapter_alone_and_loads(tmp_path: Path) -> None:
+    pair = Pair("llama")
+    trained = train(adapt(pair.remote()), tmp_path)
+    checkpoint = tmp_path / "checkpoint-4"
+    assert (checkpoint / "adapter_model.safetensors").exists()
+    assert not (checkpoint / "model.safetensors").exists()
+    loaded = PeftModel.from_pretrained(pair.plain(), checkpoint).eval()
+    assert trained.model is not None
+    trained.model.eval()
+    torch.testing.assert_close(
+        loaded(input_ids=IDS).logits, trained.model(input_ids=IDS).logits, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_training_resumes_from_a_checkpoint(tmp_path: Path) -> None:
+    pair = Pair("llama")
+    whole = train(adapt(pair.remote()), tmp_path / "whole")
+    resumed = train(adapt(pair.remote()), tmp_path / "again")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert losses(resumed)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
+
+
+def test_accelerate_prepares_it() -> None:
+    pair = Pair("llama")
+    model = adapt(pair.remote())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    accelerator = Accelerator(cpu=True)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    loss = prepared(input_ids=IDS, labels=IDS).loss
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
+    optimizer.step()
+    expected = adapt(pair.plain())(input_ids=IDS, labels=IDS).loss
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_an_optimizer_over_all_parameters_leaves_the_base_alone() -> None:
+    model = adapt(Pair("llama").remote())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    assert len(optimizer.state) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_transformers_own_adapter_methods_work(tmp_path: Path) -> None:
+    pair = Pair("llama")
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    models = [pair.plain(), pair.remote()]
+    for model in models:
+        torch.manual_seed(3)
+        model.add_adapter(config)
+    logits = [model(input_ids=IDS).logits for model in models]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-6)
+    models[1].save_pretrained(tmp_path)
+    fresh = pair.plain()
+    fresh.load_adapter(str(tmp_path))
+    torch.testing.assert_close(fresh(input_ids=IDS).logits, logits[0], rtol=1e-5, atol=1e-6)
