@@ -1,8 +1,9 @@
 """Remote layers: what PEFT takes for nn.Linear, Conv1D and nn.Embedding, without their weights.
 
 A layer becomes remote in place (`make_remote`), so that every reference to it, its hooks and its attributes stay.
-A subclass with a forward of its own (an embedding that scales, a positional embedding with an offset) keeps it, as
-long as it asks `super().forward`; one that reads the weight itself is refused.
+An embedding with a forward of its own (it scales, or shifts positions) keeps it, as long as that asks
+`super().forward`; one that reads the table itself is refused. A linear with a forward of its own loses it: the
+daemon lends only those that it saw compute x W^T + b.
 
 In a state dict a remote layer appears with placeholders, except under a tuner layer: PEFT saves the base of a
 targeted embedding beside the adapter, and here that base is not ours to save. Loading compares what it is given
@@ -21,8 +22,9 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_core.errors import RemoteProtocolError, UsageError
+from symbiosis_core.specs import OpKind
 
-__all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "make_remote", "widths"]
+__all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "form", "make_remote"]
 
 _PROBES = 16
 """Rows compared when a base weight is loaded from a checkpoint."""
@@ -118,14 +120,14 @@ _REMOTE: dict[type[nn.Module], type[RemoteLayer]] = {
 }
 
 
-def widths(layer: nn.Module) -> tuple[int, int] | None:
-    """Returns the row widths in and out of a layer that can become remote, else None."""
+def form(layer: nn.Module) -> tuple[OpKind, int, int] | None:
+    """Returns the kind and the row widths, in and out, of the op that a layer can become; else None."""
     if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
+        return OpKind.LINEAR, layer.in_features, layer.out_features
     if isinstance(layer, Conv1D):
-        return layer.nx, layer.nf
+        return OpKind.LINEAR, layer.nx, layer.nf
     if isinstance(layer, nn.Embedding):
-        return 1, layer.embedding_dim
+        return OpKind.EMBEDDING, 1, layer.embedding_dim
     return None
 
 
@@ -142,7 +144,8 @@ def make_remote(
     so that a model counts its parameters as plain transformers does.
 
     Raises:
-        UsageError: the layer's own forward reads the weight, or it renormalizes its table.
+        UsageError: an embedding reads its table by itself, or renormalizes it.
+        RemoteProtocolError: the layer is neither a linear nor an embedding.
     """
     if getattr(layer, "max_norm", None) is not None:
         raise UsageError(f"{path} renormalizes its table in every forward (max_norm), which a frozen base forbids")
@@ -157,30 +160,32 @@ def make_remote(
 
 
 def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:
-    """Returns the remote form of a layer's class; a forward of the class's own goes on top.
+    """Returns the remote form of a layer's class.
 
     Raises:
-        UsageError: a forward that does not ask `super().forward` would read the weight itself.
+        UsageError: an embedding whose forward reads the table itself.
         RemoteProtocolError: nothing of the kind can be remote.
     """
-    for base, remote in tuple(_REMOTE.items()):
-        if cls is base:
-            return remote
-        if issubclass(cls, base):
-            _check_forwards(cls, base)
-            _REMOTE[cls] = type(f"Remote{cls.__name__}", (cls, remote), {"__module__": cls.__module__})
-            return _REMOTE[cls]
-    raise RemoteProtocolError(f"the daemon offers a {cls.__name__} as an op, which is no linear or embedding")
+    if cls not in _REMOTE:
+        base = next((base for base in (nn.Linear, Conv1D, nn.Embedding) if issubclass(cls, base)), None)
+        if base is None:
+            raise RemoteProtocolError(f"the daemon offers a {cls.__name__} as an op, not a linear or embedding")
+        bases: tuple[type[nn.Module], ...] = (_REMOTE[base], cls)
+        if base is nn.Embedding:
+            _check_forwards(cls)
+            bases = (cls, RemoteEmbedding)
+        _REMOTE[cls] = type(f"Remote{cls.__name__}", bases, {"__module__": cls.__module__})
+    return _REMOTE[cls]
 
 
-def _check_forwards(cls: type[nn.Module], base: type[nn.Module]) -> None:
-    for owner in cls.__mro__[: cls.__mro__.index(base)]:
+def _check_forwards(cls: type[nn.Module]) -> None:
+    for owner in cls.__mro__[: cls.__mro__.index(nn.Embedding)]:
         forward = owner.__dict__.get("forward")
         if forward is None:
             continue
         code = inspect.unwrap(forward).__code__
         if "forward" not in code.co_names or "__class__" not in code.co_freevars:
             raise UsageError(
-                f"{owner.__module__}.{owner.__qualname__} computes with its weight in a forward of its own, so it "
-                "cannot be an op; the daemon has to serve the weight as a tensor"
+                f"{owner.__module__}.{owner.__qualname__} reads its table in a forward of its own, so it cannot "
+                "be an op; the daemon has to serve the table as a tensor"
             )

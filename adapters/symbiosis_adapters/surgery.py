@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from symbiosis_adapters.cut import Cut, Plan, plan
-from symbiosis_adapters.modules import make_remote, widths
+from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows
@@ -83,7 +83,7 @@ def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows) -> None:
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
     for path, remote in _remotes(planned, rows):
         op, layer = planned.ops[path], layers.get(path)
-        if layer is None or widths(layer) != (op.width_in, op.width_out):
+        if layer is None or form(layer) != (op.kind, op.width_in, op.width_out):
             raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
         alive.extend(layer.parameters(recurse=False))
         make_remote(layer, path, remote, torch_dtype(op.dtype), placeholders)

@@ -89,7 +89,7 @@ def _from_pretrained(model: str, name_or_path: str, dtype: DType) -> tuple[PreTr
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name_or_path, dtype=TORCH_DTYPES[dtype], output_loading_info=True
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UsageError(
             f"{model} cannot be loaded as a causal language model; tried {tried}. {error} "
             f"Check the name; without a network give a folder on this machine, or {embedded.NAME}"

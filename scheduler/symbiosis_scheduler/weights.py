@@ -1,10 +1,10 @@
 """Where the weights lie: one copy, in memory of the daemon's own.
 
 Every tensor is copied once, one after the other, out of what transformers loaded. Where no dtype had to change,
-that is a view into the mapped checkpoint: it starts at an odd address, it dies with the file, and the mapping stays
-as long as one view does. Afterwards nothing is mapped, and the process has grown by little more than `base_bytes`
-(SmolLM2: unique pages 248 MiB before, 512 in bfloat16 and 769 in float32 after; 257 and 513 are weights). At the
-peak the pages of the mapped file come on top; the kernel can take them back at any time.
+that is a view into the mapped checkpoint: it starts at an odd address, it dies with the file, and it keeps the
+whole mapping alive. Afterwards nothing is mapped, and the process has grown by little more than the weights
+(SmolLM2: unique pages 248 MiB before, 512 in bfloat16 and 769 in float32 after, of which 257 and 513 are weights).
+At the peak the pages of the mapped file come on top; the kernel can take them back at any time.
 
 Siblings are copied into one fused tensor, of which the members' weights are views. Tied weights stay tied, because
 `parameter.data` is exchanged and not the parameter.

@@ -76,7 +76,7 @@ def test_a_demotion_is_counted_and_explained() -> None:
     model = get_peft_model(pair.remote(), config)
     for _ in range(MAX_WASTED + 1):
         model(input_ids=IDS)
-    pair.rows.clear()
+    pair.rows.trips.clear()
     model(input_ids=IDS)
     explanation = explain(model)
     assert explanation.trips_per_forward == len(pair.rows.forward) == 5 * LAYERS + 2

@@ -16,8 +16,8 @@ from symbiosis_adapters.modules import (
     RemoteEmbedding,
     RemoteLayer,
     RemoteLinear,
+    form,
     make_remote,
-    widths,
 )
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
@@ -34,6 +34,13 @@ class Scaled(nn.Embedding):
         return super().forward(input) * 3
 
 
+class Product(nn.Linear):
+    """As in Falcon."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input @ self.weight.T
+
+
 class Reads(nn.Embedding):
     """Looks the table up by itself."""
 
@@ -48,6 +55,7 @@ class Plain(nn.Module):
         super().__init__()
         self.linear = nn.Linear(6, 4)
         self.bare = nn.Linear(6, 4, bias=False)
+        self.product = Product(6, 4, bias=False)
         self.conv = Conv1D(4, 6)
         self.table = nn.Embedding(11, 6, padding_idx=2)
         self.scaled = Scaled(11, 6)
@@ -63,8 +71,7 @@ def plain() -> Any:
 def remote(plain: Any) -> Any:
     rows, model, placeholders = LocalRows(plain), copy.deepcopy(plain).to("meta"), dict[int, FrozenWeight]()
     for path, layer in model.named_children():
-        width_in, width_out = widths(layer) or (0, 0)
-        kind = OpKind.EMBEDDING if isinstance(layer, nn.Embedding) else OpKind.LINEAR
+        kind, width_in, width_out = form(layer) or (OpKind.LINEAR, 0, 0)
         op = OpSpec(OpId(0), kind, (path,), width_in, (width_out,), DType.FLOAT32)
         bound = FrozenTable(rows, op) if kind is OpKind.EMBEDDING else FrozenLinear(rows, op)
         make_remote(layer, path, bound, torch.float32, placeholders)
@@ -92,13 +99,13 @@ def test_layers_are_the_kinds_that_peft_dispatches_on(remote: Any) -> None:
 
 def test_layers_compute_what_the_plain_ones_compute(remote: Any, plain: Any) -> None:
     x, ids = torch.randn(2, 3, 6), torch.tensor([[1, 2, 10]])
-    for name in ("linear", "bare", "conv"):
+    for name in ("linear", "bare", "product", "conv"):
         torch.testing.assert_close(getattr(remote, name)(x), getattr(plain, name)(x))
     for name in ("table", "scaled"):
         torch.testing.assert_close(getattr(remote, name)(ids), getattr(plain, name)(ids))
 
 
-def test_a_subclass_keeps_its_own_forward_on_top(remote: Any) -> None:
+def test_an_embedding_keeps_its_own_forward_on_top(remote: Any) -> None:
     assert isinstance(remote.scaled, Scaled)
     assert isinstance(remote.scaled, RemoteEmbedding)
     assert type(remote.scaled).__name__ == "RemoteScaled"
@@ -106,11 +113,11 @@ def test_a_subclass_keeps_its_own_forward_on_top(remote: Any) -> None:
 
 
 def test_a_forward_that_reads_the_weight_is_refused() -> None:
-    with pytest.raises(UsageError, match="Reads computes with its weight"):
+    with pytest.raises(UsageError, match="Reads reads its table"):
         make_remote(Reads(4, 4), "table", lambda x: x, torch.float32, {})
     with pytest.raises(UsageError, match="max_norm"):
         make_remote(nn.Embedding(4, 4, max_norm=1), "table", lambda x: x, torch.float32, {})
-    with pytest.raises(RemoteProtocolError, match="no linear or embedding"):
+    with pytest.raises(RemoteProtocolError, match="not a linear or embedding"):
         make_remote(nn.LayerNorm(4), "norm", lambda x: x, torch.float32, {})
 
 

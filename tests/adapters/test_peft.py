@@ -28,12 +28,16 @@ from safetensors.torch import load_file
 
 from symbiosis_adapters.cut import Cut
 from symbiosis_core.errors import UsageError
+from symbiosis_core.specs import DType
 from tests.adapters.local import LAYERS, Pair
 
 pytestmark = [
     # PEFT asks the hub for the base's config when it saves; "someone/tiny" is not there.
     pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`"),
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`"),
+    pytest.mark.filterwarnings("ignore:Position ids are not supported for parameter efficient tuning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type .*Norm"),
 ]
 
 STEPS = 10
@@ -52,14 +56,17 @@ CASES: dict[str, tuple[str, Callable[[], PeftConfig]]] = {
     "lora q,v": ("llama", lora(QV)),
     "lora k": ("llama", lora(["k_proj"])),
     "lora all": ("llama", lora("all-linear")),
+    "lora random": ("llama", lora("all-linear", init_lora_weights=False)),
     "lora dropout": ("llama", lora("all-linear", lora_dropout=0.2, use_rslora=True)),
     "lora embedding": ("llama", lora([*QV, "embed_tokens"])),
+    "lora tied": ("llama", lora([*QV, "embed_tokens"], ensure_weight_tying=True)),
     "lora head": ("llama", lora([*QV, "lm_head"])),
     "lora norms": ("llama", lora(QV, modules_to_save=["norm"])),
     "lora last layer": ("llama", lora(QV, layers_to_transform=[LAYERS - 1])),
     "lora qwen2": ("qwen2", lora("all-linear")),
     "lora gemma": ("gemma", lora("all-linear")),
-    "lora gemma3": ("gemma3", lora([*QV, "embed_tokens"])),
+    "lora gemma3": ("gemma3_text", lora([*QV, "embed_tokens"])),
+    "lora falcon": ("falcon", lora("all-linear")),
     "lora opt": ("opt", lora("all-linear")),
     "lora gpt2": ("gpt2", lora(["c_attn", "c_proj", "c_fc", "wte"], fan_in_fan_out=True)),
     "ia3": (
@@ -94,6 +101,9 @@ NEEDS_VALUES: dict[str, Callable[[], PeftConfig]] = {
     "saved head": lora(QV, modules_to_save=["lm_head"]),
     "bias": lora(["q_proj"], bias="all"),
 }
+
+
+MOVED = ["lora q,v", "lora embedding", "lora head", "ia3", "prefix", "lora gpt2", "lora norms"]
 
 
 def batches(count: int) -> list[dict[str, torch.Tensor]]:
@@ -136,9 +146,18 @@ class Run:
                 model.base_model.update_and_allocate(step)
         model.eval()
 
-    def check(self, other: Run, loss: float = 1e-5, gradient: float = 1e-4) -> None:
-        assert self.losses == pytest.approx(other.losses, rel=loss)
-        for mine, theirs in zip(self.gradients, other.gradients, strict=True):
+    def check(self, other: Run) -> None:
+        """In float32 every step agrees."""
+        assert self.losses == pytest.approx(other.losses, rel=1e-5)
+        self.check_gradients(other, 1e-4, len(other.gradients))
+
+    def check_roughly(self, other: Run) -> None:
+        """In bfloat16 the first gradients agree; later ones are Adam's choice among roundings."""
+        assert self.losses == pytest.approx(other.losses, rel=1e-2)
+        self.check_gradients(other, 5e-2, 1)
+
+    def check_gradients(self, other: Run, gradient: float, steps: int) -> None:
+        for mine, theirs in zip(self.gradients[:steps], other.gradients[:steps], strict=True):
             assert mine.keys() == theirs.keys()
             assert mine
             for name, expected in theirs.items():
@@ -199,33 +218,33 @@ def test_gradient_checkpointing_changes_no_result(reentrant: bool, cut: Cut) -> 
     pair = Pair("llama")
     runs = []
     for model in (pair.plain(), pair.remote(cut)):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
         model.enable_input_require_grads()
         runs.append(Run(adapt(model, lora("all-linear", lora_dropout=0.1))))
     runs[1].check(runs[0])
 
 
-@pytest.mark.parametrize("name", ["lora q,v", "lora all", "ia3", "prefix"])
+@pytest.mark.parametrize("name", ["lora random", "ia3", "prefix"])
 def test_a_bfloat16_base_agrees_within_its_precision(name: str) -> None:
-    pair = Pair("llama", torch.bfloat16)
+    pair = Pair("llama", DType.BFLOAT16)
     make = CASES[name][1]
     plain, remote = Run(adapt(pair.plain(), make)), Run(adapt(pair.remote(), make))
-    remote.check(plain, loss=1e-2, gradient=0.15)
+    remote.check_roughly(plain)
     assert all(p.dtype == torch.bfloat16 for n, p in remote.model.named_parameters() if "base_layer" in n)
 
 
-@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
-def test_autocast_agrees_within_its_precision(base: torch.dtype) -> None:
+@pytest.mark.parametrize("base", [DType.FLOAT32, DType.BFLOAT16])
+def test_autocast_agrees_within_its_precision(base: DType) -> None:
     pair = Pair("llama", base)
-    make = lora("all-linear")
+    make = lora("all-linear", init_lora_weights=False)
     plain, remote = Run(adapt(pair.plain(), make), autocast=True), Run(adapt(pair.remote(), make), autocast=True)
-    remote.check(plain, loss=1e-2, gradient=0.15)
+    remote.check_roughly(plain)
 
 
 def trips(cut: Cut, **more: Any) -> tuple[int, int]:
     pair = Pair("llama")
     model = adapt(pair.remote(cut), lora(QV, **more)).train()
-    pair.rows.clear()
+    pair.rows.trips.clear()
     model(**batches(1)[0]).loss.backward()
     return len(pair.rows.forward), len(pair.rows.backward)
 
@@ -244,16 +263,14 @@ def test_below_the_lowest_adapter_nothing_goes_backward() -> None:
 def test_a_decode_step_is_one_row_per_trip_and_sequence() -> None:
     pair = Pair("llama")
     model = adapt(pair.remote(), lora(QV))
-    pair.rows.clear()
+    pair.rows.trips.clear()
     model.generate(input_ids=torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, eos_token_id=None)
     assert len(pair.rows.forward) == 4 * (4 * LAYERS + 2)
-    assert {rows for rows, _ in pair.rows.seen} == {3, 1}
+    assert {trip.rows for trip in pair.rows.trips} == {3, 1}
     assert pair.rows.backward == []
 
 
-@pytest.mark.parametrize(
-    "name", ["lora q,v", "lora embedding", "lora head", "ia3", "prefix", "lora gpt2", "lora norms"]
-)
+@pytest.mark.parametrize("name", MOVED)
 @pytest.mark.parametrize("trained_here", [True, False])
 def test_an_adapter_moves_between_remote_and_plain(name: str, trained_here: bool, tmp_path: Path) -> None:
     arch, make = CASES[name]
@@ -263,7 +280,7 @@ def test_an_adapter_moves_between_remote_and_plain(name: str, trained_here: bool
     trained.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(bases[1](), tmp_path).eval()
     torch.testing.assert_close(logits(loaded), logits(trained), rtol=1e-4, atol=1e-5)
-    assert PeftConfig.from_pretrained(tmp_path).base_model_name_or_path == "someone/tiny"
+    assert PeftConfig.from_pretrained(str(tmp_path)).base_model_name_or_path == "someone/tiny"
     if trained_here:
         saved = load_file(tmp_path / "adapter_model.safetensors")
         assert not any("base_layer" in key for key in saved)

@@ -136,7 +136,7 @@ def test_zero_rows_need_no_trip(linear: FrozenLinear, fused: FrozenSiblings, row
     assert [tuple(part.shape) for part in fused(x)] == [(0, 3, O), (0, 3, 2), (0, 3, 3)]
     table = FrozenTable(rows, OpSpec(OpId(1), OpKind.EMBEDDING, ("table",), 1, (D,), DType.FLOAT32))
     assert table(torch.empty(2, 0, dtype=torch.int64)).shape == (2, 0, D)
-    assert rows.seen == []
+    assert rows.trips == []
 
 
 def test_siblings_are_one_trip_each_way(fused: FrozenSiblings, plain: Any, rows: LocalRows) -> None:
@@ -233,7 +233,7 @@ def test_ids_of_either_integer_type_cross_as_int64_rows(plain: Any, rows: LocalR
     table = FrozenTable(rows, OpSpec(OpId(1), OpKind.EMBEDDING, ("table",), 1, (D,), DType.FLOAT32))
     for ids in (torch.tensor([[1, 2], [3, 10]]), torch.tensor([4], dtype=torch.int32), torch.tensor(5)):
         torch.testing.assert_close(table(ids), plain.table(ids))
-    assert rows.seen == [(4, 1), (1, 1), (1, 1)]
+    assert [trip.rows for trip in rows.trips] == [4, 1, 1]
     with pytest.raises(RuntimeError, match="'indices'"):
         table(torch.tensor([1.0]))
 

@@ -206,15 +206,9 @@ def test_code_and_quantization_in_the_config_are_ignored() -> None:
     assert not hasattr(model.config, "auto_map")
 
 
-def test_a_small_weight_may_be_served_as_a_tensor_instead_of_an_op() -> None:
-    pair = Pair("opt")
-    name = "model.decoder.embed_positions"
-    weight = pair.rows.model.get_submodule(name).weight
-    assert isinstance(weight, nn.Parameter)
-    from symbiosis_core.specs import TensorKind
-
-    served = TensorSpec(f"{name}.weight", TensorKind.PARAMETER, pair.spec.dtype, tuple(weight.shape))
-    spec = without(pair.spec, name)
-    model = build(msgspec.structs.replace(spec, tensors=(*spec.tensors, served)), pair.rows, pair.fetch)
-    expected = pair.plain()(input_ids=IDS).logits
-    torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-5, atol=1e-6)
+def test_a_table_that_the_daemon_serves_as_a_tensor_stays_a_plain_module() -> None:
+    model = Pair("opt").remote()
+    positions = model.model.decoder.embed_positions
+    assert not isinstance(positions, RemoteLayer)
+    assert not isinstance(positions.weight, FrozenWeight)
+    assert not positions.weight.requires_grad

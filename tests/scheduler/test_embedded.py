@@ -161,10 +161,18 @@ def test_what_a_killed_process_left_is_cleared_away(cache: Path, gguf: Path) -> 
             time.sleep(0)
         converter.process.kill()
         converter.process.communicate()
-    (unfinished,) = cache.glob("*.unfinished")
-    (unfinished / "half").write_bytes(b"a weight")
-    folder = converted(gguf, "1.0")
+    folder = converted(gguf, "1.0")  # the lock went with its holder
     assert (folder / "model.safetensors").is_file()
+    assert not list(cache.glob("*.unfinished"))
+
+
+def test_nothing_of_an_unfinished_folder_gets_into_the_finished_one(cache: Path, gguf: Path) -> None:
+    folder = converted(gguf, "1.0")
+    unfinished = folder.rename(folder.with_name(f"{folder.name}.unfinished"))
+    (unfinished / "half").write_bytes(b"a weight")
+    (unfinished / "model.safetensors").write_bytes(b"cut off")
+    assert converted(gguf, "1.0") == folder
+    assert (folder / "model.safetensors").stat().st_size > 1000
     assert not (folder / "half").exists()
     assert not unfinished.exists()
 

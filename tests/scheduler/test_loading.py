@@ -127,6 +127,13 @@ def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_with_random_o
         load(str(folder), DType.FLOAT32)
 
 
+def test_a_checkpoint_of_other_shapes_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 56}))
+    with pytest.raises(UsageError, match=r"cannot be loaded|lacks"):
+        load(str(folder), DType.FLOAT32)
+
+
 def test_a_model_that_is_no_causal_language_model_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(UsageError, match="cannot be loaded as a causal language model"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import random
@@ -257,6 +258,14 @@ class ChannelConformance:
                     channel.wait(slot, _TIMEOUT_S)
                     assert bytes(channel.buffer(slot)[64:68]) == bytes([slot + 1, 2, 3, 4])
                     channel.release(slot)
+            channel.close()
+
+    def test_every_slot_starts_at_a_cache_line(self, tmp_path: object) -> None:
+        with self.daemon(tmp_path) as (_, endpoint):
+            channel = self.connect(endpoint)
+            for _ in range(channel.slots):
+                buffer = channel.buffer(channel.lease_nowait())
+                assert ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % 64 == 0
             channel.close()
 
     def test_a_client_that_holds_all_slots_is_told_so_and_can_go_on(self, tmp_path: object) -> None:

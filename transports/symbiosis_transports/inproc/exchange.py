@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 
 from symbiosis_core.errors import RefusalCode
@@ -14,7 +15,7 @@ class Place:
     """One slot: its memory, and where its journey stands."""
 
     def __init__(self, slot_bytes: int) -> None:
-        self.rows = memoryview(bytearray(slot_bytes))
+        self.rows = memoryview(mmap.mmap(-1, slot_bytes))  # page aligned, which a bytearray is not
         self.published = 0
         """Generation that the client published last."""
         self.answered = 0

@@ -1,0 +1,50 @@
+"""Places in the daemon are promised once, redeemed once, and come back."""
+
+from __future__ import annotations
+
+import pytest
+
+from symbiosis_core.config import LimitsConfig
+from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
+from symbiosis_core.ids import Token
+from symbiosis_scheduler.grants import Grants
+
+
+def test_a_token_is_redeemed_once_and_brings_what_was_asked_for() -> None:
+    grants = Grants(LimitsConfig(slots=3, slot_bytes=1 << 20))
+    client, token = grants.issue("me", "training", 17, "posix_shm")
+    tenant, grant = grants.redeem(token, 42)
+    assert (tenant.client, tenant.name, tenant.lane, tenant.pid) == (client, "me", "training", 42)
+    assert (grant.client, grant.slots, grant.slot_bytes) == (client, 3, 1 << 20)
+    with pytest.raises(RefusedError) as caught:
+        grants.redeem(token, 42)
+    assert caught.value.code is RefusalCode.BAD_TOKEN
+
+
+def test_a_guessed_token_is_refused() -> None:
+    with pytest.raises(RefusedError):
+        Grants(LimitsConfig()).redeem(Token("0" * 32), 1)
+
+
+def test_promises_count_against_the_limit_and_places_come_back() -> None:
+    grants = Grants(LimitsConfig(max_clients=2))
+    first, token = grants.issue("a", "training", 1, "posix_shm")
+    grants.issue("b", "training", 2, "posix_shm")
+    with pytest.raises(BusyError) as caught:
+        grants.issue("c", "training", 3, "posix_shm")
+    assert caught.value.retry_after_s > 0
+    grants.redeem(token, 1)
+    grants.release(first)
+    grants.release(first)
+    assert grants.issue("c", "training", 3, "posix_shm")[0] == 3
+
+
+def test_a_promise_that_nobody_redeems_lapses(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_us = 0
+    monkeypatch.setattr("symbiosis_scheduler.grants.monotonic_us", lambda: now_us)
+    grants = Grants(LimitsConfig(max_clients=1))
+    _, token = grants.issue("a", "training", 1, "posix_shm")
+    now_us = 31_000_000
+    with pytest.raises(RefusedError):
+        grants.redeem(token, 1)
+    grants.issue("b", "training", 2, "posix_shm")
