@@ -30,23 +30,23 @@ def start_private_daemon(model: str, dtype: str) -> str:
     """
     folder = Path(tempfile.mkdtemp(prefix="symbiosis-"))
     address = f"ipc://{folder}/private.sock"
-    log_path = folder / "daemon.log"
     command = [sys.executable, "-m", "symbiosis_core", "serve", "--model", model, "--dtype", dtype]
     command += ["--listen", address, "--private-to", str(os.getpid())]
-    with log_path.open("wb") as log:
+    with tempfile.TemporaryFile() as log:  # nameless: there is nothing to clean up after whoever is killed first
         daemon = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    atexit.register(_stop, daemon, folder, os.getpid())
-    deadline = time.monotonic() + _START_S
-    while not (folder / "private.sock").exists():
-        if daemon.poll() is not None:
-            said = log_path.read_text(errors="replace").strip()
-            raise UsageError(f"the private daemon for {model!r} did not start: {said}")
-        if time.monotonic() > deadline:
-            daemon.kill()
-            raise DaemonGoneError(address, f"the private daemon was not ready within {_START_S:g} s")
-        time.sleep(_POLL_S)
+        atexit.register(_stop, daemon, folder, os.getpid())
+        deadline = time.monotonic() + _START_S
+        while not (folder / "private.sock").exists():
+            if daemon.poll() is not None:
+                log.seek(0)
+                said = log.read().decode(errors="replace").strip()
+                raise UsageError(f"the private daemon for {model!r} did not start: {said}")
+            if time.monotonic() > deadline:
+                daemon.kill()
+                raise DaemonGoneError(address, f"the private daemon was not ready within {_START_S:g} s")
+            time.sleep(_POLL_S)
     return address
 
 

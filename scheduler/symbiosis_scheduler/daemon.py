@@ -56,7 +56,8 @@ async def serve(
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
         state = SchedulerState(layers.spec.ops, config, policy)
-        executor = Executor(layers, open_streams(torch.device("cpu")), threads)
+        streams = open_streams(torch.device("cpu"), [lane.priority for lane in config.lanes.values()])
+        executor = Executor(layers, streams, threads)
         plane = DataPlane(loop, state, executor, grants, config)
         doors = [one.listen(loop, one.endpoint(address), plane) for one in transports.values()]
         return plane, doors

@@ -114,11 +114,18 @@ class DataPlane:
         self._newcomers.pop(channel.client, None)
         self._grants.release(channel.client)
         if seat is not None:
+            self._land(channel.client)
             self._executor.detach(channel.client)
             self._to_ring.discard(channel)
             self._tell(ClientLeft(channel.client))
             log.info(event("client left", client=channel.client, name=seat.tenant.name, reason=reason))
             self._wake()
+
+    def _land(self, client: ClientId) -> None:
+        """Waits for plans under way that still read or write the memory of a client that has left."""
+        for launched in self._underway:
+            if launched.event is not None and client in launched.plan.clients:
+                launched.event.wait()
 
     # -- what the service calls ------------------------------------------------------------------------------
 

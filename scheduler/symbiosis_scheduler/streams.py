@@ -2,17 +2,17 @@
 
 On a CPU work is done when `launch` returns. On CUDA a launch only queues: streams are real, those of urgent
 lanes have the device's high priority, and the event is asked without blocking. The CUDA path has not been
-run on a GPU yet; docs/performance.md says what was measured and where.
+run on a GPU yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 
-__all__ = ["CpuStreams", "CudaStreams", "Event", "Streams", "open_streams"]
+__all__ = ["CpuStreams", "CudaStreams", "Event", "Streams", "device_priorities", "open_streams"]
 
 
 class Event(Protocol):
@@ -71,33 +71,31 @@ class _CudaEvent:
 
 
 class CudaStreams:
-    """Streams with priorities, made when a lane's priority is first seen."""
+    """One stream per lane priority; the device's own priorities follow the lanes' order."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._streams: dict[int, torch.cuda.Stream] = {}
-        self._highest: int | None = None
+    def __init__(self, device: torch.device, priorities: Sequence[int]) -> None:
+        least, greatest = torch.cuda.Stream.priority_range()
+        self._streams = {
+            priority: torch.cuda.Stream(device, priority=wanted)
+            for priority, wanted in device_priorities(priorities, least, greatest).items()
+        }
 
     def launch(self, priority: int, work: Callable[[], None]) -> Event:
         """Queues `work` on the lane's stream and records an event behind it."""
-        stream = self._stream(priority)
+        stream = self._streams[priority]
         with torch.cuda.stream(stream):
             work()
             event = torch.cuda.Event()
             event.record(stream)
         return _CudaEvent(event)
 
-    def _stream(self, priority: int) -> torch.cuda.Stream:
-        stream = self._streams.get(priority)
-        if stream is None:
-            # CUDA counts down: 0 is normal, negative numbers go first. The most urgent lane gets the head start.
-            urgent = self._highest is None or priority <= self._highest
-            stream = torch.cuda.Stream(self._device, priority=-1 if urgent else 0)
-            self._streams[priority] = stream
-            self._highest = min(priority, self._highest) if self._highest is not None else priority
-        return stream
+
+def device_priorities(priorities: Sequence[int], least: int, greatest: int) -> dict[int, int]:
+    """Maps lane priorities to a device's, the most urgent lane to `greatest`; what is beyond the range shares
+    `least`. CUDA counts down: on most devices `least` is 0 and `greatest` -5."""
+    return {priority: min(greatest + rank, least) for rank, priority in enumerate(sorted(set(priorities)))}
 
 
-def open_streams(device: torch.device) -> Streams:
-    """Returns the streams of `device`."""
-    return CudaStreams(device) if device.type == "cuda" else CpuStreams()
+def open_streams(device: torch.device, priorities: Sequence[int]) -> Streams:
+    """Returns the streams of `device` for lanes of these priorities."""
+    return CudaStreams(device, priorities) if device.type == "cuda" else CpuStreams()

@@ -1,0 +1,30 @@
+"""Streams: the CPU's is the calling thread, and lanes keep their order on a device."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from symbiosis_scheduler.streams import CpuStreams, device_priorities, open_streams
+
+
+def test_on_a_cpu_work_is_done_when_launch_returns() -> None:
+    ran: list[int] = []
+    event = CpuStreams().launch(3, lambda: ran.append(threading.get_ident()))
+    assert ran == [threading.get_ident()]
+    assert event.done()
+    event.wait()
+
+
+def test_the_most_urgent_lane_gets_the_devices_greatest_priority() -> None:
+    assert device_priorities([10, 0], 0, -5) == {0: -5, 10: -4}
+    assert device_priorities([7, 7], 0, -5) == {7: -5}
+
+
+def test_more_lanes_than_the_device_has_priorities_share_the_least() -> None:
+    assert device_priorities([0, 1, 2, 3], 0, -1) == {0: -1, 1: 0, 2: 0, 3: 0}
+
+
+def test_a_cpu_needs_no_device() -> None:
+    assert isinstance(open_streams(torch.device("cpu"), [0]), CpuStreams)
