@@ -57,8 +57,9 @@ class RemoteLayer(nn.Module):
         """Returns what the daemon computes on a few rows, and what `weight` would, both without the bias."""
         rows = torch.linspace(-1, 1, _PROBES * weight.shape[1], dtype=torch.float64, device=weight.device)
         x_TD = rows.sin().view(_PROBES, weight.shape[1]).to(self.weight.dtype)
-        with torch.no_grad():
-            y_TO = self.remote(x_TD) - self.remote(torch.zeros_like(x_TD))
+        y_TO = self._alone(x_TD)
+        if self._parameters.get("bias") is not None:
+            y_TO = y_TO - self._bias()
         return y_TO, x_TD.to(weight.dtype) @ weight.T
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -83,15 +84,30 @@ class RemoteLayer(nn.Module):
             rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         missing_keys[:] = [key for key in missing_keys if key not in own]
-        weight = state_dict.get(prefix + "weight")
-        if weight is not None and not isinstance(weight, FrozenWeight) and not self._holds(weight):
-            error_msgs.append(f"{prefix}weight differs from the daemon's, which cannot be changed from here")
+        for leaf, mine in self._parameters.items():
+            given = state_dict.get(prefix + leaf)
+            if given is None or mine is None or isinstance(given, FrozenWeight):
+                continue
+            if given.shape != mine.shape or not self._holds(leaf, given):
+                error_msgs.append(f"{prefix}{leaf} differs from the daemon's, which cannot be changed from here")
 
-    def _holds(self, weight: torch.Tensor) -> bool:
-        if weight.shape != self.weight.shape:
-            return False
-        mine, other = (rows.float() for rows in self.probe(weight))
-        return torch.allclose(mine, other.to(mine.device), rtol=2e-2, atol=2e-2 * float(other.abs().max()))
+    def _holds(self, leaf: str, given: torch.Tensor) -> bool:
+        """Whether the daemon computes with these values, within the rounding of its dtype."""
+        with torch.no_grad():
+            here, there = self.probe(given) if leaf == "weight" else (self._bias(), given)
+        here, there = here.float(), there.float().to(here.device)
+        return torch.allclose(here, there, rtol=2e-2, atol=2e-2 * float(there.abs().max()))
+
+    def _bias(self) -> torch.Tensor:
+        """The bias of a linear: what it makes of a row of zeros."""
+        width_in = (form(self) or (None, 0, 0))[1]
+        return self._alone(self.weight.new_zeros(1, width_in))[0]
+
+    @property
+    def _alone(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The op without its siblings, who would take a probe for a forward."""
+        alone: Callable[[torch.Tensor], torch.Tensor] = getattr(self.remote, "single", self.remote)
+        return alone
 
 
 class RemoteLinear(RemoteLayer, nn.Linear):

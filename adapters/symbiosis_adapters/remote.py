@@ -101,7 +101,7 @@ class FrozenLinear(_Frozen):
         if x.dtype is not self.dtype:  # a decode step asks 120 times: `to` is not free even where it does nothing
             x_TD = x_TD.to(self.dtype)
         y_TO = self.rows.run(self.spec, Direction.FORWARD, x_TD)
-        assert y_TO.is_contiguous()
+        assert y_TO.is_contiguous()  # `Rows` promises it, and `resize_` would scramble anything else
         return y_TO if dtype is self.dtype else y_TO.to(dtype)
 
     def _backward_rows(self, dy: torch.Tensor, lead: torch.Size, dtype: torch.dtype) -> torch.Tensor:
@@ -109,6 +109,7 @@ class FrozenLinear(_Frozen):
             return dy.new_empty(*lead, self.width_in, dtype=dtype)
         dy_TO = dy.detach().reshape(-1, self.width_out).to(self.dtype)
         dx_TD = self.rows.run(self.spec, Direction.BACKWARD, dy_TO)
+        assert dx_TD.is_contiguous()
         return dx_TD.to(dtype).resize_(*lead, self.width_in)
 
     def _out_dtype(self, x: torch.Tensor) -> torch.dtype:
@@ -177,7 +178,8 @@ class FrozenTable(_Frozen):
         if ids.numel() == 0:
             return torch.empty(*ids.shape, self.width_out, dtype=self.dtype, device=ids.device)
         y_TO = self.rows.run(self.spec, Direction.FORWARD, ids.reshape(-1, 1))
-        return y_TO.view(*ids.shape, self.width_out)
+        assert y_TO.is_contiguous()
+        return y_TO.resize_(*ids.shape, self.width_out)
 
 
 class RemoteRows(torch.autograd.Function):

@@ -74,7 +74,7 @@ class CudaStreams:
     """One stream per lane priority; the device's own priorities follow the lanes' order."""
 
     def __init__(self, device: torch.device, priorities: Sequence[int]) -> None:
-        least, greatest = torch.cuda.Stream.priority_range()
+        least, greatest = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]  # static, but not in the stub
         self._streams = {
             priority: torch.cuda.Stream(device, priority=wanted)
             for priority, wanted in device_priorities(priorities, least, greatest).items()

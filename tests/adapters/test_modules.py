@@ -138,7 +138,7 @@ def test_its_own_state_dict_round_trips(remote: Any) -> None:
 def test_the_same_real_weights_may_be_loaded_and_others_not(remote: Any, plain: Any) -> None:
     assert remote.load_state_dict(plain.state_dict()) == ([], [])
     assert remote.load_state_dict({}) == ([], [])
-    for name in ("linear.weight", "conv.weight", "table.weight", "scaled.weight"):
+    for name in ("linear.weight", "linear.bias", "bare.weight", "conv.weight", "conv.bias", "scaled.weight"):
         changed = {**plain.state_dict(), name: torch.randn_like(plain.state_dict()[name])}
         with pytest.raises(RuntimeError, match=f"{name} differs from the daemon's"):
             remote.load_state_dict(changed)

@@ -103,6 +103,8 @@ NEEDS_VALUES: dict[str, Callable[[], PeftConfig]] = {
 }
 
 
+APART = ["lora all", "lora opt", "ia3", "adalora"]
+"""Cases for the linear cut, too; it is the one that siblings fall back to."""
 MOVED = ["lora q,v", "lora embedding", "lora head", "ia3", "prefix", "lora gpt2", "lora norms"]
 
 
@@ -149,20 +151,22 @@ class Run:
     def check(self, other: Run) -> None:
         """In float32 every step agrees."""
         assert self.losses == pytest.approx(other.losses, rel=1e-5)
-        self.check_gradients(other, 1e-4, len(other.gradients))
-
-    def check_roughly(self, other: Run) -> None:
-        """In bfloat16 the first gradients agree; later ones are Adam's choice among roundings."""
-        assert self.losses == pytest.approx(other.losses, rel=1e-2)
-        self.check_gradients(other, 5e-2, 1)
-
-    def check_gradients(self, other: Run, gradient: float, steps: int) -> None:
-        for mine, theirs in zip(self.gradients[:steps], other.gradients[:steps], strict=True):
+        for mine, theirs in zip(self.gradients, other.gradients, strict=True):
             assert mine.keys() == theirs.keys()
             assert mine
             for name, expected in theirs.items():
                 scale = max(expected.abs().max().item(), 1e-6)
-                torch.testing.assert_close(mine[name], expected, rtol=0, atol=gradient * scale, msg=name)
+                torch.testing.assert_close(mine[name], expected, rtol=0, atol=1e-4 * scale, msg=name)
+
+    def check_roughly(self, other: Run) -> None:
+        """In bfloat16 the first gradients agree; later ones are Adam's choice among roundings.
+
+        Measured: either differs from the float32 gradient by up to 6 % of its norm, and by 4 % from the other.
+        """
+        assert self.losses == pytest.approx(other.losses, rel=1e-2)
+        assert self.gradients[0].keys() == other.gradients[0].keys()
+        for name, expected in other.gradients[0].items():
+            assert (self.gradients[0][name] - expected).norm() <= 0.1 * expected.norm(), name
 
 
 def tokens(model: Any) -> torch.Tensor:
@@ -185,8 +189,9 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("cut", Cut)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "cut"), [*((name, Cut.SIBLINGS) for name in CASES), *((name, Cut.LINEAR) for name in APART)]
+)
 def test_training_and_generation_equal_plain_peft(name: str, cut: Cut) -> None:
     arch, make = CASES[name]
     pair = Pair(arch)
@@ -307,3 +312,33 @@ def test_adapters_are_switched_and_disabled_on_one_base() -> None:
     with plain.disable_adapter(), remote.disable_adapter():
         torch.testing.assert_close(logits(remote), logits(plain), rtol=1e-5, atol=1e-6)
     assert remote.get_nb_trainable_parameters() == plain.get_nb_trainable_parameters()
+
+
+def test_adapters_are_mixed_within_one_batch() -> None:
+    pair = Pair("llama")
+    plain, remote = (
+        adapt(base, lora(QV, init_lora_weights=False)).eval() for base in (pair.plain(), pair.remote())
+    )
+    for model in (plain, remote):
+        torch.manual_seed(9)
+        model.add_adapter("second", lora("all-linear", init_lora_weights=False)())
+    mixed = {"input_ids": batches(1)[0]["input_ids"], "adapter_names": ["second", "__base__"]}
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode():
+            torch.testing.assert_close(remote(**mixed).logits, plain(**mixed).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapter_loads_without_a_detour_through_memory(tmp_path: Path) -> None:
+    pair = Pair("llama")
+    trained = adapt(pair.remote(), lora("all-linear", init_lora_weights=False)).eval()
+    trained.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(pair.remote(), tmp_path, low_cpu_mem_usage=True).eval()
+    torch.testing.assert_close(logits(loaded), logits(trained))
+
+
+def test_an_unloaded_adapter_leaves_the_base_as_it_was() -> None:
+    pair = Pair("llama")
+    base = pair.remote()
+    before = logits(base)
+    unloaded = adapt(base, lora("all-linear", init_lora_weights=False)).unload()
+    assert torch.equal(logits(unloaded), before)

@@ -142,7 +142,12 @@ def test_training_the_base_is_refused(train: Callable[[FrozenWeight], Any]) -> N
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_another_dtype_is_refused(dtype: torch.dtype) -> None:
-    for retype in (lambda w: w.to(dtype), lambda w: w.to("cpu", dtype), lambda w: w.type(dtype)):
+    retypes: list[Callable[[FrozenWeight], Any]] = [
+        lambda w: w.to(dtype),
+        lambda w: w.to("cpu", dtype),
+        lambda w: w.type(dtype),
+    ]
+    for retype in retypes:
         with pytest.raises(UsageError, match=r"converting it to .*Use torch\.autocast"):
             retype(make())
 

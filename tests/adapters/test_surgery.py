@@ -10,14 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from torch import nn
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.cut import Cut, explain
 from symbiosis_adapters.modules import RemoteLayer
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.surgery import build
 from symbiosis_core.errors import RemoteProtocolError, UsageError
-from symbiosis_core.specs import ModelSpec, OpSpec, TensorSpec
+from symbiosis_core.specs import ModelSpec, OpSpec
 from tests.adapters.local import CONFIGS, Pair
 
 IDS = torch.tensor([[0, 0, 5, 6, 7], [3, 4, 8, 9, 10]])
@@ -83,6 +82,14 @@ def test_a_copy_is_independent_and_equal(pair: Pair) -> None:
     assert sum(isinstance(module, RemoteLayer) for module in copied.modules()) > 2
 
 
+def test_the_bases_own_weights_may_be_loaded_and_cost_no_sharing(pair: Pair) -> None:
+    remote = pair.remote()
+    before = explain(remote)
+    remote.load_state_dict(pair.plain().state_dict())
+    remote(input_ids=IDS)
+    assert explain(remote) == before
+
+
 def test_moving_to_the_same_device_and_dtype_is_free(pair: Pair) -> None:
     remote = pair.remote()
     expected = remote(input_ids=IDS).logits
@@ -135,7 +142,7 @@ def test_a_tensor_in_an_attribute_counts_as_a_hole(monkeypatch: pytest.MonkeyPat
     from transformers.models.llama import modeling_llama
 
     pair = Pair("llama")
-    made = modeling_llama.LlamaMLP.__init__
+    made: Any = modeling_llama.LlamaMLP.__init__
 
     def with_attribute(self: Any, config: Any) -> None:
         made(self, config)
@@ -150,7 +157,7 @@ def test_an_aliased_buffer_is_replaced_wherever_it_is(monkeypatch: pytest.Monkey
     from transformers.models.llama import modeling_llama
 
     pair = Pair("llama")
-    made = modeling_llama.LlamaRotaryEmbedding.__init__
+    made: Any = modeling_llama.LlamaRotaryEmbedding.__init__
 
     def with_alias(self: Any, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
