@@ -1,0 +1,1 @@
+"""`symbiosis demo`: one base, three tenants that train and one that chats, each a process of its own."""
