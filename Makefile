@@ -1,4 +1,5 @@
-# Two commands for newcomers: `make demo` and `make test`. Both set themselves up in .venv; nothing else is touched.
+# Two commands for newcomers: `make demo` and `make test`. Both set themselves up in .venv; besides it, the converted
+# model goes to ~/.cache/symbiosis and the demo's adapters to demo-out.
 # What each target is for: `make help`.
 
 PYTHON ?= python3

@@ -90,6 +90,8 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     lane: str
     transport: str
     endpoint: str
+    max_rows: int
+    """Rows of one request at most; the client splits what is larger."""
     reasons: tuple[str, ...] = ()
     """Why this transport was chosen, and why not the others."""
 

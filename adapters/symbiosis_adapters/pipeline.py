@@ -39,9 +39,10 @@ class _Prepared(NamedTuple):
 class Pipeline:
     """The use of one channel by one thread at a time."""
 
-    def __init__(self, channel: ClientChannel, answer_timeout_s: float) -> None:
+    def __init__(self, channel: ClientChannel, answer_timeout_s: float, max_rows: int) -> None:
         self._channel = channel
         self._timeout_s = answer_timeout_s
+        self._max_rows = max_rows
         self._prepared: dict[tuple[SlotIndex, int, Direction, int], _Prepared] = {}
         self._chunks: dict[tuple[int, Direction], int] = {}
 
@@ -120,8 +121,8 @@ class Pipeline:
                 f"one row of {op.name} takes {row_bytes} bytes and a slot holds {self._channel.slot_bytes}; "
                 "raise limits.slot_bytes in the daemon's configuration"
             )
-        self._chunks[op.id, direction] = chunk
-        return chunk
+        self._chunks[op.id, direction] = min(chunk, self._max_rows)
+        return min(chunk, self._max_rows)
 
 
 def _align(count: int) -> int:

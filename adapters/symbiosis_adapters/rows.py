@@ -25,7 +25,8 @@ class Rows(Protocol):
         """Applies the op to T >= 1 rows; no row looks at another.
 
         `x_TW` is `T x op.row_in(direction)[0]` of dtype `op.row_in(direction)[1]`, contiguous or not; token ids
-        are int64 of shape `T x 1`. It is the caller's and is not kept after the return.
+        are int64 of shape `T x 1`. It is the caller's and is not kept after the return. It may require a gradient,
+        but only while autograd records nothing.
 
         The answer is `T x op.row_out(direction)[0]`, contiguous, of dtype `op.row_out(direction)[1]`, on the
         device of `x_TW`, without autograd history. It is a fresh tensor, no view, and the caller's: it may be

@@ -18,6 +18,7 @@ import torch
 
 from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.errors import (
+    BusyError,
     ClosedError,
     DaemonGoneError,
     RefusalCode,
@@ -30,7 +31,7 @@ from symbiosis_core.specs import Direction, ModelSpec, OpSpec, TensorSpec
 from symbiosis_core.wire import Describe, Fetch, Hello, ModelReply, TensorPart, Welcome
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ChannelStatistics, ClientChannel
-from symbiosis_transports.registry import transport
+from symbiosis_transports.registry import names, transport
 from symbiosis_transports.tensors import torch_dtype
 from symbiosis_transports.zmq_link import ControlClient
 
@@ -40,7 +41,6 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-_TRANSPORTS = ("posix_shm",)
 _ATTACH_TIMEOUT_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -108,9 +108,9 @@ class Session:
         with self._lock:
             pipeline = self._pipeline
             if pipeline is None:
-                return self._persist(lambda: self._attached().run(op, direction, x_TW))
+                return self._persist(lambda: self._attached().run(op, direction, x_TW)).to(x_TW.device)
             try:
-                return pipeline.run(op, direction, x_TW)
+                return pipeline.run(op, direction, x_TW).to(x_TW.device)
             except RefusedError as error:
                 raise RefusedError(
                     error.code, f"{op.name}: {error.reason}", _REMEDIES.get(error.code, "")
@@ -120,7 +120,7 @@ class Session:
                 if not self._reconnect_s:
                     raise DaemonGoneError(str(self.address), error.reason) from None
                 log.warning(event("waiting for the daemon", address=self.address, reason=error.reason))
-                return self._persist(lambda: self._attached().run(op, direction, x_TW))
+                return self._persist(lambda: self._attached().run(op, direction, x_TW)).to(x_TW.device)
             except BaseException:  # an interrupt or a silent daemon: the slots' state is unknown
                 self._detach()
                 raise
@@ -159,7 +159,7 @@ class Session:
         if os.getpid() != self._pid:
             raise ClosedError("this is a forked child; call from_pretrained in the process that uses the model")
         with ControlClient(self.address.control) as link:
-            capabilities = tuple(transport(name).capability() for name in _TRANSPORTS)
+            capabilities = tuple(transport(name).capability() for name in names())
             hello = Hello(self._name, self._lane, self.address.model, self._pid, capabilities)
             welcome = link.ask(hello)
             assert isinstance(welcome, Welcome)  # the conversation lets nothing else through
@@ -167,7 +167,7 @@ class Session:
             assert isinstance(described, ModelReply)
         self._check_same_base(described.spec)
         self._channel = transport(welcome.transport).connect(welcome.endpoint, welcome.token, _ATTACH_TIMEOUT_S)
-        self._pipeline = Pipeline(self._channel, self._answer_timeout_s)
+        self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
         self.welcome, self.spec = welcome, described.spec
 
     def _check_same_base(self, spec: ModelSpec) -> None:
@@ -209,6 +209,8 @@ _REMEDIES = {
 
 def _passes_with_time(error: SymbiosisError) -> bool:
     """Whether a starting or stopping daemon explains the error."""
+    if isinstance(error, BusyError):
+        return True
     if isinstance(error, RefusedError):
         return error.code in {RefusalCode.DRAINING, RefusalCode.BAD_TOKEN}
     return isinstance(error, DaemonGoneError)

@@ -10,6 +10,8 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from symbiosis_core import __version__
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
@@ -65,7 +67,6 @@ class ControlPlane:
         self._data = data
         self._threads = threads
         self._since_us = monotonic_us()
-        self._draining = False
         self._server = ControlServer(address, self._answer)
 
     async def start(self) -> None:
@@ -78,7 +79,6 @@ class ControlPlane:
 
     async def stop(self) -> None:
         """Gives the address back: from now on nobody new finds the daemon."""
-        self._draining = True
         self._server.close()
 
     async def _answer(self, request: Request) -> Reply:
@@ -102,6 +102,7 @@ class ControlPlane:
             lane=hello.lane,
             transport=choice.transport,
             endpoint=self._transports[choice.transport].endpoint(self._address),
+            max_rows=self._config.limits.max_rows,
             reasons=choice.reasons,
         )
 
@@ -116,7 +117,11 @@ class ControlPlane:
         return TensorPart(fetch.offset, len(data), part)
 
     async def _status(self, _: Status) -> Reply:
-        return StatusReply(await self._data.call(self._look))
+        status = await self._data.call(self._look)
+        memory = msgspec.structs.replace(
+            status.memory, pss=pss_bytes() or 0
+        )  # too slow for the data plane's thread
+        return StatusReply(msgspec.structs.replace(status, memory=memory))
 
     def _known_model(self, name: str) -> None:
         if name not in ("", self._layers.spec.name):
@@ -145,9 +150,7 @@ class ControlPlane:
             clients=clients,
             lanes=statistics.lanes,
             batches=statistics.batches,
-            memory=MemoryStatus(
-                base=spec.base_bytes, arenas=sum(client.arena_bytes for client in clients), pss=pss_bytes() or 0
-            ),
+            memory=MemoryStatus(base=spec.base_bytes, arenas=sum(client.arena_bytes for client in clients), pss=0),
         )
 
 

@@ -18,17 +18,15 @@ from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.policies import make_policy
+from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import open_streams
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import Listener
-from symbiosis_transports.registry import transport
+from symbiosis_transports.registry import names, transport
 
 __all__ = ["serve"]
 
-_TRANSPORTS = ("posix_shm",)
-"""What is offered to other processes, best first."""
 _DRAIN_S = 8.0
 _STOP_S = 10.0
 
@@ -37,6 +35,8 @@ async def serve(
     layers: FrozenLayers,
     address: str,
     config: DaemonConfig,
+    policy: Policy,
+    threads: ThreadChoice,
     *,
     parent: int | None = None,
     on_ready: Callable[[], None] = lambda: None,
@@ -46,13 +46,11 @@ async def serve(
     The caller holds the `AddressClaim` of `address`.
 
     Raises:
-        UsageError: the address is in use or cannot be written, or the configuration names what is not there.
+        UsageError: the address cannot be written, or there is no process `parent`.
         ServiceFailedError: a service failed; its cause is the reason.
     """
     grants = Grants(config.limits)
-    transports = {name: transport(name) for name in _TRANSPORTS}
-    threads = ThreadChoice(config.compute.threads)
-    policy = make_policy(config)
+    transports = {name: transport(name) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
         state = SchedulerState(layers.spec.ops, config, policy)

@@ -29,6 +29,7 @@ from symbiosis_scheduler.state import (
     Arrived,
     ClientJoined,
     ClientLeft,
+    Drain,
     Drop,
     Event,
     Instruction,
@@ -39,6 +40,7 @@ from symbiosis_scheduler.state import (
     Turn,
 )
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
+from symbiosis_transports.waiting import spin_budget_us
 
 __all__ = ["DataPlane", "Seat"]
 
@@ -73,7 +75,7 @@ class DataPlane:
         self._executor = executor
         self._grants = grants
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
-        self._spin_ns = config.compute.spin_us * 1000
+        self._spin_ns = spin_budget_us(config.compute.spin_us) * 1000
         self._newcomers: dict[ClientId, tuple[Tenant, Grant]] = {}
         self._underway: list[Launched] = []
         self._to_ring: set[ServerChannel] = set()
@@ -95,6 +97,11 @@ class DataPlane:
         self._newcomers[tenant.client] = (tenant, grant)
         return grant
 
+    def abandoned(self, grant: Grant) -> None:
+        """See `Host.abandoned`."""
+        del self._newcomers[grant.client]
+        self._grants.release(grant.client)
+
     def attached(self, channel: ServerChannel) -> None:
         """See `Host.attached`."""
         tenant, grant = self._newcomers.pop(channel.client)
@@ -111,7 +118,6 @@ class DataPlane:
     def gone(self, channel: ServerChannel, reason: str) -> None:
         """See `Host.gone`."""
         seat = self.seats.pop(channel.client, None)
-        self._newcomers.pop(channel.client, None)
         self._grants.release(channel.client)
         if seat is not None:
             self._land(channel.client)
@@ -133,6 +139,7 @@ class DataPlane:
         """Takes nothing new; the future is done when what was taken is answered."""
         if self._draining is None:
             self._draining = self._loop.create_future()
+            self._tell(Drain())
             self._wake()
         return self._draining
 

@@ -25,7 +25,7 @@ class ThreadChoice:
 
     def __init__(self, threads: int) -> None:
         cores = len(os.sched_getaffinity(0))
-        if threads > 4 * cores:
+        if threads > cores:
             raise UsageError(f"compute.threads = {threads}: this process may use {cores} cores; use at most that")
         self.most = threads or cores
         self._now = 0

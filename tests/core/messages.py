@@ -73,6 +73,7 @@ REPLIES: Final[dict[str, Reply]] = {
         lane="training",
         transport="posix_shm",
         endpoint="ipc:///tmp/s.data",
+        max_rows=65536,
         reasons=("posix_shm: chosen",),
     ),
     "model": ModelReply(_MODEL),
@@ -91,9 +92,9 @@ GOLDEN: Final[dict[str, bytes]] = {
     "fetch": b"\x84\xa4type\xa5fetch\xa5model\xa7smollm2\xa6tensor\xb1model.norm.weight\xa6offset\xcd\x10\x00",
     "status": b"\x81\xa4type\xa6status",
     "welcome": (
-        b"\x89\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"
+        b"\x8a\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"
         b"\xa5model\xa7smollm2\xa4lane\xa8training\xa9transport\xa9posix_shm\xa8endpoint\xb1ipc:///tmp/s.data"
-        b"\xa7reasons\x91\xb1posix_shm: chosen"
+        b"\xa8max_rows\xce\x00\x01\x00\x00\xa7reasons\x91\xb1posix_shm: chosen"
     ),
     "model": (
         b"\x82\xa4type\xa5model\xa4spec\x89\xa4name\xa7smollm2\xacname_or_path\xaborg/smollm2\xabfingerprint"

@@ -130,14 +130,14 @@ def test_a_key_that_is_no_bare_word_is_quoted_in_its_path() -> None:
         ("a = 1\na = 2", "line 2, column 6", "a key or a table may stand only once"),
         ("[a]\n[a]\n", "line 2, column 3", "a key or a table may stand only once"),
         ("a.b = 1\na = 2\n", "line 2, column 6", "a key or a table may stand only once"),
-        ("a = " + "9" * 5000, "", "5000 digits"),
+        ("a = " + "9" * 5000, "", "to increase the limit"),
         ("a = " + "[" * 100_000, "", "nested too deeply"),
     ],
 )
 def test_what_is_no_toml_is_told_with_its_place(text: str, key: str, allowed: str) -> None:
     [problem] = problems(text)
     assert problem.key == key
-    assert allowed in problem.allowed
+    assert problem.allowed.endswith(allowed)
 
 
 @settings(max_examples=200, deadline=None)

@@ -100,7 +100,7 @@ def test_rows_of_any_number_equal_the_layers_own(
 ) -> None:
     """From one row to several slots full of them, which travel as chunks."""
     channel = run().connect()
-    pipeline = Pipeline(channel, 10)
+    pipeline = Pipeline(channel, 10, 1 << 16)
     for op in linears(layers):
         for rows in (1, 7, 300, 2000):
             x_TW = torch.randn(rows, op.row_in(direction)[0])
@@ -113,7 +113,7 @@ def test_a_bad_token_id_fails_its_own_request_and_the_pipeline_goes_on(
     run: Callable[..., Running], layers: FrozenLayers
 ) -> None:
     channel = run().connect()
-    pipeline = Pipeline(channel, 10)
+    pipeline = Pipeline(channel, 10, 1 << 16)
     op = next(op for op in layers.spec.ops if op.kind is OpKind.EMBEDDING)
     ids_T1 = torch.zeros(3000, 1, dtype=torch.int64)
     good = pipeline.run(op, Direction.FORWARD, ids_T1)
@@ -138,7 +138,7 @@ def test_clients_that_share_batches_get_what_they_would_get_alone(
     def work(seed: int) -> bool:
         torch.set_num_threads(1)  # per thread: another number rounds differently
         channel = running.connect("inference" if seed % 2 else "training")
-        pipeline, generator = Pipeline(channel, 10), torch.Generator().manual_seed(seed)
+        pipeline, generator = Pipeline(channel, 10, 1 << 16), torch.Generator().manual_seed(seed)
         equal = True
         for step in range(60):
             x_TW = torch.randn(1 + (seed + step) % 9, op.width_in, generator=generator)
@@ -164,7 +164,7 @@ def test_whatever_operation_fails_nobody_gets_a_wrong_row(
     for n in range(1, 1000):
         channel = FaultyChannel(running.connect(), n)
         try:
-            answer = Pipeline(channel, 10).run(op, Direction.FORWARD, x_TW)
+            answer = Pipeline(channel, 10, 1 << 16).run(op, Direction.FORWARD, x_TW)
         except DaemonGoneError:
             assert channel.failed
             continue
@@ -182,7 +182,7 @@ def test_a_stop_answers_what_was_taken_and_then_hangs_up(
     run: Callable[..., Running], layers: FrozenLayers
 ) -> None:
     running, op = run(), linears(layers)[0]
-    pipeline = Pipeline(running.connect(), 10)
+    pipeline = Pipeline(running.connect(), 10, 1 << 16)
     x_TW = torch.randn(5, op.width_in)
     pipeline.run(op, Direction.FORWARD, x_TW)
     running.stop()

@@ -26,7 +26,7 @@ def test_the_daemons_preference_decides_and_obstacles_are_kept() -> None:
 
 
 def test_nothing_in_common_names_every_obstacle() -> None:
-    with pytest.raises(RefusedError, match="different kernels") as caught:
+    with pytest.raises(RefusedError, match="not on one kernel") as caught:
         choose([HERE], [THERE])
     assert caught.value.code is RefusalCode.NO_TRANSPORT
     with pytest.raises(RefusedError, match="does not offer"):

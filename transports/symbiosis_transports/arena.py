@@ -47,7 +47,8 @@ class Arena:
     def attach(cls, fd: int, arena_bytes: int) -> Arena:
         """Maps memory that another process made; `fd` stays the caller's.
 
-        A forked child does not inherit the mapping: it could neither use it nor should it keep it alive.
+        A forked child inherits the mapping, and with it keeps the memory until it ends or drops its views. It is
+        not kept from inheriting (MADV_DONTFORK): unmapping what was never mapped there could hit other memory.
 
         Raises:
             RemoteProtocolError: not sealed, or not of the size that was announced.
@@ -60,9 +61,7 @@ class Arena:
             raise RemoteProtocolError("the arena is not sealed against resizing")
         if (actual := os.fstat(fd).st_size) != arena_bytes:
             raise RemoteProtocolError(f"the arena has {actual} bytes, announced were {arena_bytes}")
-        mapping = mmap.mmap(fd, arena_bytes)
-        mapping.madvise(mmap.MADV_DONTFORK)
-        return cls(mapping)
+        return cls(mmap.mmap(fd, arena_bytes))
 
     def close(self) -> None:
         """Unmaps now, or when the last tensor that views the memory dies."""

@@ -46,7 +46,7 @@ def _obstacle(ours: Capability, theirs: Capability | None) -> str | None:
     if theirs is None:
         return "the client does not offer it"
     if ours.boot_id != theirs.boot_id:
-        return "client and daemon run on different kernels"
+        return "client and daemon are not on one kernel, or not in one process"
     if ours.devices and theirs.devices and not set(ours.devices) & set(theirs.devices):
         return "client and daemon reach no common device"
     return None

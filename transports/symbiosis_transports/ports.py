@@ -171,6 +171,9 @@ class Host(Protocol):
             RefusedError: unknown, expired or used token, or a user who may not.
         """
 
+    def abandoned(self, grant: Grant) -> None:
+        """The token was redeemed, but no channel came of it: the place is free again."""
+
     def attached(self, channel: ServerChannel) -> None:
         """A client has connected."""
 

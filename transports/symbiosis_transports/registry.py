@@ -11,11 +11,13 @@ from symbiosis_transports.ports import Transport
 __all__ = ["GROUP", "names", "transport"]
 
 GROUP = "symbiosis.transports"
+_BY_SPEED = ("posix_shm", "inproc")
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all installed transports."""
-    return tuple(sorted(entry.name for entry in entry_points(group=GROUP)))
+    """Returns the names of all installed transports: ours by speed, then those of others."""
+    installed = {entry.name for entry in entry_points(group=GROUP)}
+    return (*(name for name in _BY_SPEED if name in installed), *sorted(installed - set(_BY_SPEED)))
 
 
 @cache

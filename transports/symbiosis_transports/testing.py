@@ -84,6 +84,12 @@ class EchoDaemon:
         self._clients += 1
         return Grant(ClientId(self._clients), self._slots, self._slot_bytes)
 
+    def abandoned(self, grant: Grant) -> None:
+        """A client left during its handshake."""
+        with self.changed:
+            self.goodbyes.append((grant.client, "abandoned"))
+            self.changed.notify_all()
+
     def attached(self, channel: ServerChannel) -> None:
         """A client has connected."""
         with self.changed:

@@ -18,8 +18,9 @@ LEGEND: Final = "ms: from a request to its answer, in the daemon; for the chat, 
 
 def picture(standing: Standing) -> Group:
     """Returns the live view."""
-    left_s = max(0.0, standing.seconds - standing.elapsed_s)
-    heading = Text(f"one base, {len(standing.tenants)} tenants, {left_s:.0f} s to go", style="bold")
+    left_s = standing.seconds - standing.elapsed_s
+    left = f"{left_s:.0f} s to go" if left_s > 0 else "waiting until each has done something"
+    heading = Text(f"one base, {len(standing.tenants)} tenants, {left}", style="bold")
     said = [
         Text(f"{tenant.name}: {tenant.said}", overflow="ellipsis", no_wrap=True, style="dim")
         for tenant in standing.tenants
@@ -43,7 +44,7 @@ def tenant_table(standing: Standing) -> Table:
     for heading in ("tenant", "lane"):
         table.add_column(heading, no_wrap=True)
     table.add_column("method")
-    for heading in ("trains", "steps", "loss", "rows/s", "ms p50/p99"):
+    for heading in ("params", "steps", "loss", "rows/s", "ms p50/p99"):
         table.add_column(heading, justify="right", no_wrap=True)
     for tenant in standing.tenants:
         table.add_row(

@@ -47,15 +47,20 @@ def serve(
     from symbiosis_scheduler.daemon import serve as serve_layers
     from symbiosis_scheduler.layers import FrozenLayers
     from symbiosis_scheduler.loading import load
+    from symbiosis_scheduler.policies import make_policy
+    from symbiosis_scheduler.threads import ThreadChoice
     from symbiosis_transports.claim import AddressClaim
 
-    claim = AddressClaim(address)
-    claim.take()  # before a minute is spent on loading
+    policy, threads, claim = make_policy(settings), ThreadChoice(settings.compute.threads), AddressClaim(address)
+    claim.take()  # like all that can be refused: before a minute is spent on loading
     try:
         layers = FrozenLayers(load(model, DType[dtype.name]))
         spec = layers.spec
         ready = f"serving {spec.name} ({spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops) at {address}"
-        uvloop.run(serve_layers(layers, address, settings, parent=private_to, on_ready=lambda: typer.echo(ready)))
+        daemon = serve_layers(
+            layers, address, settings, policy, threads, parent=private_to, on_ready=lambda: typer.echo(ready)
+        )
+        uvloop.run(daemon)
     finally:
         claim.give_back()
         if private_to is not None:

@@ -7,8 +7,9 @@ what tests use that are about something else.
 from __future__ import annotations
 
 import asyncio
+import os
 
-from symbiosis_core.ids import Token
+from symbiosis_core.ids import Token, boot_id
 from symbiosis_core.wire import Capability
 from symbiosis_transports.inproc.client import InprocClientChannel
 from symbiosis_transports.inproc.server import InprocListener
@@ -23,8 +24,8 @@ class Inproc:
     name = "inproc"
 
     def capability(self) -> Capability:
-        """Usable by whoever shares the process; never offered over the wire, so no proof is needed."""
-        return Capability(self.name)
+        """Usable exactly within one process."""
+        return Capability(self.name, f"{boot_id()}/{os.getpid()}")
 
     def endpoint(self, address: str) -> str:
         """The address itself names the door."""

@@ -45,6 +45,7 @@ from symbiosis_transports.posix_shm.attach import (
     Goodbye,
     decode_from_daemon,
     encode,
+    peer_of,
 )
 from symbiosis_transports.waiting import spin_budget_us
 
@@ -85,6 +86,7 @@ class ShmClientChannel:
         sock.settimeout(timeout_s)
         try:
             sock.connect(endpoint)
+            _check_owner(sock, endpoint)
             sock.send(encode(Attach(VERSION, token)))
             datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
         except TimeoutError:
@@ -259,6 +261,13 @@ class ShmClientChannel:
                 view.release()
         with contextlib.suppress(BufferError):
             self._arena.close()
+
+
+def _check_owner(sock: socket.socket, endpoint: str) -> None:
+    """Rows are handed to a daemon of this user, or of root, and to nobody else who got hold of the path."""
+    if (uid := peer_of(sock).uid) not in (os.getuid(), 0):
+        sock.close()
+        raise RemoteProtocolError(f"the daemon at {endpoint} belongs to user {uid}; choose another address")
 
 
 def _read_welcome(datagram: bytes, endpoint: str) -> Attached:

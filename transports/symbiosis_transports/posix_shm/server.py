@@ -30,7 +30,7 @@ from symbiosis_transports.layout import (
     fence,
     unpack_call,
 )
-from symbiosis_transports.ports import Arrival, Host
+from symbiosis_transports.ports import Arrival, Grant, Host
 from symbiosis_transports.posix_shm.attach import (
     DOORBELL,
     MAX_DATAGRAM_BYTES,
@@ -109,32 +109,40 @@ class ShmListener:
                     "install the same release of symbiosis-llm on both sides",
                 )
             grant = self._host.redeem(opening.token, peer_of(sock))
-            layout = Layout(grant.slots, grant.slot_bytes)
-            arena, fd = Arena.create(layout.arena_bytes)
         except BlockingIOError:
             return
+        except OSError:  # it hung up
+            self._turn_away(sock, None)
         except msgspec.MsgspecError as error:
             self._turn_away(sock, Refused(RefusalCode.MALFORMED, f"not an opening: {error}"))
-            return
         except RefusedError as error:
             self._turn_away(sock, Refused(error.code, error.reason, error.remedy))
-            return
+        else:
+            self._let_in(sock, grant)
+
+    def _let_in(self, sock: socket.socket, grant: Grant) -> None:
+        """Lends an arena to a client whose token was good."""
+        layout = Layout(grant.slots, grant.slot_bytes)
+        try:
+            arena, fd = Arena.create(layout.arena_bytes)
         except OSError as error:
+            self._host.abandoned(grant)
             self._turn_away(sock, Refused(RefusalCode.QUOTA, f"no memory for an arena: {error}"))
             return
-        self._attaching.pop(sock).cancel()
-        self._loop.remove_reader(sock.fileno())
-        channel = ShmServerChannel(self._loop, sock, arena, layout, grant.client, self._host)
+        arena.words[DAEMON_SLEEPS] = 1  # before the client sees it: its first call must ring
         try:
-            welcome = encode(Attached(VERSION, grant.slots, grant.slot_bytes))
-            socket.send_fds(sock, [welcome], [fd])
+            socket.send_fds(sock, [encode(Attached(VERSION, grant.slots, grant.slot_bytes))], [fd])
         except OSError as error:
-            channel.close("")
+            arena.close()
+            self._host.abandoned(grant)
+            self._turn_away(sock, None)
             log.info(event("a client left during its handshake", client=grant.client, error=error))
             return
         finally:
             os.close(fd)
-        self._host.attached(channel)
+        self._attaching.pop(sock).cancel()
+        self._loop.remove_reader(sock.fileno())
+        self._host.attached(ShmServerChannel(self._loop, sock, arena, layout, grant.client, self._host))
 
     def _turn_away(self, sock: socket.socket, why: Refused | None) -> None:
         timer = self._attaching.pop(sock, None)
@@ -181,7 +189,6 @@ class ShmServerChannel:
             arena.view[layout.slot_at(slot) : layout.slot_at(slot) + layout.slot_bytes] for slot in slots
         ]
         loop.add_reader(sock.fileno(), self._readable)
-        self.arm()
 
     def __repr__(self) -> str:
         state = "open" if self._open else "closed"
