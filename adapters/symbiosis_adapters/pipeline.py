@@ -105,11 +105,12 @@ class Pipeline:
         (width_in, dtype_in), (width_out, dtype_out) = op.row_in(direction), op.row_out(direction)
         out_at = _align(rows * width_in * dtype_in.itemsize)
         buffer = self._channel.buffer(slot)
-        return _Prepared(
-            view_rows(buffer, 0, rows, width_in, dtype_in),
-            view_rows(buffer, out_at, rows, width_out, dtype_out),
-            Call(op.id, direction, rows, 0, out_at),
-        )
+        with torch.inference_mode(False):  # or the views could never again be written outside of that mode
+            return _Prepared(
+                view_rows(buffer, 0, rows, width_in, dtype_in),
+                view_rows(buffer, out_at, rows, width_out, dtype_out),
+                Call(op.id, direction, rows, 0, out_at),
+            )
 
     def _chunk_rows(self, op: OpSpec, direction: Direction) -> int:
         """How many rows of this op fit into one slot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -52,13 +53,13 @@ def random_batches(steps: int, tokens: int) -> Batches:
 def text_batches(tokenizer: Any, steps: int, tokens: int) -> Batches:
     """Real English: the language reference that every Python carries."""
     ids = tokenizer(topics["objects"], return_tensors="pt").input_ids[0]
-    return [ids[step * 2 * tokens : (step + 1) * 2 * tokens].view(2, tokens) for step in range(steps)]
+    return [ids[None, step * tokens : (step + 1) * tokens] for step in range(steps)]
 
 
 def train(base: Any, config: PeftConfig, batches: Batches) -> tuple[Any, list[float], dict[str, torch.Tensor]]:
     """Returns the model, the loss of every step, and the first step's adapter gradients."""
     torch.manual_seed(11)
-    model = get_peft_model(base, config)
+    model = get_peft_model(base, copy.deepcopy(config))  # PEFT writes the base's name into it
     model.train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-4)
     losses, gradients = [], {}

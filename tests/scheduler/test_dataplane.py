@@ -109,6 +109,16 @@ def test_rows_of_any_number_equal_the_layers_own(
     channel.close()
 
 
+def test_a_first_call_in_inference_mode_spoils_nothing(run: Callable[..., Running], layers: FrozenLayers) -> None:
+    channel, op = run().connect(), linears(layers)[0]
+    pipeline, x_TW = Pipeline(channel, 10, 1 << 16), torch.randn(3, op.width_in)
+    with torch.inference_mode():
+        inside = pipeline.run(op, Direction.FORWARD, x_TW)
+    for _ in range(channel.slots):
+        assert torch.equal(pipeline.run(op, Direction.FORWARD, x_TW), inside)
+    channel.close()
+
+
 def test_a_bad_token_id_fails_its_own_request_and_the_pipeline_goes_on(
     run: Callable[..., Running], layers: FrozenLayers
 ) -> None:
