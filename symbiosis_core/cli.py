@@ -108,7 +108,6 @@ def _command(name: str, found: object) -> TyperCommand | TyperGroup:
         )
     command = typer.main.get_command(own)
     assert isinstance(command, TyperCommand | TyperGroup)  # the two that typer makes
-    command.name = name
     command.params = [parameter for parameter in command.params if parameter.name not in _COMPLETION]
     return command
 

@@ -21,13 +21,13 @@ def accounts(losses: list[float], tokens: int = 40) -> dict[str, Account]:
         account.take(Ready(460_800, "My name is [bold]Elena[/bold]." if tenant.question else ""))
         for number, loss in enumerate(losses, 1):
             account.take(Step(number, loss, rows=96 * number))
-        account.take(Finished(f"/out/{tenant.name}", "Ahoy!" if tenant.question else ""))
+        account.take(Finished(f"/out/{tenant.name}", "Ahoy!\nI am." if tenant.question else ""))
         made[tenant.name] = account
     chat = Account(CHAT.name, CHAT.lane, "generate()")
     chat.take(Ready(0))
     if tokens:
         chat.take(Tokens(tokens, 60, tuple(float(number) for number in range(1, 101))))
-        chat.take(Answered("What is the capital of France?", "Paris."))
+        chat.take(Answered("What is the capital of France?", "Paris.\n\nIt is."))
     chat.take(Finished())
     made[CHAT.name] = chat
     return made

@@ -62,7 +62,10 @@ def test_the_figures_are_those_of_the_outcome() -> None:
         1100,
     )
     assert (told.base.bytes, told.seconds) == (BASE_BYTES, 10.0)
-    assert (told.before_after.before, told.before_after.after) == ("My name is [bold]Elena[/bold].", "Ahoy!")
+    assert (told.before_after.before, told.before_after.after) == (
+        "My name is [bold]Elena[/bold].",
+        "Ahoy!\nI am.",
+    )
 
 
 def test_a_kernel_that_does_not_tell_memory_leaves_null() -> None:
@@ -98,7 +101,7 @@ def test_a_few_steps_prove_nothing() -> None:
     assert len(complaints_of([2.0] * FALLS_FROM_STEPS)) == 3
 
 
-def test_the_end_shows_the_answers_as_they_are_and_paths_in_one_piece() -> None:
+def test_the_end_shows_answers_without_reading_markup_in_them_and_paths_in_one_piece() -> None:
     console = Console(file=io.StringIO(), width=40)
     ended = outcome(FALLING)
     summary: Summary = summarize(ended, MACHINE)
@@ -106,5 +109,5 @@ def test_the_end_shows_the_answers_as_they_are_and_paths_in_one_piece() -> None:
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "My name is [bold]Elena[/bold]." in shown
-    assert "after:  Ahoy!" in shown
+    assert "after:  Ahoy! I am." in shown
     assert "  /out/bookings\n" in shown

@@ -29,8 +29,8 @@ def test_the_picture_has_every_tenant_with_its_figures(width: int) -> None:
     assert max(len(line) for line in shown.splitlines()) <= width
 
 
-def test_the_picture_shows_what_the_chat_says_as_it_is() -> None:
-    assert "chat: What is the capital of France? Paris." in rendered(outcome([4.0]).standing, 80)
+def test_the_picture_shows_what_the_chat_says_on_one_line() -> None:
+    assert "chat: What is the capital of France? Paris. It is." in rendered(outcome([4.0]).standing, 80)
 
 
 def test_before_the_first_step_there_is_a_picture_too() -> None:

@@ -177,6 +177,7 @@ def test_help_lists_the_commands_and_says_of_a_broken_one_what_it_lacks(run: Run
     assert "single Do the only thing." in lines
     assert "broken Cannot be loaded: RuntimeError: no such [/device]" in lines
     assert "bug" in lines
+    assert any(line.startswith("nothing Cannot be loaded: the command `nothing` is of") for line in lines)
 
 
 def test_without_arguments_the_help_is_shown(run: Run) -> None:

@@ -57,8 +57,11 @@ def test_every_error_is_a_symbiosis_error(error: SymbiosisError) -> None:
     assert isinstance(error, SymbiosisError)
 
 
-def test_busy_is_a_refusal_so_that_who_catches_refusals_sees_it() -> None:
-    assert issubclass(BusyError, RefusedError)
+def test_busy_is_a_refusal_that_says_when_to_come_back() -> None:
+    error = BusyError(RefusalCode.DRAINING, "the daemon stops", retry_after_s=2.5)
+    assert isinstance(error, RefusedError)
+    assert error.retry_after_s == 2.5
+    assert pickle.loads(pickle.dumps(error)).retry_after_s == 2.5
 
 
 def test_a_refusal_says_reason_code_and_remedy() -> None:
@@ -77,6 +80,7 @@ def test_a_config_error_has_one_line_per_problem() -> None:
         (Problem("a.b", "x", "must be text"), "a.b = 'x': must be text"),
         (Problem("line 3, column 7", None, "Invalid value"), "line 3, column 7: Invalid value"),
         (Problem("", None, "cannot be read"), "cannot be read"),
+        (Problem("a", "x" * 78, "too long"), "a = '" + "x" * 78 + "': too long"),
         (Problem("a", "x" * 200, "too long"), "a = '" + "x" * 76 + "...: too long"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -96,6 +97,24 @@ def test_a_line_has_time_level_logger_and_event() -> None:
     match = LINE.fullmatch(stream.getvalue())
     assert match
     assert match.groups() == ("WARNING", "symbiosis.core.test", "client left client=3")
+
+
+@pytest.fixture
+def _far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "XXX-5")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_far_from_greenwich")
+def test_times_are_in_utc_wherever_the_machine_stands() -> None:
+    stream = io.StringIO()
+    setup(stream=stream)
+    moment = {"created": 0.123, "msecs": 123, "levelno": logging.INFO, "levelname": "INFO", "msg": event("e")}
+    get_logger("symbiosis_core.test").handle(logging.makeLogRecord({**moment, "name": "symbiosis.core.test"}))
+    assert stream.getvalue() == "1970-01-01T00:00:00.123Z INFO symbiosis.core.test e\n"
 
 
 def logged(level: str | None = None) -> set[str]:

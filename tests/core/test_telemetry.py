@@ -72,8 +72,8 @@ def test_a_value_is_described_for_one_window_at_least_and_for_two_at_most() -> N
 
 def test_after_a_long_silence_nothing_is_described() -> None:
     histogram = filled([100.0])
-    assert histogram.count(3600 * SECOND_US) == 0
     assert histogram.quantile(0.5, 3600 * SECOND_US) == 0.0
+    assert histogram.count(3600 * SECOND_US) == 0
 
 
 def test_the_first_window_begins_with_the_first_reading_of_the_clock() -> None:
@@ -112,6 +112,7 @@ def test_a_quantile_is_a_share(q: float) -> None:
 def test_a_window_has_a_length() -> None:
     with pytest.raises(UsageError, match="at least 1 us"):
         LatencyHistogram(window_us=0)
+    assert LatencyHistogram(window_us=1).count(0) == 0
 
 
 def test_the_repr_tells_what_is_held() -> None:

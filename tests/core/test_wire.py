@@ -160,6 +160,17 @@ def test_a_request_longer_than_the_limit_is_refused_unread() -> None:
 def test_a_reply_longer_than_the_limit_is_not_read() -> None:
     with pytest.raises(RemoteProtocolError, match="at most"):
         decode_reply([header(), bytes(MAX_REPLY_BYTES + 1)])
+    with pytest.raises(RemoteProtocolError, match="not a reply"):
+        decode_reply([header(), bytes(MAX_REPLY_BYTES)])
+
+
+def test_a_peer_cannot_fill_our_messages_with_its_own_words() -> None:
+    body = msgspec.msgpack.encode({"type": "x" * 1000})
+    with pytest.raises(RefusedError) as refused:
+        decode_request([header(), body])
+    assert refused.value.reason.startswith("not a request: Invalid value 'xxx")
+    assert refused.value.reason.endswith("x...")
+    assert len(refused.value.reason) == len("not a request: ") + 200
 
 
 @pytest.mark.parametrize("frames", [[header(VERSION + 1), b""], [header(VERSION + 1)], [header(0), b"", b"", b""]])
@@ -176,6 +187,8 @@ def test_what_is_no_control_message_is_malformed(frames: list[bytes]) -> None:
     with pytest.raises(RefusedError) as caught:
         decode_request(frames)
     assert caught.value.code is RefusalCode.MALFORMED
+    with pytest.raises(RemoteProtocolError, match="not a reply"):
+        decode_reply(frames)
 
 
 def test_a_reply_is_no_request_and_a_request_no_reply() -> None:

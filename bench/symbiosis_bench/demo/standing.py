@@ -21,6 +21,7 @@ __all__ = [
     "Standing",
     "TenantStanding",
     "between",
+    "one_line",
     "quantile",
     "standing",
     "trend",
@@ -119,8 +120,13 @@ def standing(account: Account, elapsed_s: float, seen: ClientStatus | None) -> T
         decode_p99_ms=quantile(account.decode_ms, 0.99),
         request_p50_ms=seen.p50_us / 1e3 if seen else 0.0,
         request_p99_ms=seen.p99_us / 1e3 if seen else 0.0,
-        said=f"{answered.prompt} {answered.answer}" if answered else "",
+        said=one_line(f"{answered.prompt} {answered.answer}") if answered else "",
     )
+
+
+def one_line(text: str) -> str:
+    """Returns what a model said without its line breaks."""
+    return " ".join(text.split())
 
 
 def trend(losses: Sequence[float]) -> tuple[float | None, float | None]:

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console, RenderableType
 
 from symbiosis_bench.demo.machine import Machine
-from symbiosis_bench.demo.standing import Outcome, TenantStanding
+from symbiosis_bench.demo.standing import Outcome, TenantStanding, one_line
 from symbiosis_bench.demo.table import LEGEND, batches_line, memory_line, tenant_table
 from symbiosis_bench.demo.tenants import CHAT, TENANTS
 
@@ -180,8 +180,8 @@ def show(console: Console, outcome: Outcome, summary: Summary) -> None:
         memory_line(last.memory),
         "",
         f"{told.tenant}, asked before and after: {told.question}",
-        f"  before: {told.before}",
-        f"  after:  {told.after}",
+        f"  before: {one_line(told.before)}",
+        f"  after:  {one_line(told.after)}",
         "",
         "adapters, which plain PEFT loads too:",
     ]
