@@ -16,7 +16,7 @@ from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
 from symbiosis_adapters.cut import Cut, Explanation, explain
-from symbiosis_adapters.private import start_private_daemon
+from symbiosis_adapters.private import PrivateDaemon
 from symbiosis_adapters.session import Session
 from symbiosis_adapters.surgery import build
 from symbiosis_core.errors import UsageError
@@ -32,8 +32,9 @@ RECONNECT_VARIABLE = "SYMBIOSIS_RECONNECT_S"
 class Handle:
     """`model.symbiosis`: the model's tie to its daemon."""
 
-    def __init__(self, model: PreTrainedModel, session: Session) -> None:
+    def __init__(self, model: PreTrainedModel, session: Session, private: PrivateDaemon | None = None) -> None:
         self._model = model
+        self._private = private
         self.session = session
 
     def __repr__(self) -> str:
@@ -41,7 +42,7 @@ class Handle:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
         copied = memo.get(id(self._model), self._model)
-        return Handle(copied, self.session)
+        return Handle(copied, self.session, self._private)
 
     def explain(self) -> Explanation:
         """How the model is cut, trip by trip, and why. Print it."""
@@ -52,8 +53,8 @@ class Handle:
         return self.session.statistics()
 
     def close(self) -> None:
-        """Leaves the daemon; the model cannot compute any more."""
-        self.session.close()
+        """Leaves the daemon, and ends a private one; the model cannot compute any more."""
+        _leave(self.session, self._private)
 
 
 class AutoModelForCausalLM:
@@ -94,17 +95,19 @@ class AutoModelForCausalLM:
         """
         if refused:
             _refuse(refused)
-        parsed = parse(str(address))
+        parsed, private = parse(str(address)), None
         if parsed.scheme == "embedded":
-            address = start_private_daemon(parsed.target, _dtype_name(dtype) or "bfloat16")
-        session = Session(
-            str(address),
-            lane=lane,
-            name=name or f"{Path(sys.argv[0] or 'python').stem}-{os.getpid()}",
-            reconnect_s=_reconnect_s() if reconnect_s is None else reconnect_s,
-            answer_timeout_s=answer_timeout_s,
-        )
+            private = PrivateDaemon(parsed.target, _dtype_name(dtype) or "bfloat16")
+            address, reconnect_s = private.address, 0.0  # nobody would start it again
+        session = None
         try:
+            session = Session(
+                str(address),
+                lane=lane,
+                name=name or f"{Path(sys.argv[0] or 'python').stem}-{os.getpid()}",
+                reconnect_s=_reconnect_s() if reconnect_s is None else reconnect_s,
+                answer_timeout_s=answer_timeout_s,
+            )
             held = str(torch_dtype(session.spec.dtype)).removeprefix("torch.")
             if (wanted := _dtype_name(dtype)) not in (None, held):
                 raise UsageError(
@@ -115,9 +118,9 @@ class AutoModelForCausalLM:
             if attn_implementation is not None:
                 model.set_attn_implementation(attn_implementation)
         except BaseException:
-            session.close()
+            _leave(session, private)
             raise
-        model.__dict__["symbiosis"] = Handle(model, session)
+        model.__dict__["symbiosis"] = Handle(model, session, private)
         return model
 
 
@@ -135,6 +138,13 @@ class AutoTokenizer:
         if not source:
             raise UsageError("give the model that AutoModelForCausalLM.from_pretrained(address) returned")
         return HubTokenizer.from_pretrained(source, **arguments)
+
+
+def _leave(session: Session | None, private: PrivateDaemon | None) -> None:
+    if session is not None:
+        session.close()
+    if private is not None:
+        private.stop()
 
 
 _NO_OPS = {"low_cpu_mem_usage", "trust_remote_code"}

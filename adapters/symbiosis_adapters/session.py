@@ -23,6 +23,7 @@ from symbiosis_core.errors import (
     DaemonGoneError,
     RefusalCode,
     RefusedError,
+    RemoteProtocolError,
     SymbiosisError,
     UsageError,
 )
@@ -79,7 +80,7 @@ class Session:
         self.spec: ModelSpec
         """The catalogue of the model at the other end."""
         self.reconnects = 0
-        """How often the daemon was lost and found again."""
+        """How often this session attached anew after it had lost its channel."""
         self._persist(self._attach)
 
     def __repr__(self) -> str:
@@ -106,33 +107,21 @@ class Session:
             ClosedError: the session was closed, or this is a forked child.
         """
         with self._lock:
-            pipeline = self._pipeline
-            if pipeline is None:
-                return self._persist(lambda: self._attached().run(op, direction, x_TW)).to(x_TW.device)
             try:
-                return pipeline.run(op, direction, x_TW).to(x_TW.device)
-            except RefusedError as error:
-                raise RefusedError(
-                    error.code, f"{op.name}: {error.reason}", _REMEDIES.get(error.code, "")
-                ) from None
+                return self._once(op, direction, x_TW)
             except DaemonGoneError as error:
-                self._detach()
                 if not self._reconnect_s:
-                    raise DaemonGoneError(str(self.address), error.reason) from None
+                    raise
                 log.warning(event("waiting for the daemon", address=self.address, reason=error.reason))
-                return self._persist(lambda: self._attached().run(op, direction, x_TW)).to(x_TW.device)
-            except BaseException:  # an interrupt or a silent daemon: the slots' state is unknown
-                self._detach()
-                raise
+                return self._persist(lambda: self._once(op, direction, x_TW))
 
     def fetch(self, tensor: TensorSpec) -> torch.Tensor:
-        """Returns a small tensor of the base, such as a norm's weight; the caller's to keep."""
-        data = bytearray()
-        with self._lock, ControlClient(self.address.control) as link:
-            while len(data) < tensor.nbytes:
-                part = link.ask(Fetch(self.spec.name, tensor.name, len(data)))
-                assert isinstance(part, TensorPart)  # the conversation lets nothing else through
-                data += part.data
+        """Returns a small tensor of the base, such as a norm's weight; the caller's to keep.
+
+        Raises as `run` does, and RemoteProtocolError for an answer of another size than the catalogue says.
+        """
+        with self._lock:
+            data = self._persist(lambda: self._fetch(tensor))
         if not data:
             return torch.empty(tensor.shape, dtype=torch_dtype(tensor.dtype))
         return torch.frombuffer(data, dtype=torch_dtype(tensor.dtype)).view(tensor.shape)
@@ -147,11 +136,39 @@ class Session:
             self._closed = True
             self._detach()
 
-    def _attached(self) -> Pipeline:
+    def _once(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
+        """Makes one attempt, attaching first where need be. Only a refusal leaves the channel usable."""
+        try:
+            if self._pipeline is None:
+                self._attach()
+            assert self._pipeline is not None  # _attach has set it or raised
+            return self._pipeline.run(op, direction, x_TW).to(x_TW.device)
+        except BusyError:
+            raise
+        except RefusedError as error:
+            raise RefusedError(error.code, f"{op.name}: {error.reason}", _REMEDIES.get(error.code, "")) from None
+        except DaemonGoneError as error:
+            self._detach()
+            raise DaemonGoneError(str(self.address), error.reason) from None
+        except BaseException:  # an interrupt or a silent daemon: the slots' state is unknown
+            self._detach()
+            raise
+
+    def _fetch(self, tensor: TensorSpec) -> bytearray:
+        """Fetches part by part; over a daemon that came back, from the start, after a look at its base."""
         if self._pipeline is None:
             self._attach()
-        assert self._pipeline is not None  # _attach has set it or raised
-        return self._pipeline
+        data = bytearray()
+        with ControlClient(self.address.control) as link:
+            while len(data) < tensor.nbytes:
+                part = link.ask(Fetch(self.spec.name, tensor.name, len(data)))
+                assert isinstance(part, TensorPart)  # the conversation lets nothing else through
+                if not part.data or (part.offset, part.total_bytes) != (len(data), tensor.nbytes):
+                    raise RemoteProtocolError(
+                        f"the daemon answered {part.total_bytes} bytes of {tensor.name}, not {tensor.nbytes}"
+                    )
+                data += part.data
+        return data
 
     def _attach(self) -> None:
         if self._closed:
@@ -168,6 +185,7 @@ class Session:
         self._check_same_base(described.spec)
         self._channel = transport(welcome.transport).connect(welcome.endpoint, welcome.token, _ATTACH_TIMEOUT_S)
         self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
+        self.reconnects += hasattr(self, "spec")
         self.welcome, self.spec = welcome, described.spec
 
     def _check_same_base(self, spec: ModelSpec) -> None:
@@ -179,7 +197,6 @@ class Session:
                 f"the daemon at {self.address} came back with another base ({spec.name}, {spec.fingerprint[:12]}, "
                 f"before {before.name}, {before.fingerprint[:12]}); start it with the same model and dtype"
             )
-        self.reconnects += 1
 
     def _detach(self) -> None:
         channel, self._channel, self._pipeline = self._channel, None, None
@@ -194,7 +211,6 @@ class Session:
             try:
                 return attempt()
             except SymbiosisError as error:
-                self._detach()
                 if not _passes_with_time(error) or time.monotonic() + pause_s > deadline:
                     raise
             time.sleep(pause_s)

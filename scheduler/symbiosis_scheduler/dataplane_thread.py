@@ -39,6 +39,7 @@ class DataPlaneThread:
         self._listeners: list[Listener] = []
         self._home: asyncio.AbstractEventLoop | None = None
         self._failed: asyncio.Future[None] | None = None
+        self._broken = False
 
     async def start(self) -> None:
         """Starts the thread and returns when its doors are open."""
@@ -84,6 +85,9 @@ class DataPlaneThread:
     async def _close(self) -> None:
         for listener in self._listeners:
             listener.close()
+        if self._broken:  # there is no turn any more that could drain
+            self.plane.hang_up("it failed; its log has the traceback")
+            return
         try:
             await asyncio.wait_for(self.plane.drain(), self._drain_s)
         except TimeoutError:
@@ -105,6 +109,7 @@ class DataPlaneThread:
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception in a callback is a bug: it ends the daemon, with its traceback."""
         error = context.get("exception") or RuntimeError(context.get("message", "unknown failure"))
+        self._broken = True
         home, failed = self._home, self._failed
         assert home is not None  # the thread is started by start()
         assert failed is not None

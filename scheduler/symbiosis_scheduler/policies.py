@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from pathlib import Path
 
+from symbiosis_core import config as configuration
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import UsageError
+from symbiosis_core.errors import ConfigError, Problem, UsageError
 from symbiosis_scheduler.policy import Policy
 
-__all__ = ["GROUP", "make_policy", "policy_names"]
+__all__ = ["GROUP", "load_checked", "make_policy", "policy_names"]
 
 GROUP = "symbiosis.policies"
 
@@ -16,6 +18,19 @@ GROUP = "symbiosis.policies"
 def policy_names() -> tuple[str, ...]:
     """Returns the names of all installed policies."""
     return tuple(sorted(entry.name for entry in entry_points(group=GROUP)))
+
+
+def load_checked(file: Path) -> DaemonConfig:
+    """Returns the configuration in `file`, whose policy is installed.
+
+    Raises:
+        ConfigError: every problem that the core finds, or that its policy is not installed.
+    """
+    settings = configuration.load(file)
+    if settings.policy.name not in policy_names():
+        allowed = f"one of the installed policies: {', '.join(policy_names())}"
+        raise ConfigError(str(file), [Problem("policy.name", settings.policy.name, allowed)])
+    return settings
 
 
 def make_policy(config: DaemonConfig) -> Policy:

@@ -20,7 +20,10 @@ from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.plan import Decision
 from symbiosis_scheduler.policies import make_policy
+from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import CpuStreams
 from symbiosis_scheduler.threads import ThreadChoice
@@ -35,20 +38,22 @@ CONFIG = DaemonConfig(limits=LimitsConfig(slots=3, slot_bytes=1 << 16))
 class Running:
     """A data plane that runs, and a way in."""
 
-    def __init__(self, layers: FrozenLayers, config: DaemonConfig, endpoint: str) -> None:
+    def __init__(
+        self, layers: FrozenLayers, config: DaemonConfig, endpoint: str, policy: Policy | None = None
+    ) -> None:
         self.layers = layers
         self.grants = Grants(config.limits)
         self.endpoint = endpoint
 
         def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-            state = SchedulerState(layers.spec.ops, config, make_policy(config))
+            state = SchedulerState(layers.spec.ops, config, policy or make_policy(config))
             executor = Executor(layers, CpuStreams(), ThreadChoice(1))
             plane = DataPlane(loop, state, executor, self.grants, config)
             return plane, [TRANSPORT.listen(loop, endpoint, plane)]
 
         self.thread = DataPlaneThread(open_plane, drain_s=5)
-        self._loop = asyncio.new_event_loop()
-        self._home = threading.Thread(target=self._loop.run_forever)
+        self.loop = asyncio.new_event_loop()
+        self._home = threading.Thread(target=self.loop.run_forever)
         self._home.start()
         self._await(self.thread.start)
 
@@ -62,12 +67,12 @@ class Running:
     def stop(self) -> None:
         if self._home.is_alive():
             self._await(self.thread.stop)
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self.loop.call_soon_threadsafe(self.loop.stop)
             self._home.join()
-            self._loop.close()
+            self.loop.close()
 
     def _await(self, function: Callable[[], object]) -> None:
-        asyncio.run_coroutine_threadsafe(function(), self._loop).result(20)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(function(), self.loop).result(20)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +86,8 @@ def run(layers: FrozenLayers, request: pytest.FixtureRequest) -> Iterator[Callab
     """Starts data planes and stops them at the end."""
     started: list[Running] = []
 
-    def start(config: DaemonConfig = CONFIG) -> Running:
-        started.append(Running(layers, config, f"ipc:///{request.node.name}-{len(started)}"))
+    def start(config: DaemonConfig = CONFIG, policy: Policy | None = None) -> Running:
+        started.append(Running(layers, config, f"ipc:///{request.node.name}-{len(started)}", policy))
         return started[-1]
 
     yield start
@@ -198,3 +203,29 @@ def test_a_stop_answers_what_was_taken_and_then_hangs_up(
     running.stop()
     with pytest.raises(DaemonGoneError, match="it was stopped"):
         pipeline.run(op, Direction.FORWARD, x_TW)
+
+
+class Broken:
+    """A policy with a bug."""
+
+    def plan(self, now_us: int, queues: Queues) -> Decision:
+        if len(queues):
+            raise ZeroDivisionError("a bug")
+        return None
+
+
+def test_a_bug_in_a_turn_fails_the_service_and_tells_the_clients_at_once(
+    run: Callable[..., Running], layers: FrozenLayers
+) -> None:
+    """Without a drain: there is no turn any more that could answer."""
+    running = run(CONFIG, Broken())
+    channel, op = running.connect(), linears(layers)[0]
+    failure = asyncio.run_coroutine_threadsafe(running.thread.run(), running.loop)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(Pipeline(channel, 20, 1 << 16).run, op, Direction.FORWARD, torch.randn(1, op.width_in))
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            failure.result(20)
+        running.stop()
+        with pytest.raises(DaemonGoneError, match="it failed"):
+            asked.result(20)
+    channel.close()

@@ -54,3 +54,15 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         AddressClaim(f"ipc://{tmp_path}/file/s.sock").take()
     with pytest.raises(UsageError, match="a daemon listens at a socket"):
         AddressClaim("embedded:smollm2")
+
+
+@pytest.mark.parametrize("name", ["s.sock", "s.sock.data"])
+def test_a_file_that_stands_there_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("somebody's notes")
+    claim = AddressClaim(f"ipc://{tmp_path}/s.sock")
+    with pytest.raises(UsageError, match="is no socket"):
+        claim.take()
+    assert (tmp_path / name).read_text() == "somebody's notes"
+    (tmp_path / name).unlink()
+    claim.take()
+    claim.give_back()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from symbiosis_core.errors import UsageError
@@ -32,7 +33,7 @@ class AddressClaim:
         """Takes the address, making its folder if need be.
 
         Raises:
-            UsageError: another daemon lives there, or the folder cannot be written.
+            UsageError: another daemon lives there, something else stands there, or the folder cannot be written.
         """
         path = Path(self._address.target)
         try:
@@ -51,6 +52,9 @@ class AddressClaim:
                 f"{self._address.control} is in use by the daemon with pid {holder}; "
                 "stop it, or choose another --listen address"
             ) from None
+        if others := [name for name in (path, path.with_name(path.name + ".data")) if _is_no_socket(name)]:
+            os.close(fd)
+            raise UsageError(f"{others[0]} is there and is no socket; it is left alone: choose another address")
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
@@ -60,3 +64,11 @@ class AddressClaim:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _is_no_socket(path: Path) -> bool:
+    """Whether something stands there that a daemon did not leave: binding would delete it."""
+    try:
+        return not stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False

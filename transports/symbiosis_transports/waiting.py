@@ -11,22 +11,27 @@ import os
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["SPIN_VARIABLE", "spin_budget_us"]
+__all__ = ["SPIN_VARIABLE", "client_spin_us", "spin_budget_us"]
 
 SPIN_VARIABLE = "SYMBIOSIS_SPIN_US"
 _DEFAULT_US = 20
 _LONGEST_US = 10_000
 
 
-def spin_budget_us(default_us: int = _DEFAULT_US) -> int:
-    """Returns the microseconds to stay awake: the environment's word, or `default_us`, or 0 with one core.
+def spin_budget_us(wanted_us: int) -> int:
+    """Returns the microseconds to stay awake: as wanted, but 0 where there is one core."""
+    return wanted_us if len(os.sched_getaffinity(0)) > 1 else 0
+
+
+def client_spin_us() -> int:
+    """Returns how long a client stays awake: the environment's word, or the default within `spin_budget_us`.
 
     Raises:
         UsageError: the environment variable is no number of microseconds.
     """
     text = os.environ.get(SPIN_VARIABLE)
-    if text is not None:
-        if not text.isdecimal() or int(text) > _LONGEST_US:
-            raise UsageError(f"{SPIN_VARIABLE}={text!r}: write microseconds from 0 to {_LONGEST_US}")
-        return int(text)
-    return default_us if len(os.sched_getaffinity(0)) > 1 else 0
+    if text is None:
+        return spin_budget_us(_DEFAULT_US)
+    if not text.isdecimal() or int(text) > _LONGEST_US:
+        raise UsageError(f"{SPIN_VARIABLE}={text!r}: write microseconds from 0 to {_LONGEST_US}")
+    return int(text)

@@ -12,28 +12,17 @@ import msgspec
 import typer
 from rich.console import Console
 
-from symbiosis_bench.demo.course import Course
+from symbiosis_bench.demo.course import Course, DemoFailedError
 from symbiosis_bench.demo.machine import this_machine
 from symbiosis_bench.demo.processes import Children
 from symbiosis_bench.demo.screen import open_screen
 from symbiosis_bench.demo.summary import complaints, show, summarize
-from symbiosis_core.errors import SymbiosisError, UsageError
+from symbiosis_core.errors import UsageError
 
-__all__ = ["DemoFailedError", "demo"]
+__all__ = ["demo"]
 
 _LOG_WIDTH: Final = 120
 """Columns where there is no terminal."""
-
-
-class DemoFailedError(SymbiosisError):
-    """The demo ran to its end, and was no success."""
-
-    def __init__(self, reasons: tuple[str, ...]) -> None:
-        self.reasons = reasons
-        super().__init__(reasons)
-
-    def __str__(self) -> str:
-        return "\n".join(self.reasons)
 
 
 def demo(
@@ -54,7 +43,8 @@ def demo(
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _leave)
     with tempfile.TemporaryDirectory(prefix="symbiosis-demo-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         with open_screen(console) as screen, Children(folder) as children:
@@ -72,7 +62,7 @@ def _check_writable(out: Path, json: Path | None) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if json is not None:
-            json.touch()
+            json.write_text("")  # the figures of an earlier run shall not pass for those of one that failed
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error
 

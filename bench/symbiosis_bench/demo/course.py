@@ -15,12 +15,12 @@ from symbiosis_bench.demo.processes import Child, Children
 from symbiosis_bench.demo.screen import Screen
 from symbiosis_bench.demo.standing import MemoryStanding, Outcome, Standing, between, standing
 from symbiosis_bench.demo.tenants import CHAT, TENANTS
-from symbiosis_core.errors import DaemonGoneError, UsageError
+from symbiosis_core.errors import DaemonGoneError, SymbiosisError
 from symbiosis_core.telemetry import pss_bytes
 from symbiosis_core.wire import BatchStatus, DaemonStatus
 from symbiosis_scheduler.commands.status import fetch_status
 
-__all__ = ["Course", "tenant_environment"]
+__all__ = ["Course", "DemoFailedError", "tenant_environment"]
 
 _DAEMON_S: Final = 300.0
 _READY_S: Final = 300.0
@@ -31,6 +31,17 @@ _LOOK_S: Final = 0.1
 _SHOW_S: Final = 1.0
 _PSS_EVERY_S: Final = 5.0
 """Real memory is looked up seldom: the kernel walks every page for it."""
+
+
+class DemoFailedError(SymbiosisError):
+    """The demo was no success. No process is to blame; each reason is a line."""
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        self.reasons = reasons
+        super().__init__(reasons)
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
 
 
 class Course:
@@ -55,6 +66,7 @@ class Course:
 
         Raises:
             ChildFailedError: a process failed; the error shows what it wrote last.
+            DemoFailedError: something took too long.
             DaemonGoneError: there is no daemon at `address`.
         """
         self._address = address or self._start_daemon()
@@ -165,7 +177,7 @@ class Course:
         while not until():
             elapsed_s = time.monotonic() - began_s
             if elapsed_s > within_s:
-                raise UsageError(f"{what}: not done within {within_s:g} s; the machine may be too busy")
+                raise DemoFailedError((f"{what}: not done within {within_s:g} s; the machine may be too busy",))
             self._screen.say(what, elapsed_s)
             time.sleep(_LOOK_S)
             self._receive()

@@ -1,6 +1,7 @@
 """What the demo leaves: the JSON and the table at the end, and the verdict whether it was a success.
 
-All figures are of the measured phase, which begins when all tenants are ready. None is written down here; a field
+All figures are of the measured phase, which begins when all tenants are ready (`dedicated_bytes` is reckoned
+from them). None is written down here; a field
 whose meaning is not plain says it.
 """
 

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from symbiosis_core import config as configuration
-from symbiosis_core.errors import ConfigError, Problem
-from symbiosis_scheduler.policies import policy_names
+from symbiosis_scheduler.policies import load_checked
 
 __all__ = ["policy"]
 
@@ -24,9 +22,6 @@ def _policy() -> None:
 @policy.command()
 def check(file: Annotated[Path, typer.Argument(help="A daemon's configuration, in TOML.")]) -> None:
     """Say every error in FILE, with its key, its value and what is allowed."""
-    settings = configuration.load(file)
-    if settings.policy.name not in policy_names():
-        allowed = f"one of the installed policies: {', '.join(policy_names())}"
-        raise ConfigError(str(file), [Problem("policy.name", settings.policy.name, allowed)])
+    settings = load_checked(file)
     lanes = ", ".join(sorted(settings.lanes, key=lambda name: settings.lanes[name].priority))
     typer.echo(f"{file}: good. Policy {settings.policy.name}, lanes by priority: {lanes}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ from symbiosis_core import config as configuration
 from symbiosis_core import logs
 from symbiosis_core.specs import DType
 from symbiosis_scheduler.openmp import bound_openmp
+from symbiosis_scheduler.policies import load_checked
 from symbiosis_transports.address import default_address
 
 __all__ = ["serve"]
@@ -39,7 +40,7 @@ def serve(
     """Load a model once and lend it to every process of this host that asks."""
     bound_openmp()
     logs.setup()
-    settings = configuration.load(config) if config is not None else configuration.DaemonConfig()
+    settings = load_checked(config) if config is not None else configuration.DaemonConfig()
     address = listen or default_address()
 
     import uvloop  # torch is imported below this line: after OpenMP is bounded, and not by `symbiosis --help`
@@ -64,4 +65,12 @@ def serve(
     finally:
         claim.give_back()
         if private_to is not None:
-            shutil.rmtree(Path(address.removeprefix("ipc://")).parent, ignore_errors=True)
+            _remove_private_folder(Path(address.removeprefix("ipc://")))
+
+
+def _remove_private_folder(socket: Path) -> None:
+    """Removes what a private daemon has left, and the folder if that was all in it: its owner may be dead."""
+    with contextlib.suppress(OSError):
+        for leftover in (socket, Path(f"{socket}.data"), Path(f"{socket}.lock")):
+            leftover.unlink(missing_ok=True)
+        socket.parent.rmdir()

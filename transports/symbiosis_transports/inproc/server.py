@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from typing import Final
@@ -120,7 +121,8 @@ class InprocServerChannel:
 
     def wake(self) -> None:
         """Called by the client's thread: something was published, or the client left."""
-        self._loop.call_soon_threadsafe(self._woken)
+        with contextlib.suppress(RuntimeError):  # the daemon's loop is closed: nobody is there to be woken
+            self._loop.call_soon_threadsafe(self._woken)
 
     def _woken(self) -> None:
         if not self._open:

@@ -47,7 +47,7 @@ from symbiosis_transports.posix_shm.attach import (
     encode,
     peer_of,
 )
-from symbiosis_transports.waiting import spin_budget_us
+from symbiosis_transports.waiting import client_spin_us
 
 __all__ = ["ShmClientChannel"]
 
@@ -65,7 +65,7 @@ class ShmClientChannel:
         self._words = arena.words
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
-        self._spin_ns = spin_budget_us() * 1000
+        self._spin_ns = client_spin_us() * 1000
         self._generations = [0] * layout.slots
         self._free = [SlotIndex(slot) for slot in reversed(range(layout.slots))]
         self._closed_because = ""
