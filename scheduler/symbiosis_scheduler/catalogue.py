@@ -34,8 +34,8 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import OpId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.specs import OpKind, OpSpec, TensorKind, TensorSpec
-from symbiosis_scheduler.loading import TORCH_DTYPES
 from symbiosis_scheduler.probe import Sightings, watch
+from symbiosis_transports.tensors import TORCH_DTYPES
 
 __all__ = ["LOCAL_TABLE_BYTES", "Catalogue", "catalogue_of", "trial"]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -19,20 +18,10 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from symbiosis_scheduler import embedded
 from symbiosis_scheduler.quiet import no_progress_bars
+from symbiosis_transports.tensors import torch_dtype
 
-__all__ = ["TORCH_DTYPES", "LoadedModel", "load"]
+__all__ = ["LoadedModel", "load"]
 
-TORCH_DTYPES: Final = {
-    DType.FLOAT32: torch.float32,
-    DType.BFLOAT16: torch.bfloat16,
-    DType.FLOAT16: torch.float16,
-    DType.INT64: torch.int64,
-    DType.FLOAT64: torch.float64,
-    DType.INT32: torch.int32,
-    DType.BOOL: torch.bool,
-    DType.UINT8: torch.uint8,
-    DType.INT8: torch.int8,
-}
 _LOADABLE: Final = (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
 
 
@@ -87,7 +76,7 @@ def _from_pretrained(model: str, name_or_path: str, dtype: DType) -> tuple[PreTr
         with no_progress_bars():
             # Typed as a model, but with output_loading_info it is a pair.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name_or_path, dtype=TORCH_DTYPES[dtype], output_loading_info=True
+                name_or_path, dtype=torch_dtype(dtype), output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UsageError(

@@ -12,7 +12,8 @@ import torch
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, DType, OpKind
 from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.loading import TORCH_DTYPES, load
+from symbiosis_scheduler.loading import load
+from symbiosis_transports.tensors import torch_dtype
 from tests.scheduler.tiny_models import ARCHITECTURES, VOCABULARY, borrow, lend, tiny
 
 FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
@@ -73,7 +74,7 @@ def test_backward_is_what_autograd_computes(architecture: str, dtype: DType) -> 
     for op in layers.spec.ops:
         if op.kind is OpKind.EMBEDDING or len(op.members) > 1:
             continue
-        x_RD = torch.randn(5, op.width_in).to(TORCH_DTYPES[dtype]).requires_grad_()
+        x_RD = torch.randn(5, op.width_in).to(torch_dtype(dtype)).requires_grad_()
         y_RO = modules[op.members[0]](x_RD)
         dy_RO = torch.randn_like(y_RO)
         (expected_RD,) = torch.autograd.grad(y_RO, x_RD, dy_RO)
@@ -117,7 +118,7 @@ def test_answers_are_written_into_the_given_place_and_nowhere_else(architecture:
             arena = torch.frombuffer(
                 bytearray(b"\xa5" * (16 + 3 * width * dtype.itemsize + 16)), dtype=torch.uint8
             )
-            out = arena[16:-16].view(TORCH_DTYPES[dtype]).view(3, width)
+            out = arena[16:-16].view(torch_dtype(dtype)).view(3, width)
             answer = layers.apply(op, direction, x, out)
             assert answer.data_ptr() == out.data_ptr()
             assert_bit_equal(out, layers.apply(op, direction, x))
@@ -255,4 +256,4 @@ def rows_for(layers: FrozenLayers, op_id: int, direction: Direction, rows: int) 
     width, dtype = layers.spec.ops[op_id].row_in(direction)
     if dtype is DType.INT64:
         return torch.randint(0, VOCABULARY, (rows, width))
-    return torch.randn(rows, width).to(TORCH_DTYPES[dtype])
+    return torch.randn(rows, width).to(torch_dtype(dtype))

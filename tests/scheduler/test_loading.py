@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.loading import TORCH_DTYPES, load
+from symbiosis_scheduler.loading import load
+from symbiosis_transports.tensors import torch_dtype
 from tests.scheduler.tiny_models import tiny
 
 
@@ -36,12 +37,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_loaded_model_is_the_one_that_transformers_loads(folder: Path, dtype: DType) -> None:
     loaded = load(str(folder), dtype)
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=TORCH_DTYPES[dtype])
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype(dtype))
     assert type(loaded.model) is type(plain)
     assert (loaded.name, loaded.name_or_path, loaded.dtype) == ("tiny-llama", plain.name_or_path, dtype)
     for (name, got), (_, expected) in zip(loaded.model.named_parameters(), plain.named_parameters(), strict=True):
         assert torch.equal(got, expected), name
-        assert got.dtype is TORCH_DTYPES[dtype]
+        assert got.dtype is torch_dtype(dtype)
 
 
 def test_the_loaded_model_is_frozen(folder: Path) -> None:

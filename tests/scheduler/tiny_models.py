@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
 from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.loading import TORCH_DTYPES, LoadedModel
+from symbiosis_scheduler.loading import LoadedModel
+from symbiosis_transports.tensors import torch_dtype
 
 VOCABULARY = 96
 _LLAMA = {
@@ -49,7 +50,7 @@ def tiny(architecture: str, dtype: DType = DType.FLOAT32, **changes: Any) -> Any
         with torch.no_grad():
             for parameter in model.parameters():  # biases and norms, too, are to matter
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model.to(TORCH_DTYPES[dtype]).eval().requires_grad_(False)
+    return model.to(torch_dtype(dtype)).eval().requires_grad_(False)
 
 
 def loaded(model: PreTrainedModel, dtype: DType = DType.FLOAT32) -> LoadedModel:

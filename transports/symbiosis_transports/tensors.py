@@ -8,9 +8,9 @@ import torch
 
 from symbiosis_core.specs import DType
 
-__all__ = ["torch_dtype", "view_rows"]
+__all__ = ["TORCH_DTYPES", "torch_dtype", "view_rows"]
 
-_TORCH: Final[dict[DType, torch.dtype]] = {
+TORCH_DTYPES: Final[dict[DType, torch.dtype]] = {
     DType.FLOAT32: torch.float32,
     DType.BFLOAT16: torch.bfloat16,
     DType.FLOAT16: torch.float16,
@@ -25,7 +25,7 @@ _TORCH: Final[dict[DType, torch.dtype]] = {
 
 def torch_dtype(dtype: DType) -> torch.dtype:
     """Returns torch's name for an element type."""
-    return _TORCH[dtype]
+    return TORCH_DTYPES[dtype]
 
 
 def view_rows(buffer: memoryview, at: int, rows: int, width: int, dtype: DType) -> torch.Tensor:
@@ -33,5 +33,5 @@ def view_rows(buffer: memoryview, at: int, rows: int, width: int, dtype: DType) 
 
     As long as the view lives, so does the memory.
     """
-    flat = torch.frombuffer(buffer, dtype=_TORCH[dtype], count=rows * width, offset=at)
+    flat = torch.frombuffer(buffer, dtype=TORCH_DTYPES[dtype], count=rows * width, offset=at)
     return flat.view(rows, width)
