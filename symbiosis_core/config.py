@@ -72,6 +72,10 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     client. Pages are only taken from the machine once they are used."""
     max_rows: Annotated[int, Meta(ge=1, le=1 << 24)] = 1 << 16
     """Rows of one request."""
+    segments: Annotated[int, Meta(ge=0, le=1 << 20)] = 1 << 14
+    """Distinct segments that clients may teach the daemon, of a few kilobytes each. A client with adapters at
+    places of its own needs about one or two per layer; clients with equal places share them. 0: none, every client
+    uses the siblings cut."""
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -79,6 +83,10 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads of one matrix product. 0: as many as there are cores that this process may use."""
+    memo_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 256 << 20
+    """What may be kept of training clients' forwards, so that their backwards need not compute it again: the
+    results of matrix products, about 8 KB a token and layer at width 576. The oldest goes first. 0: nothing, a
+    backward costs one and a half times as much."""
     spin_us: Annotated[int, Meta(ge=0, le=10_000)] = 20
     """How long the idle daemon looks for new requests, yielding, before it sleeps. 0: sleep at once."""
 

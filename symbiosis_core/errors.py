@@ -113,6 +113,7 @@ class RefusalCode(StrEnum):
     QUOTA = "quota"
     DRAINING = "draining"
     FAILED = "failed"
+    BAD_SEGMENT = "bad_segment"
 
 
 class RefusedError(SymbiosisError):

@@ -16,6 +16,8 @@ from symbiosis_core.wire import (
     Describe,
     Fetch,
     Hello,
+    Learn,
+    Learned,
     ModelReply,
     Refused,
     Reply,
@@ -34,6 +36,7 @@ ANSWERS: Final[dict[type[Request], type[Reply]]] = {
     Hello: Welcome,
     Describe: ModelReply,
     Fetch: TensorPart,
+    Learn: Learned,
     Status: StatusReply,
 }
 

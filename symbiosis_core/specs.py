@@ -11,13 +11,30 @@ outputs stand side by side in one row, in the order of `members`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from symbiosis_core.ids import OpId
 
-__all__ = ["DType", "Direction", "ModelSpec", "OpKind", "OpSpec", "TensorKind", "TensorSpec"]
+__all__ = [
+    "PLANE_ALIGNMENT",
+    "DType",
+    "Direction",
+    "ModelSpec",
+    "Op",
+    "OpKind",
+    "OpSpec",
+    "Plane",
+    "TensorKind",
+    "TensorSpec",
+    "plane_starts",
+]
+
+PLANE_ALIGNMENT: Final = 64
+"""Planes start at multiples of a cache line, so that no element straddles one and vector loads are aligned."""
 
 
 class DType(IntEnum):
@@ -38,6 +55,11 @@ class DType(IntEnum):
         """Bytes of one element."""
         return _ITEMSIZE[self]
 
+    @property
+    def is_floating(self) -> bool:
+        """Whether there are gradients of this type."""
+        return self in _FLOATING
+
 
 _ITEMSIZE = {
     DType.FLOAT32: 4,
@@ -52,11 +74,53 @@ _ITEMSIZE = {
 }
 
 
+_FLOATING = frozenset({DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16, DType.FLOAT64})
+
+
 class Direction(IntEnum):
     """Which way an op is applied."""
 
     FORWARD = 0
     BACKWARD = 1
+
+
+class Plane(NamedTuple):
+    """The rows of one value, one under the other: how wide, of what."""
+
+    width: int
+    dtype: DType
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.width * self.dtype.itemsize
+
+
+def plane_starts(planes: Sequence[Plane], rows: int) -> tuple[list[int], int]:
+    """Returns where each plane of `rows` rows starts, in bytes from the first, and where another may."""
+    starts, at = [], 0
+    for width, dtype in planes:
+        starts.append(at)
+        at += -(-rows * width * dtype.itemsize // PLANE_ALIGNMENT) * PLANE_ALIGNMENT
+    return starts, at
+
+
+class Op(Protocol):
+    """Whatever a request can ask for: an op of the catalogue, or a segment of several."""
+
+    @property
+    def id(self) -> OpId:
+        """The number that a call names."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    def planes_in(self, direction: Direction) -> tuple[Plane, ...]:
+        """What the client sends."""
+
+    def planes_out(self, direction: Direction) -> tuple[Plane, ...]:
+        """What the daemon answers. Empty: the op has no such direction."""
 
 
 class OpKind(StrEnum):
@@ -103,6 +167,16 @@ class OpSpec(msgspec.Struct, frozen=True, array_like=True):
     def row_out(self, direction: Direction) -> tuple[int, DType]:
         """Width and element type of one row that the daemon answers."""
         return (self.width_in if direction is Direction.BACKWARD else self.width_out), self.dtype
+
+    def planes_in(self, direction: Direction) -> tuple[Plane, ...]:
+        """See `Op`."""
+        return (Plane(*self.row_in(direction)),)
+
+    def planes_out(self, direction: Direction) -> tuple[Plane, ...]:
+        """See `Op`. Token ids have no gradient."""
+        if self.kind is OpKind.EMBEDDING and direction is Direction.BACKWARD:
+            return ()
+        return (Plane(*self.row_out(direction)),)
 
 
 class TensorKind(StrEnum):

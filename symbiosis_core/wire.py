@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import Token
+from symbiosis_core.segments import Segment
 from symbiosis_core.specs import ModelSpec
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "Fetch",
     "Hello",
     "LaneStatus",
+    "Learn",
+    "Learned",
     "MemoryStatus",
     "ModelReply",
     "Name",
@@ -124,6 +127,19 @@ class TensorPart(msgspec.Struct, frozen=True, tag="tensor"):
     data: bytes
 
 
+class Learn(msgspec.Struct, frozen=True, tag="learn"):
+    """Teaches the daemon a segment. Segments are known by content: who teaches one again gets the same number."""
+
+    model: Annotated[str, Meta(max_length=256)]
+    segment: Segment
+
+
+class Learned(msgspec.Struct, frozen=True, tag="learned"):
+    """The number by which calls name the segment, until the daemon ends."""
+
+    op: int
+
+
 class Status(msgspec.Struct, frozen=True, tag="status"):
     """Asks what the daemon is doing."""
 
@@ -216,8 +232,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_s: float | None = None
 
 
-Request = Hello | Describe | Fetch | Status
-Reply = Welcome | ModelReply | TensorPart | StatusReply | Refused
+Request = Hello | Describe | Fetch | Learn | Status
+Reply = Welcome | ModelReply | TensorPart | Learned | StatusReply | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -6,7 +6,8 @@ from typing import Final
 
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import OpId, Token
-from symbiosis_core.specs import DType, ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
+from symbiosis_core.segments import Fn, Node, Segment
+from symbiosis_core.specs import DType, ModelSpec, OpKind, OpSpec, Plane, TensorKind, TensorSpec
 from symbiosis_core.wire import (
     BatchStatus,
     Capability,
@@ -16,6 +17,8 @@ from symbiosis_core.wire import (
     Fetch,
     Hello,
     LaneStatus,
+    Learn,
+    Learned,
     MemoryStatus,
     ModelReply,
     Refused,
@@ -27,12 +30,25 @@ from symbiosis_core.wire import (
     Welcome,
 )
 
-__all__ = ["GOLDEN", "REPLIES", "REQUESTS"]
+__all__ = ["GOLDEN", "REPLIES", "REQUESTS", "SEGMENT"]
+
+SEGMENT: Final = Segment(
+    inputs=(Plane(576, DType.BFLOAT16), Plane(1, DType.INT64)),
+    tensors=("norm.weight",),
+    nodes=(
+        Node(Fn.MUL, (2, 0)),
+        Node(Fn.POW, (3,), number=2.0),
+        Node(Fn.CAST, (4,), dtype=DType.FLOAT32),
+        Node(Fn.TAKE, (5,), start=1, width=8),
+    ),
+    outputs=(3, 6),
+)
 
 REQUESTS: Final[dict[str, Request]] = {
     "hello": Hello("job-7", "training", "smollm2", 4321, (Capability("posix_shm", "b00t", ("GPU-1",)),)),
     "describe": Describe("smollm2"),
     "fetch": Fetch("smollm2", "model.norm.weight", 4096),
+    "learn": Learn("smollm2", SEGMENT),
     "status": Status(),
 }
 
@@ -78,6 +94,7 @@ REPLIES: Final[dict[str, Reply]] = {
     ),
     "model": ModelReply(_MODEL),
     "tensor": TensorPart(0, 4, b"\x00\x01\x02\x03"),
+    "learned": Learned(212),
     "status_reply": StatusReply(_STATUS),
     "refused": Refused(RefusalCode.QUOTA, "64 clients are connected", "wait", 2.0),
 }
@@ -90,6 +107,11 @@ GOLDEN: Final[dict[str, bytes]] = {
     ),
     "describe": b"\x82\xa4type\xa8describe\xa5model\xa7smollm2",
     "fetch": b"\x84\xa4type\xa5fetch\xa5model\xa7smollm2\xa6tensor\xb1model.norm.weight\xa6offset\xcd\x10\x00",
+    "learn": (
+        b'\x83\xa4type\xa5learn\xa5model\xa7smollm2\xa7segment\x94\x92\x92\xcd\x02@\x02\x92\x01\x04\x91\xabnorm.weight\x94\x97\xa3mul\x92\x02\x00\xff\xc0\x00\x00\xc0\x97\xa3pow\x91\x03\xff\xcb@\x00\x00\x00\x00\x00\x00\x00\x00\x00\xc0\x97\xa4cast\x91\x04\xff'
+        b'\xc0\x00\x00\x01\x97\xa4take\x91\x05\xff\xc0\x01\x08\xc0\x92\x03\x06'
+    ),
+    "learned": b'\x82\xa4type\xa7learned\xa2op\xcc\xd4',
     "status": b"\x81\xa4type\xa6status",
     "welcome": (
         b"\x8a\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"

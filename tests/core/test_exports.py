@@ -31,16 +31,20 @@ EXPORTS = {
     ],
     "symbiosis_core.logs": ["ENVIRONMENT", "LEVELS", "Event", "event", "get_logger", "setup"],
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
+    "symbiosis_core.segments": [
+        "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe",
+    ],
     "symbiosis_core.specs": [
-        "DType", "Direction", "ModelSpec", "OpKind", "OpSpec", "TensorKind", "TensorSpec",
+        "PLANE_ALIGNMENT", "DType", "Direction", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane", "TensorKind",
+        "TensorSpec", "plane_starts",
     ],
     "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
         "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "BatchStatus", "Capability",
-        "ClientStatus", "DaemonStatus", "Describe", "Fetch", "Hello", "LaneStatus", "MemoryStatus", "ModelReply",
-        "Name", "Refused", "Reply", "Request", "Status", "StatusReply", "TensorPart", "Welcome", "decode_reply",
-        "decode_request", "encode", "header",
+        "ClientStatus", "DaemonStatus", "Describe", "Fetch", "Hello", "LaneStatus", "Learn", "Learned",
+        "MemoryStatus", "ModelReply", "Name", "Refused", "Reply", "Request", "Status", "StatusReply", "TensorPart",
+        "Welcome", "decode_reply", "decode_request", "encode", "header",
     ],
 }  # fmt: skip
 ROOT = Path(symbiosis_core.__file__).parent

@@ -20,6 +20,9 @@ class Call(NamedTuple):
     """Bytes from the slot's start to the rows that the client wrote."""
     out_offset: int
     """Bytes from the slot's start to where the daemon writes its rows."""
+    memo: int = 0
+    """Forward: a number under which the daemon may keep what the backward would otherwise compute again; 0: keep
+    nothing. Backward: the number of its forward. Only ever saves time: a memo may be lost at any moment."""
 
 
 class Arrival(NamedTuple):

@@ -53,7 +53,7 @@ CLIENT_SLEEPS: Final = 2 * _LINE // _WORD
 
 _SLOTS_AT: Final = 256
 _SLOT_HEADER: Final = 2 * _LINE
-_CALL: Final = struct.Struct("<IIIIQQ")  # op, direction, rows, reserved, in_offset, out_offset
+_CALL: Final = struct.Struct("<IIIIQQ")  # op, direction, rows, memo, in_offset, out_offset
 
 _CODES: Final = tuple(RefusalCode)
 _fence_lock = threading.Lock()
@@ -100,7 +100,7 @@ class Layout(NamedTuple):
 
 def pack_call(arena: memoryview, at: int, call: Call) -> None:
     """Writes `call` into the request line."""
-    _CALL.pack_into(arena, at, call.op, call.direction, call.rows, 0, call.in_offset, call.out_offset)
+    _CALL.pack_into(arena, at, call.op, call.direction, call.rows, call.memo, call.in_offset, call.out_offset)
 
 
 def unpack_call(arena: memoryview, at: int) -> Call:
@@ -109,10 +109,10 @@ def unpack_call(arena: memoryview, at: int) -> Call:
     Raises:
         RemoteProtocolError: there is no such direction.
     """
-    op, direction, rows, _, in_offset, out_offset = _CALL.unpack(bytes(arena[at : at + _CALL.size]))
+    op, direction, rows, memo, in_offset, out_offset = _CALL.unpack(bytes(arena[at : at + _CALL.size]))
     if direction > 1:
         raise RemoteProtocolError(f"direction {direction} in a call; 0 is forward and 1 backward")
-    return Call(OpId(op), Direction(direction), rows, in_offset, out_offset)
+    return Call(OpId(op), Direction(direction), rows, in_offset, out_offset, memo)
 
 
 def code_of(refusal: RefusalCode | None) -> int:
