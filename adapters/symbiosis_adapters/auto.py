@@ -67,7 +67,7 @@ class AutoModelForCausalLM:
         *,
         lane: str = "training",
         name: str = "",
-        cut: Cut | str = Cut.SIBLINGS,
+        cut: Cut | str = Cut.GRAPH,
         dtype: torch.dtype | str | None = None,
         reconnect_s: float | None = None,
         answer_timeout_s: float = 120.0,
@@ -81,7 +81,8 @@ class AutoModelForCausalLM:
                 starts a private daemon that ends with this process.
             lane: a lane of the daemon's policy. `training` yields to `inference`.
             name: how `symbiosis status` shows this client; by default the script's name and the pid.
-            cut: `siblings` (q, k and v in one trip) or `linear` (one trip per layer).
+            cut: `graph` (all frozen work between two attentions in one trip), `siblings` (q, k and v in one
+                trip) or `linear` (one trip per layer).
             dtype: must be the daemon's where given; for a private daemon it decides (default bfloat16).
             reconnect_s: how long a call waits for a daemon that went away before it raises `DaemonGoneError`;
                 default the environment's SYMBIOSIS_RECONNECT_S, else 0.

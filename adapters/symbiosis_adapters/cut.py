@@ -22,12 +22,14 @@ __all__ = ["BlockTrips", "Cut", "Explanation", "Plan", "explain", "plan"]
 
 
 class Cut(StrEnum):
-    """How much of a model is one trip. Still to come: graph, lent."""
+    """How much of a model is one trip. Still to come: lent."""
 
     LINEAR = "linear"
     """Every frozen layer on its own."""
     SIBLINGS = "siblings"
     """Linears that read the same tensor go together."""
+    GRAPH = "graph"
+    """All row-wise frozen work between two attentions goes together: see `deferred`."""
 
 
 class Plan(NamedTuple):
@@ -42,7 +44,7 @@ class Plan(NamedTuple):
     """Why the plan falls short of what was requested."""
 
 
-def plan(spec: ModelSpec, requested: Cut = Cut.SIBLINGS) -> Plan:
+def plan(spec: ModelSpec, requested: Cut = Cut.GRAPH) -> Plan:
     """Returns how to cut a model.
 
     Raises:
@@ -64,9 +66,9 @@ def plan(spec: ModelSpec, requested: Cut = Cut.SIBLINGS) -> Plan:
             taken.update(fused.members)
         else:
             reasons.append(f"{fused.name}: not used, a member already belongs to another group")
-    if requested is Cut.SIBLINGS and not groups:
+    if requested is not Cut.LINEAR and not groups:
         reasons.append("the daemon offers no sibling ops for this model")
-    cut = Cut.SIBLINGS if groups else Cut.LINEAR
+    cut = Cut.GRAPH if requested is Cut.GRAPH else Cut.SIBLINGS if groups else Cut.LINEAR
     return Plan(cut, ops, tuple(sorted(groups, key=lambda op: op.id)), tuple(reasons))
 
 

@@ -10,29 +10,32 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
 
 from symbiosis_core.errors import RefusedError, UsageError
 from symbiosis_core.ids import SlotIndex
-from symbiosis_core.specs import Direction, OpSpec
+from symbiosis_core.specs import PLANE_ALIGNMENT, Direction, Op, plane_starts
 from symbiosis_transports.ports import Call, ClientChannel
 from symbiosis_transports.tensors import torch_dtype, view_rows
 
 __all__ = ["Pipeline"]
 
-_ALIGNMENT: Final = 64
 _KEPT: Final = 2048
+_MEMOS: Final = 1 << 32
+_MEMO_STEP: Final = 1 << 20
+"""Between the memo numbers of a request's chunks; a client counts up by one from request to request."""
 
 
 class _Prepared(NamedTuple):
     """A slot made ready for one op, direction and number of rows."""
 
-    inputs: torch.Tensor
-    """(t, W)"""
-    outputs: torch.Tensor
-    """(t, O)"""
+    inputs: list[torch.Tensor]
+    """Per plane (t, W)."""
+    outputs: list[torch.Tensor]
+    """Per plane (t, O)."""
     call: Call
 
 
@@ -44,35 +47,41 @@ class Pipeline:
         self._timeout_s = answer_timeout_s
         self._max_rows = max_rows
         self._prepared: dict[tuple[SlotIndex, int, Direction, int], _Prepared] = {}
-        self._chunks: dict[tuple[int, Direction], int] = {}
+        self._chunks: dict[int, int] = {}
 
-    def run(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
-        """Returns the op's rows for `x_TW`, shape (T, O), fresh and the caller's.
+    def run(
+        self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int = 0
+    ) -> list[torch.Tensor]:
+        """Returns the op's rows for `planes`, (T, W) each: (T, O) per plane, fresh and the caller's.
 
         Raises as `ClientChannel.wait` says. After anything but a `RefusedError` the channel's slots are in an
         unknown state and the caller closes it.
         """
-        rows = x_TW.shape[0]
-        chunk = self._chunks.get((op.id, direction)) or self._chunk_rows(op, direction)
+        rows = planes[0].shape[0]
+        chunk = self._chunks.get(op.id) or self._chunk_rows(op)
         if rows > chunk:
-            return self._run_chunked(op, direction, x_TW, chunk)
-        slot, prepared = self._send(op, direction, x_TW)
+            return self._run_chunked(op, direction, planes, chunk, memo)
+        slot, prepared = self._send(op, direction, planes, memo)
         try:
             self._channel.wait(slot, self._timeout_s)
-            return prepared.outputs.clone()
+            return [view.clone() for view in prepared.outputs]
         finally:
             self._channel.release(slot)
 
-    def _run_chunked(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor, chunk: int) -> torch.Tensor:
-        width, dtype = op.row_out(direction)
-        y_TO = torch.empty(x_TW.shape[0], width, dtype=torch_dtype(dtype))
-        flying: deque[tuple[SlotIndex, torch.Tensor, torch.Tensor]] = deque()
+    def _run_chunked(
+        self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], chunk: int, memo: int
+    ) -> list[torch.Tensor]:
+        rows = planes[0].shape[0]
+        answers = [torch.empty(rows, width, dtype=torch_dtype(dtype)) for width, dtype in op.planes_out(direction)]
+        flying: deque[tuple[SlotIndex, list[torch.Tensor], list[torch.Tensor]]] = deque()
         try:
-            for x_tW, y_tO in zip(x_TW.split(chunk), y_TO.split(chunk), strict=True):
+            for index, start in enumerate(range(0, rows, chunk)):
                 if len(flying) == self._channel.slots:
                     self._receive(*flying.popleft())
-                slot, prepared = self._send(op, direction, x_tW)
-                flying.append((slot, prepared.outputs, y_tO))
+                part = slice(start, min(start + chunk, rows))
+                chunk_memo = memo and (memo + index * _MEMO_STEP) % _MEMOS
+                slot, prepared = self._send(op, direction, [plane[part] for plane in planes], chunk_memo)
+                flying.append((slot, prepared.outputs, [answer[part] for answer in answers]))
             while flying:
                 self._receive(*flying.popleft())
         except RefusedError:
@@ -80,51 +89,59 @@ class Pipeline:
                 with contextlib.suppress(RefusedError):
                     self._receive(*landing)
             raise
-        return y_TO
+        return answers
 
-    def _send(self, op: OpSpec, direction: Direction, x_tW: torch.Tensor) -> tuple[SlotIndex, _Prepared]:
+    def _send(
+        self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int
+    ) -> tuple[SlotIndex, _Prepared]:
         slot = self._channel.lease_nowait()
-        key = (slot, op.id, direction, x_tW.shape[0])
+        rows = planes[0].shape[0]
+        key = (slot, op.id, direction, rows)
         prepared = self._prepared.get(key)
         if prepared is None:
             if len(self._prepared) >= _KEPT:
                 self._prepared.clear()
-            prepared = self._prepared[key] = self._prepare(slot, op, direction, x_tW.shape[0])
-        prepared.inputs.copy_(x_tW)
-        self._channel.publish(slot, prepared.call)
+            prepared = self._prepared[key] = self._prepare(slot, op, direction, rows)
+        for view, plane in zip(prepared.inputs, planes, strict=True):
+            view.copy_(plane)
+        self._channel.publish(slot, prepared.call._replace(memo=memo) if memo else prepared.call)
         return slot, prepared
 
-    def _receive(self, slot: SlotIndex, theirs_tO: torch.Tensor, ours_tO: torch.Tensor) -> None:
+    def _receive(self, slot: SlotIndex, theirs: list[torch.Tensor], ours: list[torch.Tensor]) -> None:
         try:
             self._channel.wait(slot, self._timeout_s)
-            ours_tO.copy_(theirs_tO)
+            for mine, view in zip(ours, theirs, strict=True):
+                mine.copy_(view)
         finally:
             self._channel.release(slot)
 
-    def _prepare(self, slot: SlotIndex, op: OpSpec, direction: Direction, rows: int) -> _Prepared:
-        (width_in, dtype_in), (width_out, dtype_out) = op.row_in(direction), op.row_out(direction)
-        out_at = _align(rows * width_in * dtype_in.itemsize)
+    def _prepare(self, slot: SlotIndex, op: Op, direction: Direction, rows: int) -> _Prepared:
+        planes_in, planes_out = op.planes_in(direction), op.planes_out(direction)
+        starts_in, out_at = plane_starts(planes_in, rows)
+        starts_out, _ = plane_starts(planes_out, rows)
         buffer = self._channel.buffer(slot)
         with torch.inference_mode(False):  # or the views could never again be written outside of that mode
             return _Prepared(
-                view_rows(buffer, 0, rows, width_in, dtype_in),
-                view_rows(buffer, out_at, rows, width_out, dtype_out),
+                [view_rows(buffer, at, rows, *plane) for at, plane in zip(starts_in, planes_in, strict=True)],
+                [
+                    view_rows(buffer, out_at + at, rows, *plane)
+                    for at, plane in zip(starts_out, planes_out, strict=True)
+                ],
                 Call(op.id, direction, rows, 0, out_at),
             )
 
-    def _chunk_rows(self, op: OpSpec, direction: Direction) -> int:
-        """How many rows of this op fit into one slot."""
-        (width_in, dtype_in), (width_out, dtype_out) = op.row_in(direction), op.row_out(direction)
-        row_bytes = width_in * dtype_in.itemsize + width_out * dtype_out.itemsize
-        chunk = (self._channel.slot_bytes - _ALIGNMENT) // row_bytes
-        if chunk < 1:
-            raise UsageError(
-                f"one row of {op.name} takes {row_bytes} bytes and a slot holds {self._channel.slot_bytes}; "
-                "raise limits.slot_bytes in the daemon's configuration"
-            )
-        self._chunks[op.id, direction] = min(chunk, self._max_rows)
-        return min(chunk, self._max_rows)
-
-
-def _align(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT
+    def _chunk_rows(self, op: Op) -> int:
+        """How many rows of this op fit into one slot, forward or backward: a memo is one chunk's."""
+        most = self._max_rows
+        for direction in Direction:
+            planes = (*op.planes_in(direction), *op.planes_out(direction))
+            row_bytes = sum([plane.row_bytes for plane in planes])
+            rows = (self._channel.slot_bytes - PLANE_ALIGNMENT * len(planes)) // row_bytes
+            if rows < 1:
+                raise UsageError(
+                    f"one row of {op.name} takes {row_bytes} bytes and a slot holds {self._channel.slot_bytes}; "
+                    "raise limits.slot_bytes in the daemon's configuration"
+                )
+            most = min(most, rows)
+        self._chunks[op.id] = most
+        return most

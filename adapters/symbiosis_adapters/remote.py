@@ -21,7 +21,7 @@ Shapes: T rows of one call, D width in, O width out (of all members), W either.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -30,20 +30,35 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import Direction, OpSpec
 from symbiosis_transports.tensors import torch_dtype
 
-__all__ = ["FrozenLinear", "FrozenSiblings", "FrozenTable", "RemoteRows"]
+__all__ = ["FrozenLinear", "FrozenSiblings", "FrozenTable", "RemoteRows", "refuse_double_backward"]
 
 _MAT_NAMES = {torch.float32: "Float", torch.float64: "Double", torch.bfloat16: "BFloat16", torch.float16: "Half"}
 """Element types as torch's own messages write them."""
 
 
+class Deferring(Protocol):
+    """Records ops. Answers None where an op must be computed now."""
+
+    def linear(self, op: OpSpec, x: torch.Tensor) -> torch.Tensor | None:
+        """Records a linear."""
+
+    def siblings(self, op: OpSpec, x: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+        """Records fused siblings."""
+
+    def lookup(self, op: OpSpec, ids: torch.Tensor) -> torch.Tensor | None:
+        """Records an embedding."""
+
+
 class _Frozen:
     """An op of the catalogue, bound to who computes it. Immutable: copies of a model share it."""
 
-    __slots__ = ("dtype", "rows", "spec", "width_in", "width_out")
+    __slots__ = ("deferral", "dtype", "rows", "spec", "width_in", "width_out")
 
-    def __init__(self, rows: Rows, spec: OpSpec) -> None:
+    def __init__(self, rows: Rows, spec: OpSpec, deferral: Deferring | None = None) -> None:
         self.rows = rows
         self.spec = spec
+        self.deferral = deferral
+        """Who records the op instead of having it computed at once; None: nobody."""
         self.dtype = torch_dtype(spec.dtype)
         self.width_in = spec.width_in
         self.width_out = spec.width_out
@@ -60,8 +75,8 @@ class FrozenLinear(_Frozen):
 
     __slots__ = ("_tail",)
 
-    def __init__(self, rows: Rows, spec: OpSpec) -> None:
-        super().__init__(rows, spec)
+    def __init__(self, rows: Rows, spec: OpSpec, deferral: Deferring | None = None) -> None:
+        super().__init__(rows, spec, deferral)
         self._tail = (self.width_in,)
 
     def __call__(self, x: torch.Tensor) -> Any:
@@ -70,6 +85,8 @@ class FrozenLinear(_Frozen):
         Raises:
             RuntimeError: dtype or width do not fit, as with nn.Linear.
         """
+        if self.deferral is not None and (recorded := self._record(x)) is not None:
+            return recorded
         dtype = self.dtype
         if x.dtype is not dtype or torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
             dtype = self._out_dtype(x)
@@ -81,6 +98,10 @@ class FrozenLinear(_Frozen):
         if x.requires_grad and torch.is_grad_enabled():
             return RemoteRows.apply(x, self, dtype)  # type: ignore[no-untyped-call]
         return self.forward(x, dtype)
+
+    def _record(self, x: torch.Tensor) -> Any:
+        assert self.deferral is not None  # the caller has asked
+        return self.deferral.linear(self.spec, x)
 
     def forward(self, x: torch.Tensor, dtype: torch.dtype) -> Any:
         """Makes the forward trip; `dtype` is what the output shall have. No autograd.
@@ -134,9 +155,15 @@ class FrozenSiblings(FrozenLinear):
 
     __slots__ = ("singles",)
 
-    def __init__(self, rows: Rows, spec: OpSpec, singles: tuple[FrozenLinear, ...]) -> None:
-        super().__init__(rows, spec)
+    def __init__(
+        self, rows: Rows, spec: OpSpec, singles: tuple[FrozenLinear, ...], deferral: Deferring | None = None
+    ) -> None:
+        super().__init__(rows, spec, deferral)
         self.singles = singles
+
+    def _record(self, x: torch.Tensor) -> Any:
+        assert self.deferral is not None  # the caller has asked
+        return self.deferral.siblings(self.spec, x)
 
     def forward(self, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         y = self._forward_rows(x, dtype).resize_(*x.shape[:-1], self.width_out)
@@ -175,6 +202,8 @@ class FrozenTable(_Frozen):
                     f"Int; but got {ids.dtype} instead in {self.spec.name}"
                 )
             ids = ids.long()
+        if self.deferral is not None and (recorded := self.deferral.lookup(self.spec, ids)) is not None:
+            return recorded
         if ids.numel() == 0:
             return torch.empty(*ids.shape, self.width_out, dtype=self.dtype, device=ids.device)
         y_TO = self.rows.run(self.spec, Direction.FORWARD, ids.reshape(-1, 1))
@@ -195,8 +224,14 @@ class RemoteRows(torch.autograd.Function):
     def backward(ctx: Any, *dys: torch.Tensor | None) -> Any:
         dx = ctx.op.backward(dys, ctx.lead, ctx.dtype)
         if torch.is_grad_enabled() and dx is not None:  # create_graph=True
-            dx = _OnlyOnce.apply(dx, ctx.op.spec.name, *dys)  # type: ignore[no-untyped-call]
+            dx = refuse_double_backward(dx, ctx.op.spec.name, dys)
         return dx, None, None
+
+
+def refuse_double_backward(dx: torch.Tensor, name: str, dys: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
+    """Returns `dx`, the gradient of a frozen op, as a tensor that raises when it is differentiated."""
+    once: torch.Tensor = _OnlyOnce.apply(dx, name, *dys)  # type: ignore[no-untyped-call]
+    return once
 
 
 class _OnlyOnce(torch.autograd.Function):

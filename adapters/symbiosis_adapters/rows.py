@@ -6,11 +6,13 @@ over a connection, the tests over a plain model in the same process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
-from symbiosis_core.specs import Direction, OpSpec
+from symbiosis_core.segments import Segment, SegmentSpec
+from symbiosis_core.specs import Direction, Op, OpSpec
 
 __all__ = ["Rows"]
 
@@ -31,4 +33,15 @@ class Rows(Protocol):
         The answer is `T x op.row_out(direction)[0]`, contiguous, of dtype `op.row_out(direction)[1]`, on the
         device of `x_TW`, without autograd history. It is a fresh tensor, no view, and the caller's: it may be
         modified and resized.
+        """
+
+    def learn(self, segment: Segment) -> SegmentSpec:
+        """Makes a segment known to whoever computes it, and returns what to call it by."""
+
+    def call(
+        self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int = 0
+    ) -> list[torch.Tensor]:
+        """Applies an op of several planes: `T x width` each, as `op.planes_in` says; else as `run`.
+
+        Under `memo`, other than 0, a forward may be remembered for its backward.
         """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 import torch
@@ -27,9 +27,11 @@ from symbiosis_core.errors import (
     SymbiosisError,
     UsageError,
 )
+from symbiosis_core.ids import OpId
 from symbiosis_core.logs import event, get_logger
-from symbiosis_core.specs import Direction, ModelSpec, OpSpec, TensorSpec
-from symbiosis_core.wire import Describe, Fetch, Hello, ModelReply, TensorPart, Welcome
+from symbiosis_core.segments import Segment, SegmentSpec, check, describe
+from symbiosis_core.specs import Direction, ModelSpec, Op, OpSpec, TensorSpec
+from symbiosis_core.wire import Describe, Fetch, Hello, Learn, Learned, ModelReply, TensorPart, Welcome
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ChannelStatistics, ClientChannel
 from symbiosis_transports.registry import names, transport
@@ -79,6 +81,8 @@ class Session:
         self.welcome: Welcome
         self.spec: ModelSpec
         """The catalogue of the model at the other end."""
+        self._learned: dict[SegmentSpec, SegmentSpec] = {}
+        """Segments by the numbers of the daemon at the other end."""
         self.reconnects = 0
         """How often this session attached anew after it had lost its channel."""
         self._persist(self._attach)
@@ -106,14 +110,25 @@ class Session:
             RefusedError: it refused the rows, such as token ids outside the vocabulary.
             ClosedError: the session was closed, or this is a forked child.
         """
+        return self.call(op, direction, (x_TW,))[0]
+
+    def call(
+        self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int = 0
+    ) -> list[torch.Tensor]:
+        """See `Rows.call`. Raises as `run` does."""
         with self._lock:
             try:
-                return self._once(op, direction, x_TW)
+                return self._once(op, direction, planes, memo)
             except DaemonGoneError as error:
                 if not self._reconnect_s:
                     raise
                 log.warning(event("waiting for the daemon", address=self.address, reason=error.reason))
-                return self._persist(lambda: self._once(op, direction, x_TW))
+                return self._persist(lambda: self._once(op, direction, planes, memo))
+
+    def learn(self, segment: Segment) -> SegmentSpec:
+        """See `Rows.learn`. Raises as `run` does; a segment that the daemon would refuse, RefusedError."""
+        values = check(segment, self.spec.ops, {tensor.name: tensor for tensor in self.spec.tensors})
+        return SegmentSpec(OpId(-1), segment, values, describe(segment, self.spec.ops))
 
     def fetch(self, tensor: TensorSpec) -> torch.Tensor:
         """Returns a small tensor of the base, such as a norm's weight; the caller's to keep.
@@ -136,13 +151,16 @@ class Session:
             self._closed = True
             self._detach()
 
-    def _once(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
+    def _once(self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int) -> list[torch.Tensor]:
         """Makes one attempt, attaching first where need be. Only a refusal leaves the channel usable."""
         try:
             if self._pipeline is None:
                 self._attach()
             assert self._pipeline is not None  # _attach has set it or raised
-            return self._pipeline.run(op, direction, x_TW).to(x_TW.device)
+            known = self._resolve(op) if isinstance(op, SegmentSpec) else op
+            answers = self._pipeline.run(known, direction, planes, memo)
+            device = planes[0].device
+            return answers if device.type == "cpu" else [answer.to(device) for answer in answers]
         except BusyError:
             raise
         except RefusedError as error:
@@ -153,6 +171,16 @@ class Session:
         except BaseException:  # an interrupt or a silent daemon: the slots' state is unknown
             self._detach()
             raise
+
+    def _resolve(self, op: SegmentSpec) -> SegmentSpec:
+        """Returns the segment under the number that this daemon knows it by, teaching it where need be."""
+        known = self._learned.get(op)
+        if known is None:
+            with ControlClient(self.address.control) as link:
+                learned = link.ask(Learn(self.spec.name, op.segment))
+            assert isinstance(learned, Learned)  # the conversation lets nothing else through
+            known = self._learned[op] = SegmentSpec(OpId(learned.op), op.segment, op.values, op.name)
+        return known
 
     def _fetch(self, tensor: TensorSpec) -> bytearray:
         """Fetches part by part; over a daemon that came back, from the start, after a look at its base."""
@@ -186,6 +214,7 @@ class Session:
         self._channel = transport(welcome.transport).connect(welcome.endpoint, welcome.token, _ATTACH_TIMEOUT_S)
         self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
         self.reconnects += hasattr(self, "spec")
+        self._learned.clear()
         self.welcome, self.spec = welcome, described.spec
 
     def _check_same_base(self, spec: ModelSpec) -> None:

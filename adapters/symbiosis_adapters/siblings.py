@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from symbiosis_adapters.deferred import Deferred, unmodified
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings
 
 __all__ = ["MAX_WASTED", "Sibling", "SiblingGroup"]
@@ -49,6 +50,8 @@ class _Kept(weakref.ref[torch.Tensor]):
         """Whether the outputs are what `x`, the trip's input, would give now."""
         if mode != self.mode:
             return False
+        if type(x) is Deferred:
+            return unmodified(x)
         if self.copy is not None:
             return torch.equal(x, self.copy)
         return not x.is_inference() and x._version == self.version
@@ -94,7 +97,7 @@ class SiblingGroup:
             if index in kept.pending:  # this member reads another tensor than its siblings
                 return _tensor(single(x))
         self._settle(kept)
-        if self.reason is not None or (mode[0] and x.is_leaf):
+        if self.reason is not None or (mode[0] and type(x) is not Deferred and x.is_leaf):
             return _tensor(single(x))
         return self._share(index, x, mode)
 
@@ -102,7 +105,10 @@ class SiblingGroup:
         outputs = self.fused(x)
         kept = _Kept(x, _forget)
         kept.outputs, kept.pending, kept.mode = list(outputs), set(range(len(outputs))), mode
-        kept.version, kept.copy = (-1, x.clone()) if x.is_inference() else (x._version, None)
+        if type(x) is Deferred:
+            kept.version, kept.copy = 0, None
+        else:
+            kept.version, kept.copy = (-1, x.clone()) if x.is_inference() else (x._version, None)
         self._kept = kept
         return _tensor(kept.take(index))
 
@@ -145,6 +151,8 @@ class Sibling:
 
 
 def _mode(x: torch.Tensor) -> _Mode:
+    if type(x) is Deferred:
+        x = x if (value := x._value) is None else value
     device = "cpu" if x.is_cpu else x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return torch.is_grad_enabled() and x.requires_grad, torch.is_inference_mode_enabled(), autocast

@@ -17,9 +17,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cut import Cut, Plan, plan
+from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.siblings import SiblingGroup
@@ -33,7 +36,7 @@ Fetch = Callable[[TensorSpec], torch.Tensor]
 Remote = Callable[[torch.Tensor], torch.Tensor]
 
 
-def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.SIBLINGS) -> PreTrainedModel:
+def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> PreTrainedModel:
     """Returns the model of a catalogue, in eval mode, as from_pretrained would.
 
     `fetch` returns a small tensor of the catalogue; the model keeps it.
@@ -44,8 +47,9 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.SIBLINGS) ->
     """
     planned = plan(spec, cut)
     model = _skeleton(spec)
-    _make_remote(model, planned, rows)
-    _set_tensors(model, spec, fetch)
+    deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
+    _make_remote(model, planned, rows, deferral)
+    _set_tensors(model, spec, fetch, deferral)
     left = sorted(set(_meta_names(model)))
     if left:
         raise RemoteProtocolError(
@@ -55,6 +59,10 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.SIBLINGS) ->
     if spec.generation_config_json:
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
+    if deferral is not None:
+        model.__dict__["symbiosis_deferral"] = deferral
+        install_rules()
+        undefer_checkpoints(model)
     model.eval()
     return model
 
@@ -77,11 +85,11 @@ def _skeleton(spec: ModelSpec) -> PreTrainedModel:
     return model
 
 
-def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows) -> None:
+def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows, deferral: Deferral | None) -> None:
     layers = dict(model.named_modules(remove_duplicate=False))
     placeholders: dict[int, FrozenWeight] = {}
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
-    for path, remote in _remotes(planned, rows):
+    for path, remote in _remotes(planned, rows, deferral):
         op, layer = planned.ops[path], layers.get(path)
         if layer is None or form(layer) != (op.kind, op.width_in, op.width_out):
             raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
@@ -89,24 +97,25 @@ def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows) -> None:
         make_remote(layer, path, remote, torch_dtype(op.dtype), placeholders)
 
 
-def _remotes(planned: Plan, rows: Rows) -> Iterator[tuple[str, Remote]]:
+def _remotes(planned: Plan, rows: Rows, deferral: Deferral | None) -> Iterator[tuple[str, Remote]]:
     """Yields every remote layer's path and what computes it."""
     grouped = {member for fused in planned.groups for member in fused.members}
     for path, op in planned.ops.items():
         if path not in grouped:
-            yield path, FrozenTable(rows, op) if op.kind is OpKind.EMBEDDING else FrozenLinear(rows, op)
+            kind = FrozenTable if op.kind is OpKind.EMBEDDING else FrozenLinear
+            yield path, kind(rows, op, deferral)
     for fused in planned.groups:
-        group = _group(fused, planned, rows)
+        group = _group(fused, planned, rows, deferral)
         for index, member in enumerate(fused.members):
             yield member, group.member(index)
 
 
-def _group(fused: OpSpec, planned: Plan, rows: Rows) -> SiblingGroup:
-    singles = tuple(FrozenLinear(rows, planned.ops[member]) for member in fused.members)
-    return SiblingGroup(FrozenSiblings(rows, fused, singles))
+def _group(fused: OpSpec, planned: Plan, rows: Rows, deferral: Deferral | None) -> SiblingGroup:
+    singles = tuple(FrozenLinear(rows, planned.ops[member], deferral) for member in fused.members)
+    return SiblingGroup(FrozenSiblings(rows, fused, singles, deferral))
 
 
-def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch) -> None:
+def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch, deferral: Deferral | None) -> None:
     """Replaces what is on meta by the daemon's tensors, wherever the same object is used."""
     named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
@@ -121,6 +130,8 @@ def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch) -> None:
             value = fetch(tensor)
             is_parameter = tensor.kind is TensorKind.PARAMETER
             fetched[id(old)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
+            if deferral is not None:
+                deferral.know(fetched[id(old)], tensor)
     for module in model.modules():
         places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
         for place in places:

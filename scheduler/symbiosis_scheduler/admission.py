@@ -11,23 +11,30 @@ from typing import Final
 
 from symbiosis_core.config import LimitsConfig
 from symbiosis_core.errors import RefusalCode
-from symbiosis_core.specs import Direction, OpKind, OpSpec
+from symbiosis_core.specs import PLANE_ALIGNMENT, Direction, Op, Plane
 from symbiosis_transports.calls import Call
 
 __all__ = ["ALIGNMENT_BYTES", "Admission"]
 
-ALIGNMENT_BYTES: Final = 64
-"""Regions start at multiples of a cache line, so that no element straddles one and vector loads are aligned."""
+ALIGNMENT_BYTES: Final = PLANE_ALIGNMENT
+"""Regions start where planes do."""
 
 
 class Admission:
-    """The rules of one catalogue under one set of limits; row sizes are worked out once."""
+    """The rules of one catalogue, and of what is learned later, under one set of limits."""
 
     __slots__ = ("_max_rows", "_row_bytes")
 
-    def __init__(self, ops: Sequence[OpSpec], limits: LimitsConfig) -> None:
+    def __init__(self, ops: Sequence[Op], limits: LimitsConfig) -> None:
         self._max_rows = limits.max_rows
-        self._row_bytes = [tuple(_row_bytes(op, direction) for direction in Direction) for op in ops]
+        self._row_bytes: list[tuple[_RowBytes | None, ...]] = []
+        for op in ops:
+            self.learn(op)
+
+    def learn(self, op: Op) -> None:
+        """From now on calls may name `op`, whose id is the number of ops before it."""
+        assert op.id == len(self._row_bytes)
+        self._row_bytes.append(tuple([_row_bytes(op, direction) for direction in Direction]))
 
     def refusal(self, call: Call, slot_bytes: int) -> RefusalCode | None:
         """Returns why the call cannot be computed in a slot of that many bytes; None: it can.
@@ -38,7 +45,7 @@ class Admission:
         - BAD_ROWS: no rows, or more than `limits.max_rows`.
         - BAD_REGION: a region leaves the slot or is not aligned, or the two overlap.
         """
-        op, direction, rows, in_offset, out_offset = call
+        op, direction, rows, in_offset, out_offset, _ = call
         if not 0 <= op < len(self._row_bytes):
             return RefusalCode.UNKNOWN_OP
         if direction not in (0, 1):
@@ -48,17 +55,31 @@ class Admission:
             return RefusalCode.NO_BACKWARD
         if not 1 <= rows <= self._max_rows:
             return RefusalCode.BAD_ROWS
-        in_stop = in_offset + rows * row_bytes[0]
-        out_stop = out_offset + rows * row_bytes[1]
+        in_stop = in_offset + _region_bytes(row_bytes[0], rows)
+        out_stop = out_offset + _region_bytes(row_bytes[1], rows)
         inside = in_offset >= 0 and out_offset >= 0 and in_stop <= slot_bytes and out_stop <= slot_bytes
         aligned = in_offset % ALIGNMENT_BYTES == 0 and out_offset % ALIGNMENT_BYTES == 0
         apart = in_stop <= out_offset or out_stop <= in_offset
         return None if inside and aligned and apart else RefusalCode.BAD_REGION
 
 
-def _row_bytes(op: OpSpec, direction: Direction) -> tuple[int, int] | None:
-    """Returns bytes of one row in and one row out; None where the op has no such direction."""
-    if op.kind is OpKind.EMBEDDING and direction is Direction.BACKWARD:
-        return None
-    (width_in, dtype_in), (width_out, dtype_out) = op.row_in(direction), op.row_out(direction)
-    return width_in * dtype_in.itemsize, width_out * dtype_out.itemsize
+_RowBytes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Bytes of one row, per plane: in and out."""
+
+
+def _row_bytes(op: Op, direction: Direction) -> _RowBytes | None:
+    """Returns None where the op has no such direction."""
+    planes_out = op.planes_out(direction)
+    return (_each(op.planes_in(direction)), _each(planes_out)) if planes_out else None
+
+
+def _each(planes: Sequence[Plane]) -> tuple[int, ...]:
+    return tuple([plane.row_bytes for plane in planes])
+
+
+def _region_bytes(row_bytes: tuple[int, ...], rows: int) -> int:
+    """Returns how far a region of these planes reaches; its last plane ends where its rows end."""
+    at = 0
+    for each in row_bytes[:-1]:
+        at += -(-rows * each // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    return at + rows * row_bytes[-1]

@@ -24,6 +24,8 @@ from symbiosis_core.wire import (
     Describe,
     Fetch,
     Hello,
+    Learn,
+    Learned,
     MemoryStatus,
     ModelReply,
     Reply,
@@ -37,6 +39,7 @@ from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.segments import Segments
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
 from symbiosis_transports.zmq_link import ControlServer
@@ -67,6 +70,7 @@ class ControlPlane:
         self._data = data
         self._threads = threads
         self._since_us = monotonic_us()
+        self._segments = Segments(layers, config.limits.segments)
         self._server = ControlServer(address, self._answer)
 
     async def start(self) -> None:
@@ -115,6 +119,13 @@ class ControlPlane:
         data = self._layers.tensor_bytes(fetch.tensor)
         part = bytes(data[fetch.offset : fetch.offset + TENSOR_PART_BYTES])
         return TensorPart(fetch.offset, len(data), part)
+
+    async def _learn(self, learn: Learn) -> Reply:
+        self._known_model(learn.model)
+        spec, program = self._segments.learn(learn.segment)
+        # Also where it is known: another client's teaching may still be on its way to the data plane.
+        await self._data.call(lambda: self._data.plane.learn(program) if program is not None else None)
+        return Learned(spec.id)
 
     async def _status(self, _: Status) -> Reply:
         status = await self._data.call(self._look)
@@ -183,5 +194,6 @@ _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Repl
     Hello: ControlPlane._hello,
     Describe: ControlPlane._describe,
     Fetch: ControlPlane._fetch,
+    Learn: ControlPlane._learn,
     Status: ControlPlane._status,
 }

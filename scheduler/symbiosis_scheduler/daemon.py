@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, install_signals
@@ -20,7 +18,7 @@ from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.state import SchedulerState
-from symbiosis_scheduler.streams import open_streams
+from symbiosis_scheduler.streams import open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import Listener
 from symbiosis_transports.registry import names, transport
@@ -53,9 +51,9 @@ async def serve(
     transports = {name: transport(name) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-        state = SchedulerState(layers.spec.ops, config, policy)
-        streams = open_streams(torch.device("cpu"), [lane.priority for lane in config.lanes.values()])
-        executor = Executor(layers, streams, threads)
+        state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=plans_in_flight(layers.device))
+        streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
+        executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
         plane = DataPlane(loop, state, executor, grants, config)
         doors = [one.listen(loop, one.endpoint(address), plane) for one in transports.values()]
         return plane, doors

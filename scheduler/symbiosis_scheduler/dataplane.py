@@ -24,6 +24,7 @@ from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
 from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.state import (
     Answer,
     Arrived,
@@ -120,18 +121,11 @@ class DataPlane:
         seat = self.seats.pop(channel.client, None)
         self._grants.release(channel.client)
         if seat is not None:
-            self._land(channel.client)
             self._executor.detach(channel.client)
             self._to_ring.discard(channel)
             self._tell(ClientLeft(channel.client))
             log.info(event("client left", client=channel.client, name=seat.tenant.name, reason=reason))
             self._wake()
-
-    def _land(self, client: ClientId) -> None:
-        """Waits for plans under way that still read or write the memory of a client that has left."""
-        for launched in self._underway:
-            if launched.event is not None and client in launched.plan.clients:
-                launched.event.wait()
 
     # -- what the service calls ------------------------------------------------------------------------------
 
@@ -142,6 +136,11 @@ class DataPlane:
             self._tell(Drain())
             self._wake()
         return self._draining
+
+    def learn(self, program: Program) -> None:
+        """From now on calls may name this segment."""
+        self.state.learn(program.spec)
+        self._executor.learn(program)
 
     def hang_up(self, reason: str) -> None:
         """Ends every channel. Clients see a daemon that is gone, and why."""
@@ -169,8 +168,13 @@ class DataPlane:
             self._alarm = None
         self._gather()
         self._finish()
+        running = len(self._underway)
         self._tell(Turn(monotonic_us()))
         if self._underway:
+            if len(self._underway) == running:
+                # A device is at work and nothing more can be started: no event of torch wakes a loop, so look
+                # again, but let others have the core. Never so on a CPU, where nothing is left running.
+                os.sched_yield()
             self._loop.call_soon(self._turn)
         elif self._draining is not None and self.state.idle:
             if not self._draining.done():
@@ -197,6 +201,8 @@ class DataPlane:
         for launched in list(self._underway):
             if launched.event is None or launched.event.done():
                 self._underway.remove(launched)
+                if launched.landing is not None:
+                    launched.landing.land()
                 self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed))
         self._ring()
 

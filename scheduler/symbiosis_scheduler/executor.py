@@ -1,23 +1,28 @@
-"""Carries a plan out: rows in, one matrix product, rows out. Keeps nothing of anybody between two plans.
+"""Carries a plan out: rows in, one op or segment, rows out. Keeps nothing between two plans that a result needs.
 
 One part alone is computed from the client's memory into the client's memory. Several are laid one under the
-other without padding (`x_RD`, R = sum of T), go through the op together, and are taken apart again.
+other without padding (`x_RD`, R = sum of T), go through the op together, and are taken apart again. Where the
+weights are not on the CPU, `staged` does the same at a distance.
 
     T  rows of one part      R  rows of the whole batch      D  width in      O  width out
 """
 
 from __future__ import annotations
 
-import torch
-
-from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId
 from symbiosis_core.logs import event, get_logger
-from symbiosis_core.specs import Direction, OpKind, OpSpec
+from symbiosis_core.segments import SegmentSpec
+from symbiosis_core.specs import OpKind, OpSpec
 from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.plan import Part, Plan
+from symbiosis_scheduler.lookup import sound_ids
+from symbiosis_scheduler.memo import Memo
+from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.rows import RowViews
+from symbiosis_scheduler.segment_plans import SegmentPlans
+from symbiosis_scheduler.staged import InPlace, Landing, Staged
 from symbiosis_scheduler.streams import Event, Streams
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import ServerChannel
@@ -28,33 +33,61 @@ log = get_logger(__name__)
 
 
 class Launched:
-    """A plan under way: `event` says when it is done, `failed` which requests are not answered with rows."""
+    """A plan under way: `event` says when it is done, `failed` which requests are not answered with rows.
 
-    __slots__ = ("event", "failed", "plan")
+    A `landing` is to be landed when the event is done, before anything is answered.
+    """
+
+    __slots__ = ("event", "failed", "landing", "plan")
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.failed: dict[Request, RefusalCode] = {}
         self.event: Event | None = None
+        self.landing: Landing | None = None
 
 
 class Executor:
-    """Computes plans over one model's frozen layers."""
+    """Computes plans over one model's frozen layers, on the streams of their device."""
 
-    def __init__(self, layers: FrozenLayers, streams: Streams, threads: ThreadChoice) -> None:
+    def __init__(
+        self,
+        layers: FrozenLayers,
+        streams: Streams,
+        threads: ThreadChoice,
+        *,
+        memo_bytes: int = 0,
+        staged: bool = False,
+    ) -> None:
+        """`staged` forces on a CPU what every other device needs, so that it can be tried without one."""
         self._layers = layers
-        self._ops = layers.spec.ops
+        self._ops: list[OpSpec | SegmentSpec] = list(layers.spec.ops)
         self._streams = streams
         self._threads = threads
         self._views = RowViews()
+        self._in_place = not staged and layers.device.type == "cpu"
+        self._carrier = InPlace(self._views) if self._in_place else Staged(layers.device, self._views)
+        self._segments = SegmentPlans(self._views, self._carrier, Memo(memo_bytes), layers.table_rows)
 
     def attach(self, channel: ServerChannel) -> None:
         """Plans may now hold parts of this client."""
         self._views.attach(channel)
 
     def detach(self, client: ClientId) -> None:
-        """Forgets the client, so that its memory can go. No plan with its parts may be under way."""
+        """Forgets the client, so that its memory can go. What is under way for it lands nowhere."""
         self._views.detach(client)
+        self._segments.memo.forget(client)
+
+    @property
+    def memo(self) -> Memo:
+        """What is kept of forwards for their backwards."""
+        return self._segments.memo
+
+    def learn(self, program: Program) -> None:
+        """From now on plans may be of this segment, whose id is the number of ops before it."""
+        assert program.spec.id == len(self._ops)
+        self._ops.append(program.spec)
+        self._segments.learn(program)
 
     def launch(self, plan: Plan, priority: int) -> Launched:
         """Starts `plan` on the stream of that priority.
@@ -62,6 +95,9 @@ class Executor:
         Never raises for what a client sent: its request fails with a code, the others' rows are computed. A
         failure of the computation itself fails the whole plan, is logged with its traceback, and the daemon
         lives.
+
+        Raises:
+            DeviceLostError: no plan will ever be computed again.
         """
         launched = Launched(plan)
         self._threads.use_for(plan.rows)
@@ -73,34 +109,18 @@ class Executor:
         return launched
 
     def _compute(self, launched: Launched) -> None:
-        op, direction = self._ops[launched.plan.op], Direction(launched.plan.direction)
-        if op.kind is OpKind.EMBEDDING:
-            self._look_up(launched, op)
-        elif len(launched.plan.parts) == 1:
-            (part,) = launched.plan.parts
-            self._layers.apply(op, direction, self._views.inputs(part, op), out=self._views.outputs(part, op))
+        plan = launched.plan
+        op, parts = self._ops[plan.op], plan.parts
+        if isinstance(op, SegmentSpec):
+            launched.landing = self._segments.compute(plan, op, launched.failed)
+        elif op.kind is OpKind.EMBEDDING:
+            sound, ids = sound_ids(self._layers, self._views, plan, op, launched.failed)
+            if sound:
+                y_RO = self._layers.look_up(op, self._carrier.send(ids))
+                launched.landing = self._carrier.land([y_RO], sound, op)
+        elif self._in_place and len(parts) == 1:
+            (x_TD,), (y_TO,) = self._views.inputs(parts[0], op), self._views.outputs(parts[0], op)
+            self._layers.apply(op, plan.direction, x_TD, out=y_TO)
         else:
-            parts = launched.plan.parts
-            x_RD = torch.cat([self._views.inputs(part, op) for part in parts])
-            self._scatter(self._layers.apply(op, direction, x_RD), parts, op)
-
-    def _look_up(self, launched: Launched, op: OpSpec) -> None:
-        """Embeds token ids. They are copied before they are checked: the client could change them in between."""
-        sound: list[Part] = []
-        ids: list[torch.Tensor] = []
-        for part in launched.plan.parts:
-            ids_T1 = self._views.inputs(part, op).clone()
-            try:
-                self._layers.check(op, Direction.FORWARD, ids_T1)
-            except RefusedError as error:
-                launched.failed[part.request] = error.code
-            else:
-                sound.append(part)
-                ids.append(ids_T1)
-        if sound:
-            y_RO = self._layers.apply(op, Direction.FORWARD, torch.cat(ids))
-            self._scatter(y_RO, sound, op)
-
-    def _scatter(self, y_RO: torch.Tensor, parts: tuple[Part, ...] | list[Part], op: OpSpec) -> None:
-        pieces = y_RO.split([part.rows for part in parts])
-        torch._foreach_copy_([self._views.outputs(part, op) for part in parts], list(pieces))
+            x_RD = self._carrier.send([self._views.inputs(part, op)[0] for part in parts])
+            launched.landing = self._carrier.land([self._layers.apply(op, plan.direction, x_RD)], parts, op)

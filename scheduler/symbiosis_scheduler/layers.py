@@ -10,18 +10,20 @@ backward of a client in the same process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_core.specs import Direction, ModelSpec, OpSpec
 from symbiosis_scheduler.catalogue import catalogue_of, trial
 from symbiosis_scheduler.fingerprint import fingerprint, raw_bytes
 from symbiosis_scheduler.loading import LoadedModel
-from symbiosis_scheduler.weights import fuse, named_tensors, own, storage_bytes
+from symbiosis_scheduler.weights import Relocation, fuse, named_tensors, own, storage_bytes, trim_heap
 
 __all__ = ["FrozenLayers"]
 
@@ -29,13 +31,19 @@ __all__ = ["FrozenLayers"]
 class FrozenLayers:
     """Owns the weights of one model. For one thread at a time; a call leaves nothing behind."""
 
+    device: torch.device
+    """Where the ops' weights lie, and where `apply` wants its rows."""
+
     def __init__(self, loaded: LoadedModel) -> None:
         """Takes the model over: its tensors move into memory of this object's own, and stay usable.
+
+        All of it on the CPU, where the fingerprint and the small tensors come from; see `move_to`.
 
         Raises:
             UsageError: the model cannot be lent.
         """
         model = loaded.model
+        self.device = torch.device("cpu")
         catalogue = catalogue_of(model)
         modules = dict(model.named_modules())
         members_of = {op.id: [modules[member] for member in op.members] for op in catalogue.ops}
@@ -44,8 +52,12 @@ class FrozenLayers:
         self._ops: Final = [
             fused[op.id] if op.id in fused else _single(members_of[op.id][0]) for op in catalogue.ops
         ]
+        members = chain.from_iterable(members_of.values())
+        # Each once, as `dict.fromkeys` sees to: siblings are named again, and tied layers share theirs.
+        self._parameters: Final = dict.fromkeys(chain.from_iterable(m.parameters(recurse=False) for m in members))
         named = dict(named_tensors(model))
-        self._tensors: Final = {tensor.name: named[tensor.name] for tensor in catalogue.tensors}
+        # Their data, so that a parameter that moves with an op leaves here what clients fetch.
+        self._tensors: Final = {tensor.name: named[tensor.name].data for tensor in catalogue.tensors}
         generation_config = getattr(model, "generation_config", None)
         self.spec: Final = ModelSpec(
             name=loaded.name,
@@ -62,14 +74,39 @@ class FrozenLayers:
     def __repr__(self) -> str:
         spec = self.spec
         return (
-            f"<FrozenLayers {spec.name} {spec.dtype.name.lower()}: {len(spec.ops)} ops, {spec.base_bytes} bytes>"
+            f"<FrozenLayers {spec.name} {spec.dtype.name.lower()}: {len(spec.ops)} ops, {spec.base_bytes} bytes "
+            f"on {self.device}>"
         )
 
-    def apply(self, op: OpSpec, direction: Direction, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Returns the answer rows, written into `out` where given.
+    def move_to(self, device: torch.device) -> None:
+        """Copies the ops' weights to `device`, those of the model included, and frees what they were here.
 
-        `x` and `out` have the shapes and element types of `op.row_in` and `op.row_out`; the caller has checked
-        what came from a client. Only token ids are checked here, since they decide what memory is read.
+        What clients fetch by name stays on the CPU.
+
+        Raises:
+            UsageError: they do not fit.
+        """
+        moved = Relocation(device)
+        try:
+            for layer in self._ops:
+                layer.move(moved)
+            for parameter in self._parameters:
+                parameter.data = moved(parameter.data)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"{self.spec.name} does not fit on {device}: it takes {self.spec.base_bytes / 1e6:.0f} MB. "
+                f"{error} Give another --device, or a smaller --dtype"
+            ) from error
+        self.device = device
+        del moved  # it holds what is to be freed
+        trim_heap()
+
+    def apply(self, op: OpSpec, direction: Direction, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Returns the answer rows, written into `out` where given. On a GPU they are queued, not computed yet.
+
+        `x` and `out` lie on `device` and have the shapes and element types of `op.row_in` and `op.row_out`; the
+        caller has checked what came from a client. Only token ids are checked here, since they decide what memory
+        is read.
 
         Raises:
             RefusedError: BAD_INDEX or NO_BACKWARD; nothing was written.
@@ -80,8 +117,16 @@ class FrozenLayers:
             x = x.detach()
         return layer.forward(x, out) if direction is Direction.FORWARD else layer.backward(x, out)
 
+    def look_up(self, op: OpSpec, ids_R1: Tensor) -> Tensor:
+        """Returns what `apply` would, for ids that went through `check`: to look again would wait for a GPU."""
+        layer = self._ops[op.id]
+        assert isinstance(layer, _Embedding)
+        return layer.look_up(ids_R1, None)
+
     def check(self, op: OpSpec, direction: Direction, x: Tensor) -> None:
         """Checks one request's rows as `apply` would, so that one client's bad ids do not fail a whole batch.
+
+        `x` lies on the CPU, wherever the weights are.
 
         Raises:
             RefusedError: BAD_INDEX or NO_BACKWARD.
@@ -89,6 +134,23 @@ class FrozenLayers:
         layer = self._ops[op.id]
         if isinstance(layer, _Embedding):
             layer.check(x) if direction is Direction.FORWARD else layer.backward(x, None)
+
+    def layer(self, op: int) -> _Linear | _Embedding:
+        """Returns what computes the op of that number. See `steps.Weights`."""
+        return self._ops[op]
+
+    def vector(self, name: str) -> Tensor:
+        """Returns a small tensor on `device`. See `steps.Weights`."""
+        return self._tensors[name].to(self.device)
+
+    @property
+    def table_rows(self) -> dict[int, int]:
+        """How many rows every embedding has, by op."""
+        return {
+            op.id: layer.rows
+            for op, layer in zip(self.spec.ops, self._ops, strict=True)
+            if isinstance(layer, _Embedding)
+        }
 
     def tensor_bytes(self, name: str) -> memoryview:
         """Returns all bytes of a small tensor, little endian and in C order, read-only and not copied.
@@ -119,6 +181,11 @@ class _Linear:
         self._bias_O = bias_O
         self._bias_apart = bias_apart
 
+    def move(self, moved: Callable[[Tensor], Tensor]) -> None:
+        self._weight_DO = moved(self._weight_DO)
+        self._weight_OD = self._weight_DO.t()
+        self._bias_O = None if self._bias_O is None else moved(self._bias_O)
+
     # mm and addmm into `out` take the time of F.linear and give its bits, for 1, 8 and 256 rows, in bfloat16 and
     # float32. So there is one way for all; mv would be up to 1.8 times slower for one row of bfloat16.
 
@@ -136,14 +203,21 @@ class _Linear:
 class _Embedding:
     """Looks rows up."""
 
-    __slots__ = ("_table_VO", "widths")
+    __slots__ = ("_table_VO", "rows", "widths")
 
     def __init__(self, table_VO: Tensor) -> None:
         self.widths = (table_VO.shape[1], 1)
+        self.rows = table_VO.shape[0]
         self._table_VO = table_VO
+
+    def move(self, moved: Callable[[Tensor], Tensor]) -> None:
+        self._table_VO = moved(self._table_VO)
 
     def forward(self, ids_R1: Tensor, out_RO: Tensor | None) -> Tensor:
         self.check(ids_R1)
+        return self.look_up(ids_R1, out_RO)
+
+    def look_up(self, ids_R1: Tensor, out_RO: Tensor | None) -> Tensor:
         return torch.index_select(self._table_VO, 0, ids_R1.reshape(-1), out=out_RO)
 
     def check(self, ids_R1: Tensor) -> None:

@@ -30,3 +30,5 @@ class Request(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Bytes from the slot's start to the rows that the client wrote."""
     out_offset: int
     """Bytes from the slot's start to where the daemon writes its rows."""
+    memo: int = 0
+    """The client's number for what may be kept from a forward for its backward; 0: nothing."""

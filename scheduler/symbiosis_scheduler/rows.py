@@ -11,7 +11,7 @@ from typing import Final
 import torch
 
 from symbiosis_core.ids import ClientId
-from symbiosis_core.specs import Direction, DType, OpSpec
+from symbiosis_core.specs import Op, Plane, plane_starts
 from symbiosis_scheduler.plan import Part
 from symbiosis_transports.ports import ServerChannel
 from symbiosis_transports.tensors import view_rows
@@ -19,14 +19,14 @@ from symbiosis_transports.tensors import view_rows
 __all__ = ["RowViews"]
 
 _KEPT_VIEWS: Final = 512
-_Key = tuple[int, int, int, int, DType]
+_Key = tuple[int, int, int, int, int, tuple[Plane, ...]]
 
 
 class RowViews:
     """The views of all connected clients."""
 
     def __init__(self) -> None:
-        self._clients: dict[ClientId, tuple[ServerChannel, dict[_Key, torch.Tensor]]] = {}
+        self._clients: dict[ClientId, tuple[ServerChannel, dict[_Key, list[torch.Tensor]]]] = {}
 
     def attach(self, channel: ServerChannel) -> None:
         """From now on parts of this client can be viewed."""
@@ -36,25 +36,30 @@ class RowViews:
         """Forgets every view of the client. Unknown clients are nobody's loss."""
         self._clients.pop(client, None)
 
-    def inputs(self, part: Part, op: OpSpec) -> torch.Tensor:
-        """Returns the rows that the client wrote for `part`, shape (rows, width in)."""
-        width, dtype = op.row_in(Direction(part.request.direction))
-        return self._rows(part, part.request.in_offset, width, dtype)
+    def __contains__(self, client: ClientId) -> bool:
+        return client in self._clients
 
-    def outputs(self, part: Part, op: OpSpec) -> torch.Tensor:
-        """Returns where the answer to `part` goes, shape (rows, width out)."""
-        width, dtype = op.row_out(Direction(part.request.direction))
-        return self._rows(part, part.request.out_offset, width, dtype)
+    def inputs(self, part: Part, op: Op) -> list[torch.Tensor]:
+        """Returns the rows that the client wrote for `part`, per plane (rows, width in)."""
+        request = part.request
+        return self._planes(part, request.in_offset, op.planes_in(request.direction))
 
-    def _rows(self, part: Part, offset: int, width: int, dtype: DType) -> torch.Tensor:
+    def outputs(self, part: Part, op: Op) -> list[torch.Tensor]:
+        """Returns where the answer to `part` goes, per plane (rows, width out)."""
+        request = part.request
+        return self._planes(part, request.out_offset, op.planes_out(request.direction))
+
+    def _planes(self, part: Part, offset: int, planes: tuple[Plane, ...]) -> list[torch.Tensor]:
         request = part.request
         channel, views = self._clients[request.client]
-        at = offset + part.start * width * dtype.itemsize
-        key = (request.slot, at, part.stop - part.start, width, dtype)
-        view = views.get(key)
-        if view is None:
+        key = (request.slot, offset, part.start, part.stop, request.rows, planes)
+        found = views.get(key)
+        if found is None:
             if len(views) >= _KEPT_VIEWS:
                 views.clear()
-            view = view_rows(channel.buffer(request.slot), at, part.rows, width, dtype)
-            views[key] = view
-        return view
+            buffer, (starts, _) = channel.buffer(request.slot), plane_starts(planes, request.rows)
+            found = views[key] = [
+                view_rows(buffer, offset + at + part.start * plane.row_bytes, part.rows, *plane)
+                for at, plane in zip(starts, planes, strict=True)
+            ]
+        return found

@@ -31,7 +31,7 @@ import msgspec
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
-from symbiosis_core.specs import Direction, OpSpec
+from symbiosis_core.specs import Direction, Op
 from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
 from symbiosis_scheduler.plan import Hold, Plan
@@ -206,9 +206,7 @@ _DIRECTIONS: Final = tuple(Direction)
 class SchedulerState:
     """Everything that the scheduler knows."""
 
-    def __init__(
-        self, ops: Sequence[OpSpec], config: DaemonConfig, policy: Policy, *, max_in_flight: int = 1
-    ) -> None:
+    def __init__(self, ops: Sequence[Op], config: DaemonConfig, policy: Policy, *, max_in_flight: int = 1) -> None:
         self._admission = Admission(ops, config.limits)
         self._queues = Queues(config.lanes)
         self._policy = policy
@@ -231,6 +229,10 @@ class SchedulerState:
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
         return not self._in_flight and not len(self._queues)
+
+    def learn(self, op: Op) -> None:
+        """From now on requests may ask for `op`, whose id is the number of ops before it."""
+        self._admission.learn(op)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Returns what is to be done about an event, in this order.
@@ -338,6 +340,7 @@ class SchedulerState:
                 event.now_us,
                 call.in_offset,
                 call.out_offset,
+                call.memo,
             )
             client.open[slot] = _Open(request)
             self._queues.push(request)

@@ -12,24 +12,54 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["CpuStreams", "CudaStreams", "Event", "Streams", "device_priorities", "open_streams"]
+from symbiosis_core.errors import SymbiosisError
+
+__all__ = [
+    "CpuStreams",
+    "CudaStreams",
+    "DeviceLostError",
+    "Event",
+    "Streams",
+    "device_priorities",
+    "open_streams",
+    "plans_in_flight",
+]
+
+
+class DeviceLostError(SymbiosisError):
+    """The device failed, and all that was queued on it is lost. The process cannot use it any more.
+
+    Not a `RuntimeError`, as torch's is: one of those fails a plan, this ends the daemon.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"the device is lost: {self.reason}. Start the daemon again"
 
 
 class Event(Protocol):
     """Tells when what was launched before it is done."""
 
     def done(self) -> bool:
-        """Whether it is done; never blocks."""
+        """Whether it is done; never blocks.
 
-    def wait(self) -> None:
-        """Blocks until it is done."""
+        Raises:
+            DeviceLostError: it never will be.
+        """
 
 
 class Streams(Protocol):
     """The streams of one device."""
 
     def launch(self, priority: int, work: Callable[[], None]) -> Event:
-        """Runs or queues `work` on the stream for a lane of that priority."""
+        """Runs or queues `work` on the stream for a lane of that priority. What `work` raises is raised.
+
+        Raises:
+            DeviceLostError: the device can do no work any more.
+        """
 
 
 class _Done:
@@ -38,9 +68,6 @@ class _Done:
     def done(self) -> bool:
         """True."""
         return True
-
-    def wait(self) -> None:
-        """Returns at once."""
 
 
 _DONE = _Done()
@@ -62,19 +89,19 @@ class _CudaEvent:
         self._event = event
 
     def done(self) -> bool:
-        """Asks the driver."""
-        return bool(self._event.query())
-
-    def wait(self) -> None:
-        """Blocks this thread, not the device."""
-        self._event.synchronize()
+        """Asks the driver, which also says here what went wrong on the device since."""
+        try:
+            return bool(self._event.query())
+        except RuntimeError as error:
+            raise DeviceLostError(str(error)) from error
 
 
 class CudaStreams:
     """One stream per lane priority; the device's own priorities follow the lanes' order."""
 
     def __init__(self, device: torch.device, priorities: Sequence[int]) -> None:
-        least, greatest = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]  # static, but not in the stub
+        with torch.cuda.device(device):  # the range is that of the current device
+            least, greatest = torch.cuda.Stream.priority_range()  # type: ignore[call-arg]  # static, not in the stub
         self._streams = {
             priority: torch.cuda.Stream(device, priority=wanted)
             for priority, wanted in device_priorities(priorities, least, greatest).items()
@@ -83,11 +110,23 @@ class CudaStreams:
     def launch(self, priority: int, work: Callable[[], None]) -> Event:
         """Queues `work` on the lane's stream and records an event behind it."""
         stream = self._streams[priority]
-        with torch.cuda.stream(stream):
-            work()
-            event = torch.cuda.Event()
-            event.record(stream)
+        try:
+            with torch.cuda.stream(stream):
+                work()
+                event = torch.cuda.Event()
+                event.record(stream)
+        except RuntimeError:
+            _make_sure_of(stream)
+            raise
         return _CudaEvent(event)
+
+
+def _make_sure_of(stream: torch.cuda.Stream) -> None:
+    """Tells a failure of one work, such as a lack of memory, from one of the device, which fails all to come."""
+    try:
+        stream.synchronize()
+    except RuntimeError as error:
+        raise DeviceLostError(str(error)) from error
 
 
 def device_priorities(priorities: Sequence[int], least: int, greatest: int) -> dict[int, int]:
@@ -99,3 +138,13 @@ def device_priorities(priorities: Sequence[int], least: int, greatest: int) -> d
 def open_streams(device: torch.device, priorities: Sequence[int]) -> Streams:
     """Returns the streams of `device` for lanes of these priorities."""
     return CudaStreams(device, priorities) if device.type == "cuda" else CpuStreams()
+
+
+def plans_in_flight(device: torch.device) -> int:
+    """Returns how many plans may be launched and not done.
+
+    A CPU has computed a plan when it is launched. On CUDA it is two: while one is computed the next is queued, so
+    that the device need not wait until the loop has published answers and decided. Every further one would only
+    be one more that an urgent plan finds before it. Two is reasoned, not measured.
+    """
+    return 2 if device.type == "cuda" else 1

@@ -7,7 +7,7 @@ whole mapping alive. Afterwards nothing is mapped, and the process has grown by 
 At the peak the pages of the mapped file come on top; the kernel can take them back at any time.
 
 Siblings are copied into one fused tensor, of which the members' weights are views. Tied weights stay tied, because
-`parameter.data` is exchanged and not the parameter.
+`parameter.data` is exchanged and not the parameter. A `Relocation` keeps all that on another device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["fuse", "named_tensors", "own", "storage_bytes"]
+__all__ = ["Relocation", "fuse", "named_tensors", "own", "storage_bytes", "trim_heap"]
 
 
 def fuse(linears: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
@@ -52,7 +52,27 @@ def own(model: PreTrainedModel, except_for: list[nn.Module]) -> None:
             if place not in copies:
                 copies[place] = tensor.data.clone()
             tensor.data = copies[place]
-    _trim_heap()
+    trim_heap()
+
+
+class Relocation:
+    """Copies tensors to a device, every storage once: what are views of one memory here are so there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # The sources are kept till the end: else another tensor could come to lie at the address of one that went.
+        self._storages: dict[int, tuple[torch.UntypedStorage, Tensor]] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Returns the tensor's copy. It is complete, for streams of every kind, when this returns."""
+        source = tensor.untyped_storage()
+        place = source.data_ptr()
+        if place not in self._storages:
+            whole = torch.empty(0, dtype=torch.uint8).set_(source)
+            # Not `non_blocking`, so it waits for the copy: the lanes' streams do not wait for this thread's.
+            self._storages[place] = (source, whole.to(self._device, copy=True))
+        _, whole = self._storages[place]
+        return whole.view(tensor.dtype).as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
 def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -67,7 +87,7 @@ def storage_bytes(model: PreTrainedModel) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _trim_heap() -> None:
+def trim_heap() -> None:
     """Gives freed memory back to the system: glibc would keep 100 MiB of what float32 SmolLM2 left."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
     if trim is not None:

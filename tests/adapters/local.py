@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,13 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.surgery import build
-from symbiosis_core.specs import Direction, DType, OpKind, OpSpec, TensorSpec
+from symbiosis_core.ids import OpId
+from symbiosis_core.segments import Segment, SegmentSpec
+from symbiosis_core.specs import Direction, DType, Op, OpKind, OpSpec, TensorSpec
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.loading import LoadedModel
+from symbiosis_scheduler.program import Program
+from symbiosis_scheduler.segments import Segments
 from symbiosis_transports.tensors import torch_dtype
 
 LAYERS = 3
@@ -76,7 +81,27 @@ class CountingRows:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self.compute(op, direction, x_TW.detach())
 
+    def learn(self, segment: Segment) -> SegmentSpec:
+        raise NotImplementedError
+
+    def call(
+        self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int = 0
+    ) -> list[torch.Tensor]:
+        expected = op.planes_in(direction)
+        assert [(plane.shape[1], plane.dtype) for plane in planes] == [
+            (width, torch_dtype(dtype)) for width, dtype in expected
+        ]
+        assert len({plane.shape[0] for plane in planes}) == 1
+        self.trips.append(Trip(op.name, direction, planes[0].shape[0]))
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            answers = self.compute_segment(op, direction, [plane.detach().clone() for plane in planes])
+        with torch.inference_mode(False):
+            return [answer.clone() for answer in answers]
+
     def compute(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def compute_segment(self, op: Op, direction: Direction, planes: list[torch.Tensor]) -> list[torch.Tensor]:
         raise NotImplementedError
 
     @property
@@ -120,6 +145,22 @@ class LayerRows(CountingRows):
     def __init__(self, layers: FrozenLayers) -> None:
         super().__init__()
         self.layers = layers
+        self.segments = Segments(layers, most=1000)
+        self.programs: dict[OpId, Program] = {}
+
+    def learn(self, segment: Segment) -> SegmentSpec:
+        spec, program = self.segments.learn(segment)
+        if program is not None:
+            self.programs[spec.id] = program
+        return spec
+
+    def compute_segment(self, op: Op, direction: Direction, planes: list[torch.Tensor]) -> list[torch.Tensor]:
+        program = self.programs[op.id]
+        inputs = len(program.spec.segment.inputs)
+        program.check(planes, self.layers.table_rows)
+        if direction is Direction.FORWARD:
+            return program.forward(planes)
+        return program.backward(planes[:inputs], planes[inputs:])
 
     def compute(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
         return self.layers.apply(op, direction, x_TW)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,64 +15,16 @@ from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.config import BatchingConfig, DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
-from symbiosis_scheduler.dataplane import DataPlane
-from symbiosis_scheduler.dataplane_thread import DataPlaneThread
-from symbiosis_scheduler.executor import Executor
-from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.plan import Decision
-from symbiosis_scheduler.policies import make_policy
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
-from symbiosis_scheduler.state import SchedulerState
-from symbiosis_scheduler.streams import CpuStreams
-from symbiosis_scheduler.threads import ThreadChoice
-from symbiosis_transports.inproc import TRANSPORT
-from symbiosis_transports.ports import ClientChannel, Listener
+from symbiosis_scheduler.streams import DeviceLostError, Event
 from symbiosis_transports.testing import FaultyChannel
+from tests.scheduler.running_plane import LateStreams, Running
 from tests.scheduler.tiny_models import lend, tiny
 
 CONFIG = DaemonConfig(limits=LimitsConfig(slots=3, slot_bytes=1 << 16))
-
-
-class Running:
-    """A data plane that runs, and a way in."""
-
-    def __init__(
-        self, layers: FrozenLayers, config: DaemonConfig, endpoint: str, policy: Policy | None = None
-    ) -> None:
-        self.layers = layers
-        self.grants = Grants(config.limits)
-        self.endpoint = endpoint
-
-        def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-            state = SchedulerState(layers.spec.ops, config, policy or make_policy(config))
-            executor = Executor(layers, CpuStreams(), ThreadChoice(1))
-            plane = DataPlane(loop, state, executor, self.grants, config)
-            return plane, [TRANSPORT.listen(loop, endpoint, plane)]
-
-        self.thread = DataPlaneThread(open_plane, drain_s=5)
-        self.loop = asyncio.new_event_loop()
-        self._home = threading.Thread(target=self.loop.run_forever)
-        self._home.start()
-        self._await(self.thread.start)
-
-    def connect(self, lane: str = "training") -> ClientChannel:
-        _, token = self.grants.issue("test", lane, 1, "inproc")
-        return TRANSPORT.connect(self.endpoint, token, 10)
-
-    def statistics(self) -> SchedulerState:
-        return self.thread.plane.state
-
-    def stop(self) -> None:
-        if self._home.is_alive():
-            self._await(self.thread.stop)
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._home.join()
-            self.loop.close()
-
-    def _await(self, function: Callable[[], object]) -> None:
-        asyncio.run_coroutine_threadsafe(function(), self.loop).result(20)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +38,8 @@ def run(layers: FrozenLayers, request: pytest.FixtureRequest) -> Iterator[Callab
     """Starts data planes and stops them at the end."""
     started: list[Running] = []
 
-    def start(config: DaemonConfig = CONFIG, policy: Policy | None = None) -> Running:
-        started.append(Running(layers, config, f"ipc:///{request.node.name}-{len(started)}", policy))
+    def start(config: DaemonConfig = CONFIG, policy: Policy | None = None, **how: Any) -> Running:
+        started.append(Running(layers, config, f"ipc:///{request.node.name}-{len(started)}", policy, **how))
         return started[-1]
 
     yield start
@@ -110,7 +62,7 @@ def test_rows_of_any_number_equal_the_layers_own(
         for rows in (1, 7, 300, 2000):
             x_TW = torch.randn(rows, op.row_in(direction)[0])
             expected = layers.apply(op, direction, x_TW)
-            torch.testing.assert_close(pipeline.run(op, direction, x_TW), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(pipeline.run(op, direction, [x_TW])[0], expected, rtol=1e-5, atol=1e-5)
     channel.close()
 
 
@@ -118,9 +70,9 @@ def test_a_first_call_in_inference_mode_spoils_nothing(run: Callable[..., Runnin
     channel, op = run().connect(), linears(layers)[0]
     pipeline, x_TW = Pipeline(channel, 10, 1 << 16), torch.randn(3, op.width_in)
     with torch.inference_mode():
-        inside = pipeline.run(op, Direction.FORWARD, x_TW)
+        inside = pipeline.run(op, Direction.FORWARD, [x_TW])[0]
     for _ in range(channel.slots):
-        assert torch.equal(pipeline.run(op, Direction.FORWARD, x_TW), inside)
+        assert torch.equal(pipeline.run(op, Direction.FORWARD, [x_TW])[0], inside)
     channel.close()
 
 
@@ -131,14 +83,14 @@ def test_a_bad_token_id_fails_its_own_request_and_the_pipeline_goes_on(
     pipeline = Pipeline(channel, 10, 1 << 16)
     op = next(op for op in layers.spec.ops if op.kind is OpKind.EMBEDDING)
     ids_T1 = torch.zeros(3000, 1, dtype=torch.int64)
-    good = pipeline.run(op, Direction.FORWARD, ids_T1)
+    good = pipeline.run(op, Direction.FORWARD, [ids_T1])[0]
     ids_T1[5] = -1
     for _ in range(3):  # more often than there are slots
         with pytest.raises(RefusedError) as caught:
-            pipeline.run(op, Direction.FORWARD, ids_T1)
+            pipeline.run(op, Direction.FORWARD, [ids_T1])
         assert caught.value.code is RefusalCode.BAD_INDEX
     ids_T1[5] = 0
-    assert torch.equal(pipeline.run(op, Direction.FORWARD, ids_T1), good)
+    assert torch.equal(pipeline.run(op, Direction.FORWARD, [ids_T1])[0], good)
     channel.close()
 
 
@@ -157,7 +109,7 @@ def test_clients_that_share_batches_get_what_they_would_get_alone(
         equal = True
         for step in range(60):
             x_TW = torch.randn(1 + (seed + step) % 9, op.width_in, generator=generator)
-            ours, alone = pipeline.run(op, Direction.FORWARD, x_TW), layers.apply(op, Direction.FORWARD, x_TW)
+            ours, alone = pipeline.run(op, Direction.FORWARD, [x_TW])[0], layers.apply(op, Direction.FORWARD, x_TW)
             equal &= torch.equal(ours, alone) if exact else torch.allclose(ours, alone, rtol=1e-5, atol=1e-5)
         channel.close()
         return equal
@@ -179,7 +131,7 @@ def test_whatever_operation_fails_nobody_gets_a_wrong_row(
     for n in range(1, 1000):
         channel = FaultyChannel(running.connect(), n)
         try:
-            answer = Pipeline(channel, 10, 1 << 16).run(op, Direction.FORWARD, x_TW)
+            answer = Pipeline(channel, 10, 1 << 16).run(op, Direction.FORWARD, [x_TW])[0]
         except DaemonGoneError:
             assert channel.failed
             continue
@@ -199,10 +151,10 @@ def test_a_stop_answers_what_was_taken_and_then_hangs_up(
     running, op = run(), linears(layers)[0]
     pipeline = Pipeline(running.connect(), 10, 1 << 16)
     x_TW = torch.randn(5, op.width_in)
-    pipeline.run(op, Direction.FORWARD, x_TW)
+    pipeline.run(op, Direction.FORWARD, [x_TW])
     running.stop()
     with pytest.raises(DaemonGoneError, match="it was stopped"):
-        pipeline.run(op, Direction.FORWARD, x_TW)
+        pipeline.run(op, Direction.FORWARD, [x_TW])
 
 
 class Broken:
@@ -222,10 +174,102 @@ def test_a_bug_in_a_turn_fails_the_service_and_tells_the_clients_at_once(
     channel, op = running.connect(), linears(layers)[0]
     failure = asyncio.run_coroutine_threadsafe(running.thread.run(), running.loop)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(Pipeline(channel, 20, 1 << 16).run, op, Direction.FORWARD, torch.randn(1, op.width_in))
+        asked = pool.submit(Pipeline(channel, 20, 1 << 16).run, op, Direction.FORWARD, [torch.randn(1, op.width_in)])
         with pytest.raises(ZeroDivisionError, match="a bug"):
             failure.result(20)
         running.stop()
         with pytest.raises(DaemonGoneError, match="it failed"):
             asked.result(20)
     channel.close()
+
+
+def test_nothing_is_answered_before_the_device_is_done(run: Callable[..., Running], layers: FrozenLayers) -> None:
+    streams = LateStreams()
+    running, op = run(streams=streams), linears(layers)[0]
+    pipeline, x_TW = Pipeline(running.connect(), 20, 1 << 16), torch.randn(3, op.width_in)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(pipeline.run, op, Direction.FORWARD, [x_TW])
+        for _ in range(50):  # the loop looks again and again, and lives
+            assert streams.asked.acquire(timeout=20)
+        assert running.ask(lambda plane: plane.state.statistics().batches.count) == 0
+        assert not asked.done()
+        streams.finish.set()
+        assert torch.equal(asked.result(20)[0], layers.apply(op, Direction.FORWARD, x_TW))
+
+
+def test_while_plans_are_under_way_what_arrives_is_taken_and_launched_up_to_the_limit(
+    run: Callable[..., Running], layers: FrozenLayers
+) -> None:
+    streams = LateStreams()
+    running, op = run(streams=streams, max_in_flight=2), linears(layers)[0]
+    rows = [torch.randn(count, op.width_in) for count in (1, 2, 3)]
+    pipelines = [Pipeline(running.connect(), 20, 1 << 16) for _ in rows]
+    with ThreadPoolExecutor(3) as pool:
+        asked = []
+        for pipeline, x_TW in zip(pipelines[:2], rows[:2], strict=True):
+            asked.append(pool.submit(pipeline.run, op, Direction.FORWARD, [x_TW]))
+            assert streams.launched.acquire(timeout=20)
+        asked.append(pool.submit(pipelines[2].run, op, Direction.FORWARD, [rows[2]]))
+        while not running.ask(lambda plane: sum(c.queued for c in plane.state.statistics().clients)):
+            assert not asked[2].done()
+        assert running.ask(lambda plane: plane.state.statistics().in_flight) == 2
+        assert not streams.launched.acquire(blocking=False)
+        streams.finish.set()
+        for answer, x_TW in zip(asked, rows, strict=True):
+            assert torch.equal(answer.result(20)[0], layers.apply(op, Direction.FORWARD, x_TW))
+
+
+def test_a_client_may_leave_while_its_rows_are_computed(run: Callable[..., Running], layers: FrozenLayers) -> None:
+    """Its rows land nowhere, and nobody waits for them."""
+    streams = LateStreams()
+    running, op = run(streams=streams), linears(layers)[0]
+    leaving, staying = running.connect(), running.connect()
+    x_TW = torch.randn(3, op.width_in)
+    with ThreadPoolExecutor(2) as pool:
+        given_up = pool.submit(Pipeline(leaving, 20, 1 << 16).run, op, Direction.FORWARD, [x_TW])
+        assert streams.launched.acquire(timeout=20)
+        leaving.close()
+        while running.ask(lambda plane: len(plane.seats)) > 1:
+            pass
+        assert running.ask(lambda plane: plane.state.statistics().in_flight) == 1
+        asked = pool.submit(Pipeline(staying, 20, 1 << 16).run, op, Direction.FORWARD, [x_TW])
+        streams.finish.set()
+        assert torch.equal(asked.result(20)[0], layers.apply(op, Direction.FORWARD, x_TW))
+        assert given_up.exception(20) is not None
+
+
+@pytest.mark.parametrize("at_launch", [True, False])
+def test_a_device_that_is_lost_ends_the_daemon_and_no_client_hangs(
+    run: Callable[..., Running], layers: FrozenLayers, at_launch: bool
+) -> None:
+    streams, lost = LateStreams(), DeviceLostError("an illegal memory access")
+    streams.lost_at_launch, streams.lost = (lost, None) if at_launch else (None, lost)
+    running, op = run(streams=streams, max_in_flight=2), linears(layers)[0]
+    failure = asyncio.run_coroutine_threadsafe(running.thread.run(), running.loop)
+    pipeline = Pipeline(running.connect(), 20, 1 << 16)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(pipeline.run, op, Direction.FORWARD, [torch.randn(1, op.width_in)])
+        with pytest.raises(DeviceLostError, match="illegal memory access"):
+            failure.result(20)
+        running.stop()
+        with pytest.raises(DaemonGoneError, match="it failed"):
+            asked.result(20)
+
+
+class NoRoom(LateStreams):
+    """Streams of a device on which the first plan finds no memory."""
+
+    def launch(self, priority: int, work: Callable[[], None]) -> Event:
+        if not self.finish.is_set():
+            self.finish.set()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().launch(priority, work)
+
+
+def test_a_plan_that_finds_no_memory_fails_alone(run: Callable[..., Running], layers: FrozenLayers) -> None:
+    running, op = run(streams=NoRoom()), linears(layers)[0]
+    pipeline, x_TW = Pipeline(running.connect(), 20, 1 << 16), torch.randn(3, op.width_in)
+    with pytest.raises(RefusedError) as caught:
+        pipeline.run(op, Direction.FORWARD, [x_TW])
+    assert caught.value.code is RefusalCode.FAILED
+    assert torch.equal(pipeline.run(op, Direction.FORWARD, [x_TW])[0], layers.apply(op, Direction.FORWARD, x_TW))

@@ -238,7 +238,7 @@ def test_the_spec_says_what_a_client_needs() -> None:
     assert '"model_type": "llama"' in spec.config_json
     assert spec.generation_config_json.startswith("{")
     assert [op.id for op in spec.ops] == list(range(len(spec.ops)))
-    assert repr(layers) == f"<FrozenLayers tiny bfloat16: {len(spec.ops)} ops, {spec.base_bytes} bytes>"
+    assert repr(layers) == f"<FrozenLayers tiny bfloat16: {len(spec.ops)} ops, {spec.base_bytes} bytes on cpu>"
 
 
 def test_smollm2_gives_the_very_same_logits_through_the_layers() -> None:

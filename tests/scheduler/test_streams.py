@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from symbiosis_scheduler.streams import CpuStreams, device_priorities, open_streams
+from symbiosis_scheduler.streams import CpuStreams, device_priorities, open_streams, plans_in_flight
 
 
 def test_on_a_cpu_work_is_done_when_launch_returns() -> None:
@@ -14,7 +14,6 @@ def test_on_a_cpu_work_is_done_when_launch_returns() -> None:
     event = CpuStreams().launch(3, lambda: ran.append(threading.get_ident()))
     assert ran == [threading.get_ident()]
     assert event.done()
-    event.wait()
 
 
 def test_the_most_urgent_lane_gets_the_devices_greatest_priority() -> None:
@@ -28,3 +27,8 @@ def test_more_lanes_than_the_device_has_priorities_share_the_least() -> None:
 
 def test_a_cpu_needs_no_device() -> None:
     assert isinstance(open_streams(torch.device("cpu"), [0]), CpuStreams)
+
+
+def test_only_a_device_that_works_beside_the_loop_has_a_second_plan_in_flight() -> None:
+    assert plans_in_flight(torch.device("cpu")) == 1
+    assert plans_in_flight(torch.device("cuda:1")) == 2

@@ -34,6 +34,7 @@ def serve(
         typer.Option(help="Where clients connect. [default: a socket in your runtime folder]", show_default=False),
     ] = "",
     dtype: Annotated[DTypeName, typer.Option(help="How the base is held.")] = DTypeName.BFLOAT16,
+    device: Annotated[str, typer.Option(help="Where the base is held: cpu, cuda or cuda:N.")] = "cpu",
     config: Annotated[Path | None, typer.Option(help="Policy, lanes and limits, in TOML.")] = None,
     private_to: Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")] = None,
 ) -> None:
@@ -46,18 +47,23 @@ def serve(
     import uvloop  # torch is imported below this line: after OpenMP is bounded, and not by `symbiosis --help`
 
     from symbiosis_scheduler.daemon import serve as serve_layers
+    from symbiosis_scheduler.devices import find_device
     from symbiosis_scheduler.layers import FrozenLayers
     from symbiosis_scheduler.loading import load
     from symbiosis_scheduler.policies import make_policy
     from symbiosis_scheduler.threads import ThreadChoice
     from symbiosis_transports.claim import AddressClaim
 
+    place = find_device(device)
     policy, threads, claim = make_policy(settings), ThreadChoice(settings.compute.threads), AddressClaim(address)
     claim.take()  # like all that can be refused: before a minute is spent on loading
     try:
         layers = FrozenLayers(load(model, DType[dtype.name]))
+        if place != layers.device:
+            layers.move_to(place)
         spec = layers.spec
-        ready = f"serving {spec.name} ({spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops) at {address}"
+        size = f"{spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops"
+        ready = f"serving {spec.name} ({size}) on {layers.device} at {address}"
         daemon = serve_layers(
             layers, address, settings, policy, threads, parent=private_to, on_ready=lambda: typer.echo(ready)
         )

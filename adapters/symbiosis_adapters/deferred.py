@@ -1,0 +1,160 @@
+"""A tensor whose value the daemon has not been asked for yet.
+
+A remote layer does not make its trip at once. It answers a `Deferred`: an ordinary tensor to look at (shape,
+dtype, device, requires_grad), whose value is a node of a `Recording`. Row-wise frozen work on it (the functions in
+`RULES`) is recorded as well. The first function that needs a value, such as an attention or a LoRA matrix, has the
+whole recording computed in one trip, and from then on the tensor stands for its value. So the model's own code,
+PEFT's and the user's run unmodified and decide by themselves where the border is: nothing is captured, traced or
+compiled.
+
+Whatever gets around `__torch_function__` (C++ code that never asks Python) finds a NaN, and a gradient that
+reaches the tensor itself instead of its value raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from symbiosis_adapters.recording import Recording
+from symbiosis_core.errors import UsageError
+
+__all__ = ["RULES", "Deferred", "Rule", "defer", "pending", "root_of", "unmodified", "value_of", "view_of"]
+
+Rule = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+RULES: Final[dict[Any, Rule]] = {}
+"""What is done about a torch function: its result, or NotImplemented, which has the values computed."""
+
+_make: Final = torch.Tensor._make_subclass
+_KEPT_BLANKS: Final = 1024
+_blanks: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = {}
+
+
+class Deferred(torch.Tensor):
+    """See the module. Made by `defer` only."""
+
+    _recording: Recording | None
+    """None: there is a value."""
+    _index: int
+    """Of the node."""
+    _value: Tensor | None
+    _viewed: Deferred | None
+    """Whose value this is a view of."""
+    _shape: torch.Size
+    _dtype: torch.dtype
+    _needs_grad: bool
+    _born: int
+    """The value's version when it came."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        rule = RULES.get(func)
+        if rule is not None:
+            result = rule(args, kwargs or {})
+            if result is not NotImplemented:
+                return result
+        args = [_real(arg) for arg in args]
+        return func(*args, **{key: _real(arg) for key, arg in kwargs.items()}) if kwargs else func(*args)
+
+    def _settle(self, value: Tensor) -> None:
+        """Stands for `value` from now on."""
+        self._value, self._recording = value, None
+        self._born = -1 if value.is_inference() else value._version
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copied: Tensor = value_of(self).__deepcopy__(memo)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return value_of(self).__reduce_ex__(protocol)
+
+
+def defer(
+    recording: Recording, index: int, shape: tuple[int, ...], dtype: torch.dtype, *, needs_grad: bool
+) -> Deferred:
+    """Returns a tensor that stands for node `index` of `recording`."""
+    made = _stand_in(shape, dtype, needs_grad)
+    made._recording, made._index, made._viewed = recording, index, None
+    if needs_grad:
+        with torch._C.DisableTorchFunctionSubclass():
+            made.register_hook(_tripwire)  # type: ignore[no-untyped-call]
+    return made
+
+
+def view_of(x: Deferred, shape: tuple[int, ...]) -> Deferred:
+    """Returns the same rows under another leading shape."""
+    x = root_of(x)
+    made = _stand_in(shape, x._dtype, x._needs_grad)
+    made._recording, made._index, made._viewed = None, -1, x
+    return made
+
+
+def _stand_in(shape: tuple[int, ...], dtype: torch.dtype, needs_grad: bool) -> Deferred:
+    blank = _blanks.get((shape, dtype))
+    if blank is None:
+        if len(_blanks) >= _KEPT_BLANKS:
+            _blanks.clear()
+        with torch.inference_mode(False):
+            blank = _blanks[shape, dtype] = torch.full((), torch.nan, dtype=dtype).expand(shape)
+    made: Any = _make(Deferred, blank, needs_grad)
+    made._value, made._shape, made._dtype, made._needs_grad = None, blank.shape, dtype, needs_grad
+    return made  # type: ignore[no-any-return]
+
+
+def pending(x: Any) -> bool:
+    """Whether `x` is deferred and has no value yet."""
+    if type(x) is not Deferred or x._value is not None:
+        return False
+    return x._viewed is None or x._viewed._value is None
+
+
+def value_of(x: Tensor) -> Tensor:
+    """Returns the value, after the trip if there has been none."""
+    if type(x) is not Deferred:
+        return x
+    value = x._value
+    if value is None:
+        if x._viewed is not None:
+            value = x._value = value_of(x._viewed).view(x._shape)
+            x._viewed = None
+        else:
+            assert x._recording is not None  # what has no value has a recording
+            x._recording.force(x._index)
+            value = x._value
+            assert value is not None  # force has set it or raised
+    return value
+
+
+def root_of(x: Deferred) -> Deferred:
+    """Returns what `x` is a view of, or `x`. (A tensor has no truth value, so `or` would not do.)"""
+    return x if x._viewed is None else x._viewed
+
+
+def unmodified(x: Deferred) -> bool:
+    """Whether `x` is what it was when it was made. False if torch cannot tell."""
+    root = root_of(x)
+    value = root._value
+    return value is None or (root._born >= 0 and value._version == root._born)
+
+
+def _real(arg: Any) -> Any:
+    kind = type(arg)
+    if kind is Deferred:
+        return value_of(arg)
+    if kind is list or kind is tuple:
+        return kind([_real(each) for each in arg])
+    if kind is dict:
+        return {key: _real(each) for key, each in arg.items()}
+    return arg
+
+
+def _tripwire(grad: Tensor) -> None:
+    raise UsageError(
+        "a gradient reached the stand-in of a deferred tensor: code went around torch's functions (an own "
+        "autograd.Function or C++ extension). Pass it x.clone(), or load the model with cut='siblings'"
+    )

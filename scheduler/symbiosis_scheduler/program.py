@@ -1,0 +1,267 @@
+"""A segment made ready to run: forward over rows, backward over rows, nothing kept in between.
+
+Backward needs values of the forward. Those that cost a matrix product can be handed to it (`Program.saved` says
+which); whatever is not handed is computed again from the inputs, cheap functions always. Both ways run the same
+steps on the same rows, so a lost memo costs time and changes no bit.
+
+R is rows of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.segments import Fn, Node, SegmentSpec
+from symbiosis_core.specs import DType
+from symbiosis_scheduler.steps import Pull, Reads, Weights, pull_of, reads_of, step_of
+from symbiosis_transports.tensors import torch_dtype
+
+__all__ = ["Program", "Saved"]
+
+Saved = Mapping[int, Tensor]
+"""Values of the forward by number, R rows each."""
+
+_PIECE_BYTES: Final = 96 << 20
+"""Values that are alive at once in a forward or backward of many rows; a vocabulary's logits would take a
+gigabyte. Fewer rows at a time cost throughput only below a few hundred."""
+
+
+class Program:
+    """One segment over one model's weights. For one thread at a time; keeps no rows."""
+
+    def __init__(self, spec: SegmentSpec, weights: Weights) -> None:
+        self.spec = spec
+        segment = spec.segment
+        self._inputs = len(segment.inputs)
+        self._first = spec.first_node
+        self._vectors = [weights.vector(name) for name in segment.tensors]
+        self._nodes = segment.nodes
+        self._outputs = segment.outputs
+        self._steps = [(node.args, step_of(node, weights)) for node in segment.nodes]
+        self._dead = self._deaths(segment.outputs)
+        self._pulled = self._reaching()
+        self._pulls: dict[int, tuple[Pull, Reads]] = {
+            value: (pull_of(node, weights, spec.values[node.args[0]].width), reads_of(node))
+            for value, node in enumerate(segment.nodes, self._first)
+            if value in self._pulled and node.fn is not Fn.TAKE
+        }
+        needed = self._needed(self._read_by_pulls(), frozenset())
+        self.saved: Final = tuple(
+            value for value in needed if value >= self._first and self._node(value).fn is Fn.LINEAR
+        )
+        """The values worth keeping from a forward to its backward."""
+        self._again = tuple(value for value in needed if value >= self._first)
+        self._again_with_saved = tuple(
+            value
+            for value in self._needed(self._read_by_pulls(), frozenset(self.saved))
+            if value >= self._first and value not in self.saved
+        )
+        self.indexed: Final = frozenset(
+            index for index, plane in enumerate(segment.inputs) if plane.dtype is DType.INT64
+        )
+        """The inputs that are indices."""
+        row_bytes = sum(plane.row_bytes for plane in spec.values[self._first :])
+        self.piece_rows: Final = max(64, _PIECE_BYTES // max(1, row_bytes))
+        """Rows computed at once; more are taken apart."""
+
+    def __repr__(self) -> str:
+        return f"<Program {self.spec.name}: {len(self._nodes)} steps>"
+
+    def check(self, inputs: Sequence[Tensor], tables: Mapping[int, int]) -> None:
+        """Checks what the client wrote into integer rows, which decides what memory is read.
+
+        `tables` has the rows of every embedding by op. Costs 4 us a plane.
+
+        Raises:
+            RefusedError: BAD_INDEX.
+        """
+        for node in self._nodes:
+            if node.fn is Fn.LOOKUP:
+                _check_range(inputs[node.args[0]], tables[node.op], None)
+            elif node.fn is Fn.CROSS_ENTROPY:
+                _check_range(inputs[node.args[1]], self.spec.values[node.args[0]].width, node.start)
+
+    def forward(self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None = None) -> list[Tensor]:
+        """Returns the outputs; puts the values of `self.saved` into `saved`."""
+        rows = inputs[0].shape[0]
+        if rows <= self.piece_rows:
+            return self._forward(inputs, saved)
+        pieces = []
+        for part in _slices(rows, self.piece_rows):
+            kept: dict[int, Tensor] = {}
+            pieces.append(self._forward([plane[part] for plane in inputs], kept))
+            if saved is not None:
+                for value, tensor in kept.items():
+                    if value not in saved:
+                        saved[value] = tensor.new_empty(rows, tensor.shape[1])
+                    saved[value][part] = tensor
+        return _joined(pieces)
+
+    def backward(
+        self, inputs: Sequence[Tensor], dys: Sequence[Tensor], saved: Saved | None = None
+    ) -> list[Tensor]:
+        """Returns the gradients of `spec.wants`, from the gradients of all outputs."""
+        rows = inputs[0].shape[0]
+        if rows <= self.piece_rows:
+            return self._backward(inputs, dys, saved)
+        pieces = []
+        for part in _slices(rows, self.piece_rows):
+            some = None if saved is None else {value: tensor[part] for value, tensor in saved.items()}
+            pieces.append(self._backward([plane[part] for plane in inputs], [dy[part] for dy in dys], some))
+        return _joined(pieces)
+
+    def _forward(self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None) -> list[Tensor]:
+        values: list[Tensor | None] = [*inputs, *self._vectors]
+        for value, (args, step) in enumerate(self._steps, self._first):
+            made = step(*[values[arg] for arg in args])
+            values.append(made)
+            if saved is not None and value in self.saved:
+                saved[value] = made
+            for dead in self._dead[value - self._first]:
+                values[dead] = None
+        return [_there(values, output) for output in self._outputs]
+
+    def _backward(self, inputs: Sequence[Tensor], dys: Sequence[Tensor], saved: Saved | None) -> list[Tensor]:
+        values: list[Tensor | None] = [*inputs, *self._vectors, *[None] * len(self._nodes)]
+        for value, tensor in (saved or {}).items():
+            values[value] = tensor
+        for value in self._again if saved is None else self._again_with_saved:
+            args, step = self._steps[value - self._first]
+            values[value] = step(*[values[arg] for arg in args])
+        grads = _Gradients(self.spec)
+        for output, dy in zip(self._outputs, dys, strict=True):
+            if output in self._pulled:
+                grads.add(output, dy)
+        for value in range(len(self.spec.values) - 1, self._first - 1, -1):
+            grad = grads.take(value)
+            if grad is not None:
+                self._pull(value, grad, values, grads)
+            values[value] = None
+        return [grads.of_input(index, inputs[index]) for index in self.spec.wants]
+
+    def _pull(self, value: int, dy: Tensor, values: list[Tensor | None], grads: _Gradients) -> None:
+        """Adds to the gradients of a value's arguments."""
+        node = self._node(value)
+        if node.fn is Fn.TAKE:
+            grads.add_columns(node.args[0], node.start, dy)
+            return
+        pull, reads = self._pulls[value]
+        given = [_there(values, arg) for arg in node.args] if reads.args else ()
+        out = _there(values, value) if reads.out else dy
+        for index, arg in enumerate(node.args):
+            if arg in self._pulled:
+                grads.add(arg, pull(dy, given, out, index))
+
+    def _node(self, value: int) -> Node:
+        return self._nodes[value - self._first]
+
+    def _deaths(self, outputs: Iterable[int]) -> list[list[int]]:
+        """Returns, per node, the values that nobody reads after it."""
+        last = {arg: index for index, node in enumerate(self._nodes) for arg in node.args if arg >= self._first}
+        dead: list[list[int]] = [[] for _ in self._nodes]
+        for value, index in last.items():
+            if value not in set(outputs):
+                dead[index].append(value)
+        return dead
+
+    def _reaching(self) -> frozenset[int]:
+        """Returns the values that depend on an input that has a gradient."""
+        reaching = set(self.spec.wants)
+        for value, node in enumerate(self._nodes, self._first):
+            if node.fn is not Fn.LOOKUP and any(arg in reaching for arg in node.args):
+                reaching.add(value)
+        return frozenset(reaching)
+
+    def _read_by_pulls(self) -> frozenset[int]:
+        """Returns the values that the gradients read."""
+        read: set[int] = set()
+        for value, (_, reads) in self._pulls.items():
+            if reads.args:
+                read.update(self._node(value).args)
+            if reads.out:
+                read.add(value)
+        return frozenset(read)
+
+    def _needed(self, read: frozenset[int], given: frozenset[int]) -> tuple[int, ...]:
+        """Returns `read` and all that it is computed from, in order, where `given` need not be computed."""
+        needed = set(read)
+        for value in range(len(self.spec.values) - 1, self._first - 1, -1):
+            if value in needed and value not in given:
+                needed.update(self._node(value).args)
+        return tuple(sorted(needed))
+
+
+class _Gradients:
+    """Gradients of values, as they are summed up."""
+
+    __slots__ = ("_grads", "_own", "_spec")
+
+    def __init__(self, spec: SegmentSpec) -> None:
+        self._spec = spec
+        self._grads: dict[int, Tensor] = {}
+        self._own: set[int] = set()
+        """Values whose sum was made here, and may be written to."""
+
+    def add(self, value: int, grad: Tensor) -> None:
+        """Adds a gradient, brought to the width and element type of its value."""
+        width, dtype = self._spec.values[value]
+        if grad.shape[1] != width:
+            grad = grad.sum(-1, keepdim=True) if width == 1 else grad.expand(-1, width)
+        grad = grad.to(torch_dtype(dtype))
+        if value in self._own:
+            self._grads[value].add_(grad)
+        elif value in self._grads:
+            self._grads[value] = self._grads[value] + grad
+            self._own.add(value)
+        else:
+            self._grads[value] = grad
+
+    def add_columns(self, value: int, start: int, grad: Tensor) -> None:
+        """Adds the gradient of some columns."""
+        if value not in self._own:
+            whole = grad.new_zeros(grad.shape[0], self._spec.values[value].width)
+            if value in self._grads:
+                whole += self._grads[value]
+            self._grads[value] = whole
+            self._own.add(value)
+        self._grads[value].narrow(1, start, grad.shape[1]).add_(grad)
+
+    def take(self, value: int) -> Tensor | None:
+        """Returns the sum for a value that gets no more, and forgets it."""
+        return self._grads.pop(value, None)
+
+    def of_input(self, value: int, like: Tensor) -> Tensor:
+        """Returns the sum for an input; zeros where nothing depends on it."""
+        grad = self._grads.get(value)
+        return torch.zeros_like(like) if grad is None else grad
+
+
+def _slices(rows: int, most: int) -> Iterator[slice]:
+    """Yields at most that many rows at a time."""
+    for start in range(0, rows, most):
+        yield slice(start, min(start + most, rows))
+
+
+def _joined(pieces: Iterable[list[Tensor]]) -> list[Tensor]:
+    return [torch.cat(planes) for planes in zip(*pieces, strict=True)]
+
+
+def _check_range(ids: Tensor, stop: int, allowed: int | None) -> None:
+    if allowed is not None:
+        ids = ids[ids != allowed]
+    if not ids.numel():
+        return
+    least, most = torch.aminmax(ids)
+    if least < 0 or most >= stop:
+        raise RefusedError(RefusalCode.BAD_INDEX, f"a token id is outside of 0 to {stop - 1}")
+
+
+def _there(values: Sequence[Tensor | None], value: int) -> Tensor:
+    tensor = values[value]
+    assert tensor is not None
+    return tensor

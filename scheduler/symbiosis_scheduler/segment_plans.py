@@ -1,0 +1,126 @@
+"""Carries out plans of segments: gathers the planes of all parts, runs the program, keeps and finds memos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.ids import OpId
+from symbiosis_core.segments import SegmentSpec
+from symbiosis_core.specs import Direction, Op
+from symbiosis_scheduler.memo import Memo
+from symbiosis_scheduler.plan import Part, Plan
+from symbiosis_scheduler.program import Program, Saved
+from symbiosis_scheduler.request import Request
+from symbiosis_scheduler.rows import RowViews
+from symbiosis_scheduler.staged import Landing
+
+__all__ = ["Carrier", "SegmentPlans"]
+
+
+class Carrier(Protocol):
+    """Brings rows to where they are computed, and back."""
+
+    def send(self, pieces: list[Tensor]) -> Tensor:
+        """Returns the rows of all pieces where the weights are."""
+
+    def land(self, ys: Sequence[Tensor], parts: Sequence[Part], op: Op) -> Landing | None:
+        """Brings the answers back; None: they are there."""
+
+
+class SegmentPlans:
+    """The programs of all learned segments, and how plans of them are computed."""
+
+    def __init__(self, views: RowViews, carrier: Carrier, memo: Memo, tables: dict[int, int]) -> None:
+        self.memo: Final = memo
+        self._views = views
+        self._carrier = carrier
+        self._tables = tables
+        self._programs: dict[OpId, Program] = {}
+
+    def learn(self, program: Program) -> None:
+        """From now on plans may be of this segment."""
+        self._programs[program.spec.id] = program
+
+    def compute(self, plan: Plan, op: SegmentSpec, failed: dict[Request, RefusalCode]) -> Landing | None:
+        """Computes the plan; requests with bad token ids are noted in `failed`."""
+        program = self._programs[plan.op]
+        parts, planes = self._gather(plan, program, failed)
+        if not parts:
+            return None
+        if plan.direction is Direction.FORWARD:
+            ys = self._forward(program, parts, planes)
+        else:
+            ys = self._backward(program, parts, planes)
+        return self._carrier.land(ys, parts, op)
+
+    def _gather(
+        self, plan: Plan, program: Program, failed: dict[Request, RefusalCode]
+    ) -> tuple[list[Part], list[Tensor]]:
+        """Returns the sound parts, and their rows one under the other, per plane.
+
+        Integers decide what memory is read, so they are copied before they are checked: the client could change
+        them in between.
+        """
+        op, sound, rows = program.spec, [], []
+        for part in plan.parts:
+            views = self._views.inputs(part, op)
+            if program.indexed:
+                views = [view.clone() if index in program.indexed else view for index, view in enumerate(views)]
+                try:
+                    program.check(views, self._tables)
+                except RefusedError as error:
+                    failed[part.request] = error.code
+                    continue
+            sound.append(part)
+            rows.append(views)
+        return sound, [self._carrier.send(list(pieces)) for pieces in zip(*rows, strict=True)]
+
+    def _forward(self, program: Program, parts: list[Part], planes: list[Tensor]) -> list[Tensor]:
+        remembered = bool(program.saved) and any(part.request.memo for part in parts)
+        if not remembered or not self.memo.budget_bytes:
+            return program.forward(planes)
+        saved: dict[int, Tensor] = {}
+        ys = program.forward(planes, saved)
+        at = 0
+        for part in parts:
+            request = part.request
+            if request.memo:
+                mine = {value: tensor[at : at + part.rows] for value, tensor in saved.items()}
+                key = (request.client, request.op, request.memo)
+                self.memo.keep(key, request.rows, part.start, mine, whole=len(parts) == 1)
+            at += part.rows
+        return ys
+
+    def _backward(self, program: Program, parts: list[Part], planes: list[Tensor]) -> list[Tensor]:
+        inputs = len(program.spec.segment.inputs)
+        found = [self._found(program, part) for part in parts]
+        if len(parts) == 1 or all(found) or not any(found):
+            saved = _joined(found) if all(found) else None
+            return program.backward(planes[:inputs], planes[inputs:], saved)
+        # Some have a memo and some have not: each on its own, and the answers one under the other.
+        counts = [part.rows for part in parts]
+        pieces = zip(*[plane.split(counts) for plane in planes], strict=True)
+        answers = [
+            program.backward(piece[:inputs], piece[inputs:], memo)
+            for piece, memo in zip(pieces, found, strict=True)
+        ]
+        return [torch.cat(ys) for ys in zip(*answers, strict=True)]
+
+    def _found(self, program: Program, part: Part) -> Saved | None:
+        request = part.request
+        if not program.saved or not request.memo:
+            return None
+        key = (request.client, request.op, request.memo)
+        kept = self.memo.find(key, request.rows, last=part.stop == request.rows)
+        return None if kept is None else {value: rows[part.start : part.stop] for value, rows in kept.items()}
+
+
+def _joined(found: list[Saved | None]) -> Saved:
+    if len(found) == 1:
+        return found[0] or {}
+    return {value: torch.cat([each[value] for each in found if each is not None]) for value in found[0] or {}}

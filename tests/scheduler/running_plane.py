@@ -1,0 +1,104 @@
+"""A data plane that runs in its thread, to which clients of the reference transport connect."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_scheduler.dataplane import DataPlane
+from symbiosis_scheduler.dataplane_thread import DataPlaneThread
+from symbiosis_scheduler.executor import Executor
+from symbiosis_scheduler.grants import Grants
+from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.policies import make_policy
+from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.state import SchedulerState
+from symbiosis_scheduler.streams import Event, Streams, open_streams, plans_in_flight
+from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_transports.inproc import TRANSPORT
+from symbiosis_transports.ports import ClientChannel, Listener
+
+T = TypeVar("T")
+
+
+class Running:
+    """A data plane that runs, and a way in. With `streams` it computes at a distance, as for another device."""
+
+    def __init__(
+        self,
+        layers: FrozenLayers,
+        config: DaemonConfig,
+        endpoint: str,
+        policy: Policy | None = None,
+        streams: Streams | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        self.layers = layers
+        self.grants = Grants(config.limits)
+        self.endpoint = endpoint
+        most = max_in_flight or plans_in_flight(layers.device)
+
+        def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
+            state = SchedulerState(layers.spec.ops, config, policy or make_policy(config), max_in_flight=most)
+            own = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
+            executor = Executor(layers, streams or own, ThreadChoice(1), staged=streams is not None)
+            plane = DataPlane(loop, state, executor, self.grants, config)
+            return plane, [TRANSPORT.listen(loop, endpoint, plane)]
+
+        self.thread = DataPlaneThread(open_plane, drain_s=5)
+        self.loop = asyncio.new_event_loop()
+        self._home = threading.Thread(target=self.loop.run_forever)
+        self._home.start()
+        self._await(self.thread.start)
+
+    def connect(self, lane: str = "training") -> ClientChannel:
+        _, token = self.grants.issue("test", lane, 1, "inproc")
+        return TRANSPORT.connect(self.endpoint, token, 10)
+
+    def ask(self, question: Callable[[DataPlane], T]) -> T:
+        """Answers between two turns, in the data plane's thread."""
+        plane = self.thread.plane
+        asked = asyncio.run_coroutine_threadsafe(self.thread.call(lambda: question(plane)), self.loop)
+        return asked.result(20)
+
+    def stop(self) -> None:
+        if self._home.is_alive():
+            self._await(self.thread.stop)
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._home.join()
+            self.loop.close()
+
+    def _await(self, function: Callable[[], Any]) -> None:
+        asyncio.run_coroutine_threadsafe(function(), self.loop).result(20)
+
+
+class LateStreams:
+    """Streams of a slow device: nothing is done before `finish`. With `lost` the device fails, here or there."""
+
+    def __init__(self) -> None:
+        self.finish = threading.Event()
+        self.launched = threading.Semaphore(0)
+        self.asked = threading.Semaphore(0)
+        self.lost_at_launch: Exception | None = None
+        self.lost: Exception | None = None
+
+    def launch(self, priority: int, work: Callable[[], None]) -> Event:
+        if self.lost_at_launch is not None:
+            raise self.lost_at_launch
+        work()
+        self.launched.release()
+        return _LateEvent(self)
+
+
+class _LateEvent:
+    def __init__(self, streams: LateStreams) -> None:
+        self._streams = streams
+
+    def done(self) -> bool:
+        self._streams.asked.release()
+        if self._streams.lost is not None:
+            raise self._streams.lost
+        return self._streams.finish.is_set()
