@@ -10,12 +10,15 @@ DEV_READY := $(VENV)/.dev-ready
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types contracts wheel-smoke check clean
+.PHONY: help demo bench test lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(READY) ## one base, three fine-tuning tenants and a chat, live   (ARGS="--seconds 60 --json out.json")
 	$(BIN)/symbiosis demo $(ARGS)
+
+bench: $(READY) ## what sharing a base costs and brings, against plain PEFT   (ARGS="--quick", ARGS="--only decode_tax")
+	$(BIN)/symbiosis bench end-to-end $(ARGS)
 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from symbiosis_bench.demo.accounts import Account
-from symbiosis_bench.demo.machine import Machine
 from symbiosis_bench.demo.progress import Answered, Finished, Ready, Step, Tokens
 from symbiosis_bench.demo.standing import MemoryStanding, Outcome, Standing, standing
 from symbiosis_bench.demo.tenants import CHAT, TENANTS
+from symbiosis_bench.machine import Machine
 from symbiosis_core.wire import BatchStatus, ClientStatus, DaemonStatus, MemoryStatus
 
 BASE_BYTES = 269_000_000
-MACHINE = Machine(cores=2, cpu="a cpu", python="3.11.7", torch="2.13.0", transformers="5.23.0", peft="0.21.2")
+MACHINE = Machine(
+    cores=2,
+    cpu="a cpu",
+    python="3.11.7",
+    torch="2.13.0",
+    transformers="5.23.0",
+    peft="0.21.2",
+    os="Linux 6.1 x86_64",
+    date="2026-01-01T00:00:00+00:00",
+)
 
 
 def accounts(losses: list[float], tokens: int = 40) -> dict[str, Account]:

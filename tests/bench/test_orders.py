@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from symbiosis_bench.demo.orders import ORPHANED, START
+from symbiosis_bench.demo.orders import START
+from symbiosis_bench.lifeline import ORPHANED
 
 TENANT = """
 import sys, time

@@ -9,7 +9,8 @@ import sys
 import msgspec
 import pytest
 
-from symbiosis_bench.demo.progress import Answered, Finished, Message, Ready, Step, Tokens, Unreadable, decode
+from symbiosis_bench.demo.progress import Answered, Finished, Message, Ready, Step, Tokens, decode
+from symbiosis_bench.lines import Unreadable
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,8 @@ def test_a_loss_that_is_not_a_number_is_told_as_such() -> None:
 def test_prints_of_libraries_do_not_reach_the_parent() -> None:
     script = """
 import os, sys
-from symbiosis_bench.demo.progress import Reporter, Step
+from symbiosis_bench.demo.progress import Step
+from symbiosis_bench.lines import Reporter
 reporter = Reporter()
 print("a library prints", flush=True)
 os.system("echo a child prints")

@@ -16,8 +16,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from symbiosis_adapters import AutoModelForCausalLM, AutoTokenizer
 from symbiosis_bench.demo.orders import Orders
-from symbiosis_bench.demo.progress import Answered, Finished, Ready, Reporter, Tokens
+from symbiosis_bench.demo.progress import Answered, Finished, Ready, Tokens
 from symbiosis_bench.demo.tenants import CHAT
+from symbiosis_bench.lines import Reporter
 
 __all__ = ["TokenClock", "main"]
 

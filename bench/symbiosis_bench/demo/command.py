@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,10 +11,12 @@ import typer
 from rich.console import Console
 
 from symbiosis_bench.demo.course import Course, DemoFailedError
-from symbiosis_bench.demo.machine import this_machine
-from symbiosis_bench.demo.processes import Children
+from symbiosis_bench.demo.progress import decode
 from symbiosis_bench.demo.screen import open_screen
 from symbiosis_bench.demo.summary import complaints, show, summarize
+from symbiosis_bench.interruption import leave_in_order
+from symbiosis_bench.machine import this_machine
+from symbiosis_bench.processes import Children
 from symbiosis_core.errors import UsageError
 
 __all__ = ["demo"]
@@ -42,12 +42,10 @@ def demo(
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _leave)
+    leave_in_order()
     with tempfile.TemporaryDirectory(prefix="symbiosis-demo-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
-        with open_screen(console) as screen, Children(folder) as children:
+        with open_screen(console) as screen, Children(folder, decode) as children:
             outcome = Course(children, screen, folder, out, seconds).run(address)
     summary = summarize(outcome, this_machine())
     show(console, outcome, summary)
@@ -65,8 +63,3 @@ def _check_writable(out: Path, json: Path | None) -> None:
             json.write_text("")  # the figures of an earlier run shall not pass for those of one that failed
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error
-
-
-def _leave(number: int, _: object) -> None:
-    """Lets a signal that would end this process at once run the way out instead: no child is left behind."""
-    sys.exit(128 + number)

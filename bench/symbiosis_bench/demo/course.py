@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from symbiosis_bench.daemon import answers, serve_command
 from symbiosis_bench.demo.accounts import Account
 from symbiosis_bench.demo.orders import START
-from symbiosis_bench.demo.processes import Child, Children
+from symbiosis_bench.demo.progress import Message
 from symbiosis_bench.demo.screen import Screen
 from symbiosis_bench.demo.standing import MemoryStanding, Outcome, Standing, between, standing
 from symbiosis_bench.demo.tenants import CHAT, TENANTS
+from symbiosis_bench.processes import Child, Children
 from symbiosis_core.errors import DaemonGoneError, SymbiosisError
 from symbiosis_core.telemetry import pss_bytes
 from symbiosis_core.wire import BatchStatus, DaemonStatus
@@ -47,7 +49,9 @@ class DemoFailedError(SymbiosisError):
 class Course:
     """One run. The methods are called in the order in which they stand here, by `run`."""
 
-    def __init__(self, children: Children, screen: Screen, folder: Path, out: Path, seconds: float) -> None:
+    def __init__(
+        self, children: Children[Message], screen: Screen, folder: Path, out: Path, seconds: float
+    ) -> None:
         self._children = children
         self._screen = screen
         self._folder = folder
@@ -78,14 +82,11 @@ class Course:
         return Outcome(daemon, last, self._accounts)
 
     def _start_daemon(self) -> str:
-        # A folder of its own: the daemon removes it when this process dies without a word.
         address = f"ipc://{self._folder}/daemon/demo.sock"
-        command = [sys.executable, "-P", "-m", "symbiosis_core", "serve", "--model", "smollm2"]
-        command += ["--listen", address, "--private-to", str(os.getpid())]
-        self._children.start("daemon", command, os.environ, speaks=False)
+        self._children.start("daemon", serve_command("smollm2", address), os.environ, speaks=False)
         self._wait(
             "starting a daemon with smollm2 (the first time on a machine it converts the model: half a minute)",
-            lambda: _answers(address),
+            lambda: answers(address),
             _DAEMON_S,
         )
         return address
@@ -192,11 +193,3 @@ def tenant_environment(given: Mapping[str, str], cores: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
     }
     return own | dict(given)
-
-
-def _answers(address: str) -> bool:
-    try:
-        fetch_status(address)
-    except DaemonGoneError:
-        return False
-    return True

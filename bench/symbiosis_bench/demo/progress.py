@@ -1,17 +1,14 @@
-"""What a tenant's process tells the demo: one JSON object a line on standard output, each a typed message.
-
-Standard output belongs to these messages alone: `Reporter` takes it away from the libraries, whose prints then go
-to standard error, which the parent keeps in a log.
-"""
+"""What a tenant's process tells the demo; `symbiosis_bench.lines` says how."""
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import msgspec
 
-__all__ = ["Answered", "Finished", "Message", "Ready", "Reporter", "Step", "Tokens", "Unreadable", "decode"]
+from symbiosis_bench.lines import Reader
+
+__all__ = ["Answered", "Finished", "Message", "Ready", "Step", "Tokens", "decode"]
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -61,31 +58,4 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
 Message = Ready | Step | Tokens | Answered | Finished
 
 
-class Unreadable(msgspec.Struct, frozen=True):
-    """A line that is no message: a bug in the tenant."""
-
-    line: str
-
-
-_decoder: Final[msgspec.json.Decoder[Message]] = msgspec.json.Decoder(Message)
-_LINE_SHOWN: Final = 200
-
-
-def decode(line: bytes) -> Message | Unreadable:
-    """Returns the message in a line of a tenant's standard output."""
-    try:
-        return _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Unreadable(line.decode(errors="replace").strip()[:_LINE_SHOWN])
-
-
-class Reporter:
-    """The tenant's end. Make it before any library has a chance to print."""
-
-    def __init__(self) -> None:
-        self._file = os.fdopen(os.dup(1), "wb", buffering=0)
-        os.dup2(2, 1)
-
-    def tell(self, message: Message) -> None:
-        """Writes one line; at once, so that the parent sees it live."""
-        self._file.write(msgspec.json.encode(message) + b"\n")
+decode: Final[Reader[Message]] = Reader(Message)

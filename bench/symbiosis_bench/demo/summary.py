@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 from rich.console import Console, RenderableType
 
-from symbiosis_bench.demo.machine import Machine
 from symbiosis_bench.demo.standing import Outcome, TenantStanding, one_line
 from symbiosis_bench.demo.table import LEGEND, batches_line, memory_line, tenant_table
 from symbiosis_bench.demo.tenants import CHAT, TENANTS
+from symbiosis_bench.machine import Machine
 
 __all__ = ["FALLS_FROM_STEPS", "Summary", "complaints", "show", "summarize"]
 

@@ -25,8 +25,9 @@ from transformers import (
 from symbiosis_adapters import AutoModelForCausalLM, AutoTokenizer
 from symbiosis_bench.demo.examples import encode
 from symbiosis_bench.demo.orders import Orders
-from symbiosis_bench.demo.progress import Finished, Ready, Reporter, Step
+from symbiosis_bench.demo.progress import Finished, Ready, Step
 from symbiosis_bench.demo.tenants import Ia3, TrainingTenant, training_tenant
+from symbiosis_bench.lines import Reporter
 
 __all__ = ["main"]
 

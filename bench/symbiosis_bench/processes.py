@@ -1,8 +1,8 @@
-"""The demo's processes: started, heard, watched, and ended whatever happens to the demo.
+"""Processes of a run: started, heard, watched, and ended whatever happens to the run.
 
 Every child writes its standard error into a log of its own, of which the end is shown where the child fails. On
-the way out, by whatever door, `Children` ends all that still run; and should the demo itself be killed, the end of
-their standard input tells the tenants, and the daemon watches its parent.
+the way out, by whatever door, `Children` ends all that still run; and should the parent itself be killed, the end
+of their standard input tells the children (`lifeline`), and a daemon watches its parent.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self, TypeAlias
+from typing import IO, Any, Final, Generic, Self, TypeVar
 
-from symbiosis_bench.demo.progress import Message, Unreadable, decode
+from symbiosis_bench.lines import Reader, Unreadable
 from symbiosis_core.errors import SymbiosisError
 
 __all__ = ["Child", "ChildFailedError", "Children"]
@@ -28,12 +28,12 @@ _STOP_S: Final = 10.0
 """How long a child may take to end by itself before it is killed. The daemon needs 8 s to drain at most."""
 _LOOK_S: Final = 0.05
 
-Inbox: TypeAlias = "queue.SimpleQueue[tuple[str, Message | Unreadable]]"
-"""What the children said, with who said it."""
+M = TypeVar("M")
+"""What a child can say."""
 
 
 class ChildFailedError(SymbiosisError):
-    """A process of the demo ended, or said what it should not have."""
+    """A process of the run ended, or said what it should not have."""
 
     def __init__(self, name: str, reason: str, tail: str) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class ChildFailedError(SymbiosisError):
 
     def __str__(self) -> str:
         last = f"; the last it wrote:\n{self.tail}" if self.tail else "; it wrote nothing"
-        return f"the demo's process {self.name!r} {self.reason}{last}"
+        return f"the process {self.name!r} {self.reason}{last}"
 
 
 class Child:
@@ -56,7 +56,7 @@ class Child:
         command: Sequence[str],
         environment: Mapping[str, str],
         log: Path,
-        inbox: Inbox | None,
+        hear: Callable[[bytes], object] | None = None,
     ) -> None:
         self.name = name
         self._log = log
@@ -64,15 +64,15 @@ class Child:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if inbox is not None else stderr,
+                stdout=subprocess.PIPE if hear is not None else stderr,
                 stderr=stderr,
                 env=dict(environment),
-                start_new_session=True,  # Ctrl-C is for the demo, which ends its children in order
+                start_new_session=True,  # Ctrl-C is for the parent, which ends its children in order
             )
         self._reader: threading.Thread | None = None
-        if inbox is not None:
+        if hear is not None:
             assert self._process.stdout is not None  # it is a pipe
-            arguments = (name, self._process.stdout, inbox)
+            arguments = (self._process.stdout, hear)
             self._reader = threading.Thread(target=_read, args=arguments, name=f"reads {name}", daemon=True)
             self._reader.start()
 
@@ -126,13 +126,17 @@ class Child:
             self._reader.join()
 
 
-class Children:
-    """All of them. Leaving the block ends every one that still runs, the youngest first."""
+class Children(Generic[M]):
+    """All of them. Leaving the block ends every one that still runs, the youngest first.
 
-    def __init__(self, logs: Path) -> None:
+    `read` makes messages of lines.
+    """
+
+    def __init__(self, logs: Path, read: Reader[M]) -> None:
         self._logs = logs
+        self._read = read
         self._children: dict[str, Child] = {}
-        self._inbox: Inbox = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -149,24 +153,36 @@ class Children:
         self, name: str, command: Sequence[str], environment: Mapping[str, str], *, speaks: bool = True
     ) -> Child:
         """Starts a process. One that `speaks` writes messages to standard output; another's goes to its log."""
-        child = Child(name, command, environment, self._logs / f"{name}.log", self._inbox if speaks else None)
+
+        def hear(line: bytes) -> None:
+            self._inbox.put((name, self._read(line)))
+
+        child = Child(name, command, environment, self._logs / f"{name}.log", hear if speaks else None)
         self._children[name] = child
         return child
 
-    def received(self) -> Iterator[tuple[str, Message]]:
+    def received(self) -> Iterator[tuple[str, M]]:
         """Yields what has been said since the last call, with who said it.
 
         Raises:
             ChildFailedError: it was no message.
         """
-        while True:
-            try:
-                name, message = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(message, Unreadable):
-                raise self._children[name].failure(f"said {message.line!r}, which is no message")
-            yield name, message
+        while (heard := self.hear(0)) is not None:
+            yield heard
+
+    def hear(self, within_s: float) -> tuple[str, M] | None:
+        """Returns the next that is said within that time, with who said it. Costs no processor time meanwhile.
+
+        Raises:
+            ChildFailedError: it was no message.
+        """
+        try:
+            name, message = self._inbox.get(timeout=within_s) if within_s else self._inbox.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(message, Unreadable):
+            raise self._children[name].failure(f"said {message.line!r}, which is no message")
+        return name, message
 
     def check(self) -> None:
         """Looks whether all still run.
@@ -176,7 +192,19 @@ class Children:
         """
         for child in self._children.values():
             if child.ended:
-                raise child.failure(f"{child.how_it_ended()} while the demo ran")
+                raise child.failure(f"{child.how_it_ended()} while it was needed")
+
+    def end(self, children: Sequence[Child]) -> None:
+        """Ends these, and forgets them and what they have said."""
+        for child in children:
+            if not child.ended:
+                child.terminate()
+        deadline = time.monotonic() + _STOP_S
+        for child in children:
+            child.stop(max(0.0, deadline - time.monotonic()))
+            self._children.pop(child.name, None)
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
 
     def finish(self, children: Sequence[Child], within_s: float) -> None:
         """Asks the processes to finish, and waits until they have, with all they had to say received.
@@ -201,7 +229,7 @@ class Children:
             child.stop(0)
 
 
-def _read(name: str, stdout: IO[bytes], inbox: Inbox) -> None:
+def _read(stdout: IO[bytes], hear: Callable[[bytes], object]) -> None:
     with stdout:
         for line in stdout:
-            inbox.put((name, decode(line)))
+            hear(line)

@@ -1,9 +1,10 @@
-"""What the demo ran on, so that its figures can be judged."""
+"""What a run took place on, so that its figures can be judged."""
 
 from __future__ import annotations
 
 import os
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,9 @@ class Machine(msgspec.Struct, frozen=True):
     torch: str
     transformers: str
     peft: str
+    os: str
+    date: str
+    """When this was written: UTC, ISO 8601."""
 
 
 def this_machine() -> Machine:
@@ -33,6 +37,8 @@ def this_machine() -> Machine:
         torch=version("torch"),
         transformers=version("transformers"),
         peft=version("peft"),
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 

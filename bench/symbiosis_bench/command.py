@@ -1,0 +1,19 @@
+"""`symbiosis bench`: measurements, each a command of its own."""
+
+from __future__ import annotations
+
+import typer
+
+from symbiosis_bench.end_to_end.command import end_to_end
+
+__all__ = ["bench"]
+
+bench = typer.Typer(help="Measure.", no_args_is_help=True, rich_markup_mode=None)  # help has brackets
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measure."""
+
+
+bench.command("end-to-end")(end_to_end)

@@ -1,0 +1,113 @@
+"""`symbiosis bench end-to-end`: what sharing a base costs and what it brings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from symbiosis_bench.end_to_end.crew import BenchFailedError
+from symbiosis_bench.end_to_end.figures import KEYS
+from symbiosis_bench.end_to_end.progress import Progress
+from symbiosis_bench.end_to_end.report import Report, mismatches, settings_line, show, to_json
+from symbiosis_bench.end_to_end.run import run
+from symbiosis_bench.end_to_end.settings import FULL, QUICK, Scale, Settings, telling_environment
+from symbiosis_bench.interruption import leave_in_order
+from symbiosis_bench.machine import this_machine
+from symbiosis_core.errors import UsageError
+
+__all__ = ["conclude", "end_to_end"]
+
+_LOG_WIDTH = 120
+"""Columns where there is no terminal."""
+
+
+class Device(StrEnum):
+    """Where models are."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def end_to_end(
+    model: Annotated[str, typer.Option(help="smollm2 (embedded), or a folder.")] = "smollm2",
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures into this file.", show_default=False)
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tiny random model: everything is run, nothing is meant.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Where models are.")] = Device.CPU,
+    only: Annotated[str, typer.Option(help="Keys, with commas between. [default: all]", show_default=False)] = "",
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of everything. [default: 5 or 3]", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of torch in a process. [default: all cores]", show_default=False)
+    ] = None,
+    cut: Annotated[str, typer.Option(help="Of the clients. [default: the library's]", show_default=False)] = "",
+) -> None:
+    """Measure clients on a shared base against plain PEFT, in separate processes, and compare their results."""
+    settings = Settings(
+        model="a tiny random Llama" if quick else model,
+        dtype="float32" if quick else "bfloat16",
+        device=str(device),
+        threads=threads or len(os.sched_getaffinity(0)),
+        cut=cut,
+        quick=quick,
+        only=_keys(only),
+        scale=_scaled(QUICK if quick else FULL, rounds),
+        environment=telling_environment(),
+    )
+    _check_writable(json)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH)
+    leave_in_order()
+    with (
+        tempfile.TemporaryDirectory(prefix="symbiosis-bench-", ignore_cleanup_errors=True) as folder,
+        Progress(console) as progress,
+    ):
+        progress.tell(settings_line(settings))
+        figures = run(settings, progress, Path(folder))
+    conclude(Report(machine=this_machine(), settings=settings, figures=figures), console, json)
+
+
+def conclude(report: Report, console: Console, json: Path | None) -> None:
+    """Shows and writes the report.
+
+    Raises:
+        BenchFailedError: contenders did not compute the same.
+    """
+    show(console, report)
+    if json is not None:
+        json.write_bytes(to_json(report))
+    if found := mismatches(report):
+        raise BenchFailedError(*found)
+
+
+def _scaled(scale: Scale, rounds: int | None) -> Scale:
+    return scale if rounds is None else msgspec.structs.replace(scale, rounds=rounds, crowd_rounds=rounds)
+
+
+def _keys(only: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in only.split(",") if key.strip())
+    if unknown := [key for key in keys if key not in KEYS]:
+        raise UsageError(f"--only {', '.join(unknown)}: the keys are {', '.join(KEYS)}")
+    return keys
+
+
+def _check_writable(json: Path | None) -> None:
+    """Minutes are not spent on figures that then cannot be written."""
+    if json is None:
+        return
+    try:
+        json.write_text("")  # the figures of an earlier run shall not pass for those of one that failed
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error

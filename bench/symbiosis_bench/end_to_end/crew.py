@@ -1,0 +1,134 @@
+"""Workers that are started, ordered and ended together: one contender, be it one process or four.
+
+Orders go out one after the other within a fraction of a millisecond, which is the common start. The parent then
+sleeps until somebody says something.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from symbiosis_bench.end_to_end.messages import Began, Made, Message, Of, Order, Ready, Said
+from symbiosis_bench.processes import Child, Children
+from symbiosis_core.errors import SymbiosisError
+
+__all__ = ["BenchFailedError", "Crew", "wait_ready"]
+
+_READY_S: Final = 600.0
+_ORDER_S: Final = 900.0
+_LOOK_S: Final = 0.5
+A = TypeVar("A", bound=msgspec.Struct)
+
+
+class BenchFailedError(SymbiosisError):
+    """The benchmark came to no end. Each reason is a line."""
+
+    def __init__(self, *reasons: str) -> None:
+        self.reasons = reasons
+        super().__init__(*reasons)
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
+
+
+class Crew:
+    """Members are numbered as their processes were given, and within one that forks by their number there."""
+
+    def __init__(self, name: str, children: Children[Message], processes: Sequence[Child], forks: int = 1) -> None:
+        self.name = name
+        self.members = len(processes) * forks
+        self._children = children
+        self._processes = {child.name: number * forks for number, child in enumerate(processes)}
+        self._started = list(processes)
+        self.ready: tuple[Ready, ...] = ()
+        """What each said when it was ready."""
+
+    def __repr__(self) -> str:
+        return f"<Crew {self.name!r} of {self.members}>"
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that were started; forked ones are not known by pid."""
+        return [child.pid for child in self._started]
+
+    def perform(
+        self,
+        kind: type[A],
+        orders: Order | Sequence[Order],
+        *,
+        all_began: Callable[[], object] | None = None,
+        first_done: Callable[[], object] | None = None,
+    ) -> list[A]:
+        """Gives every member its order, or all the same one, and returns their answers.
+
+        The calls are made when all have begun, and then when the first is done: in between all of them ran.
+        """
+        self._give(orders)
+        began: set[int] = set()
+        answers: dict[int, A] = {}
+        deadline = time.monotonic() + _ORDER_S
+        while len(answers) < self.members:
+            number, said = self._next(deadline)
+            if isinstance(said, Began):
+                began.add(number)
+                if len(began) == self.members and all_began is not None:
+                    all_began()
+            elif isinstance(said, kind):
+                if not answers and first_done is not None:
+                    first_done()
+                answers[number] = said
+            else:
+                raise BenchFailedError(f"{self.name} answered {type(said).__name__} instead of {kind.__name__}")
+        return [answers[number] for number in range(self.members)]
+
+    def end(self) -> None:
+        """Ends all of its processes."""
+        self._children.end(self._started)
+
+    def _give(self, orders: Order | Sequence[Order]) -> None:
+        each = list(orders) if isinstance(orders, Sequence) else [orders] * len(self._started)
+        for child, order in zip(self._started, each, strict=True):
+            child.write(msgspec.json.encode(order) + b"\n")
+
+    def _next(self, deadline: float) -> tuple[int, Said]:
+        name, message = _heard(self._children, self.name, deadline)
+        if (found := self.whose(name, message)) is None:
+            raise BenchFailedError(f"{name} spoke while {self.name} was asked")
+        return found
+
+    def whose(self, name: str, message: Message) -> tuple[int, Said] | None:
+        """Returns the member that said something, and what; None: none of this crew."""
+        number = self._processes.get(name)
+        if number is None or isinstance(message, Made):
+            return None
+        if isinstance(message, Of):
+            return number + message.member, message.message
+        return number, message
+
+
+def wait_ready(children: Children[Message], crews: Sequence[Crew]) -> None:
+    """Waits until all members have opened their model."""
+    told: dict[Crew, dict[int, Ready]] = {crew: {} for crew in crews}
+    deadline = time.monotonic() + _READY_S
+    while any(len(told[crew]) < crew.members for crew in crews):
+        name, message = _heard(children, "somebody", deadline)
+        for crew in crews:
+            if (found := crew.whose(name, message)) is not None:
+                number, said = found
+                if not isinstance(said, Ready):
+                    raise BenchFailedError(f"{name} said {type(said).__name__} before all were ready")
+                told[crew][number] = said
+    for crew in crews:
+        crew.ready = tuple(told[crew][number] for number in range(crew.members))
+
+
+def _heard(children: Children[Message], who: str, deadline: float) -> tuple[str, Message]:
+    while (heard := children.hear(_LOOK_S)) is None:
+        children.check()
+        if time.monotonic() > deadline:
+            raise BenchFailedError(f"{who} has not answered in time; the machine may be too busy")
+    return heard

@@ -1,0 +1,80 @@
+"""What every key says: its spread, its target, whether results were the same, and what else is worth knowing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from symbiosis_bench.end_to_end.spread import Spread
+from symbiosis_bench.end_to_end.verification import Check
+
+__all__ = ["KEYS", "TARGETS", "Figure", "Target", "figure"]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a figure should come to."""
+
+    sense: Literal["<=", ">="]
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.sense} {self.value:.2f}"
+
+    def met(self, value: float) -> bool:
+        return value <= self.value if self.sense == "<=" else value >= self.value
+
+
+TARGETS: Final[Mapping[str, Target | None]] = {
+    "train_tax": Target("<=", 1.10),
+    "decode_tax": Target("<=", 1.05),
+    "decode4_gain": Target(">=", 2.0),
+    "decode4_occupancy": Target(">=", 3.0),
+    "train4_gain": Target(">=", 1.0),
+    "memory_share": Target("<=", 1.25),
+    "client_peak_activations": Target("<=", 1.0),
+    "padding_saved": None,
+}
+KEYS: Final = tuple(TARGETS)
+
+
+class Figure(Spread, frozen=True, kw_only=True):
+    """One key of the report."""
+
+    target: Target | None
+    met: bool | None
+    """Whether the median meets the target. None: there is no target, or quick figures that mean nothing."""
+    verified: bool
+    """Whether every check passed."""
+    checks: tuple[Check, ...]
+    beside: dict[str, Spread]
+    """What the figure is made of, and other contenders; units are in the names."""
+    notes: dict[str, str]
+    lent: Spread | None = None
+    """The same under the cut `lent`, which does not exist yet."""
+
+
+def figure(
+    key: str,
+    spread: Spread,
+    *,
+    quick: bool,
+    checks: Sequence[Check] = (),
+    beside: Mapping[str, Spread] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> Figure:
+    """Returns the figure of a key."""
+    target = TARGETS[key]
+    return Figure(
+        median=spread.median,
+        min=spread.min,
+        max=spread.max,
+        rounds=spread.rounds,
+        target=target,
+        met=None if target is None or quick else target.met(spread.median),
+        verified=all(check.passed for check in checks),
+        checks=tuple(checks),
+        beside=dict(beside or {}),
+        notes=dict(notes or {}),
+    )

@@ -1,0 +1,88 @@
+"""The report: what is written as JSON, and the table for a person."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from symbiosis_bench.end_to_end.figures import Figure
+from symbiosis_bench.end_to_end.gpu import JobsOnOneGpu
+from symbiosis_bench.end_to_end.settings import Settings
+from symbiosis_bench.machine import Machine
+
+__all__ = ["Report", "mismatches", "settings_line", "show", "to_json"]
+
+_SIGNIFICANT: Final = 3
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. In JSON the figures stand beside `machine` and `settings`, each under its key."""
+
+    machine: Machine
+    settings: Settings
+    figures: dict[str, Figure]
+    jobs_on_one_gpu: JobsOnOneGpu | None = None
+
+
+def to_json(report: Report) -> bytes:
+    """Returns the report as it is written."""
+    told = {
+        "machine": report.machine,
+        "settings": report.settings,
+        **report.figures,
+        "jobs_on_one_gpu": report.jobs_on_one_gpu,
+    }
+    return msgspec.json.format(msgspec.json.encode(told)) + b"\n"
+
+
+def mismatches(report: Report) -> list[str]:
+    """Returns a line for every check that did not pass."""
+    return [
+        f"{key} is not verified: {check.what}: {check.says}"
+        for key, figure in report.figures.items()
+        for check in figure.checks
+        if not check.passed
+    ]
+
+
+def settings_line(settings: Settings) -> str:
+    """Returns what all processes have in common."""
+    environment = " ".join(f"{name}={value}" for name, value in settings.environment.items())
+    return (
+        f"{settings.model} in {settings.dtype} on {settings.device}; {settings.threads} threads in every process; "
+        f"cut: {settings.cut or 'as the library chooses'}; environment: {environment or 'no variable of interest'}"
+    )
+
+
+def show(console: Console, report: Report) -> None:
+    """Prints the table, and what the contenders said about themselves."""
+    table = Table(box=None, header_style="bold underline", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("key", no_wrap=True)
+    for heading in ("median", "min..max", "target"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("met", "same results"):
+        table.add_column(heading, no_wrap=True)
+    for key, figure in report.figures.items():
+        table.add_row(
+            key,
+            _number(figure.median),
+            f"{_number(figure.min)}..{_number(figure.max)}",
+            "" if figure.target is None else str(figure.target),
+            "" if figure.met is None else ("yes" if figure.met else "no"),
+            ("yes" if figure.verified else "NO") if figure.checks else "",
+        )
+    console.print(table)
+    for key, figure in report.figures.items():
+        beside = ", ".join(f"{name} {_number(spread.median)}" for name, spread in figure.beside.items())
+        for line in (beside, *(f"{name}: {said}" for name, said in figure.notes.items())):
+            if line:
+                console.print(f"{key}: {line}", markup=False, highlight=False, soft_wrap=True, style="dim")
+    if report.settings.quick:
+        console.print("quick: everything was run, and no figure means anything", markup=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10**_SIGNIFICANT else f"{value:.{_SIGNIFICANT}g}"

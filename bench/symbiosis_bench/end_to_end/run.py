@@ -1,0 +1,67 @@
+"""One run: stages after one another, each of which opens its crews and yields some of the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from symbiosis_bench.end_to_end.decode4 import decode4
+from symbiosis_bench.end_to_end.figures import KEYS, Figure
+from symbiosis_bench.end_to_end.messages import read_message
+from symbiosis_bench.end_to_end.progress import Progress
+from symbiosis_bench.end_to_end.settings import Settings
+from symbiosis_bench.end_to_end.site import Site, Wanted
+from symbiosis_bench.end_to_end.solo import solo
+from symbiosis_bench.end_to_end.train4 import padding_saved, train4_gain
+from symbiosis_bench.end_to_end.weight import memory_share
+from symbiosis_bench.processes import Children
+
+__all__ = ["run"]
+
+Stage = Callable[[Site, frozenset[str]], Iterator[tuple[str, Figure]]]
+_DECODE4: Final = frozenset({"decode4_gain", "decode4_occupancy"})
+_FOUR_INFERENCE: Final = ("inference",) * 4
+_FOUR_TRAINING: Final = ("training",) * 4
+
+
+def run(settings: Settings, progress: Progress, folder: Path) -> dict[str, Figure]:
+    """Measures the keys that are wanted, and returns them in the order of `KEYS`. Ends all it started."""
+    wanted = frozenset(settings.only or KEYS)
+    found: dict[str, Figure] = {}
+    with Children(folder, read_message) as children:
+        site = Site(settings, children, progress, folder)
+        for keys, stage in _STAGES:
+            if keys & wanted:
+                for key, figure in stage(site, keys & wanted):
+                    found[key] = figure
+                    progress.tell(f"{key}: {figure.median:.3g} ({figure.min:.3g}..{figure.max:.3g})")
+    return {key: found[key] for key in KEYS if key in found}
+
+
+def _four(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
+    """Yields all that needs four clients, or four plain processes, at once."""
+    crews: dict[str, Wanted] = {}
+    if wanted - {"padding_saved"}:
+        crews["plain"] = ("plain", _FOUR_INFERENCE)
+    if wanted & _DECODE4:
+        crews |= {kind: (kind, _FOUR_INFERENCE) for kind in ("copied", "forked")}
+        crews["generating"] = ("split", _FOUR_INFERENCE)
+    if wanted - _DECODE4:
+        crews["training"] = ("split", _FOUR_TRAINING)
+    with site.crews(site.main(), *crews.values()) as opened:
+        crew = dict(zip(crews, opened, strict=True))
+        if wanted & _DECODE4:
+            contenders = [crew[kind] for kind in ("plain", "copied", "forked", "generating")]
+            yield from decode4(site, wanted, contenders, (crew["plain"], crew["generating"]))
+        if "train4_gain" in wanted:
+            yield "train4_gain", train4_gain(site, (crew["plain"], crew["training"]))
+        if "padding_saved" in wanted:
+            yield "padding_saved", padding_saved(site, crew["training"])
+
+
+_STAGES: Final[tuple[tuple[frozenset[str], Stage], ...]] = (
+    (frozenset({"train_tax", "decode_tax", "client_peak_activations"}), solo),
+    (_DECODE4 | {"train4_gain", "padding_saved"}, _four),
+    (frozenset({"memory_share"}), memory_share),
+)

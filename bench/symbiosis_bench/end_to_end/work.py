@@ -1,0 +1,114 @@
+"""What a contender does in a measured interval: training steps, greedy tokens, a judgement."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from symbiosis_bench.end_to_end.adapter import parameters, restore
+from symbiosis_bench.end_to_end.contender import PROMPT_TOKENS, Contender
+from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged, Train, Trained
+
+__all__ = ["decode", "finite", "judge", "train", "train_steps"]
+
+_LEARNING_RATE = 2e-4
+
+
+def train(contender: Contender, order: Train, began: Callable[[], object]) -> Trained:
+    """Trains as a plain loop does. Every interval is the same one again, so its losses can be compared."""
+    contender.threads(order.threads)
+    losses, stamps_s = train_steps(contender, order, began)
+    return Trained(losses=tuple(losses), stamps_s=tuple(stamps_s), cuda_bytes=contender.cuda_bytes())
+
+
+def train_steps(
+    contender: Contender, order: Train, began: Callable[[], object]
+) -> tuple[list[float | None], list[float]]:
+    """Returns the loss of every step, and the stamps of the start and of every step's end."""
+    model = contender.model
+    restore(model, contender.adapter)
+    model.train()
+    optimizer = torch.optim.AdamW(parameters(model).values(), lr=_LEARNING_RATE)
+    losses: list[float | None] = []
+    contender.synchronize()
+    stamps_s = [time.perf_counter()]
+    for step in range(order.steps):
+        ids_BT = contender.text.batch(step, order.shape).to(contender.device)
+        loss = model(input_ids=ids_BT, labels=ids_BT).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(finite(loss.item()))
+        contender.synchronize()
+        stamps_s.append(time.perf_counter())
+        if step == 0:
+            began()
+    return losses, stamps_s
+
+
+def decode(contender: Contender, order: Decode, began: Callable[[], object]) -> Decoded:
+    """Generates with transformers' generate()."""
+    contender.threads(order.threads)
+    restore(contender.model, contender.adapter)
+    contender.model.eval()
+    prompt_BT = contender.text.prompt(PROMPT_TOKENS).to(contender.device)
+    clock = _TokenClock(contender, began)
+    made_BT = contender.model.generate(
+        input_ids=prompt_BT,
+        attention_mask=torch.ones_like(prompt_BT),
+        max_new_tokens=order.tokens,
+        do_sample=False,
+        streamer=clock,
+    )
+    tokens = tuple(made_BT[0, prompt_BT.shape[1] :].tolist())
+    return Decoded(tokens=tokens, stamps_s=tuple(clock.stamps_s), cuda_bytes=contender.cuda_bytes())
+
+
+def judge(contender: Contender, order: Judge) -> Judged:
+    """Reads prompt and tokens at once; position i is judged by what stands before it."""
+    contender.threads(0)
+    restore(contender.model, contender.adapter)
+    contender.model.eval()
+    prompt_BT = contender.text.prompt(PROMPT_TOKENS)
+    given_BT = torch.tensor([order.tokens], dtype=prompt_BT.dtype)
+    with torch.inference_mode():
+        ids_BT = torch.cat((prompt_BT, given_BT), dim=1).to(contender.device)
+        logits_TV = contender.model(input_ids=ids_BT).logits[0, PROMPT_TOKENS - 1 : -1].float().cpu()
+    best = logits_TV.topk(2)
+    surprise = torch.nn.functional.cross_entropy(logits_TV, given_BT[0]).item()
+    return Judged(
+        choices=tuple(best.indices[:, 0].tolist()),
+        margins=tuple((best.values[:, 0] - best.values[:, 1]).tolist()),
+        surprise=finite(surprise),
+    )
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class _TokenClock(BaseStreamer):
+    """Notes when every token is chosen. generate() hands it the prompt first."""
+
+    def __init__(self, contender: Contender, began: Callable[[], object]) -> None:
+        self._contender = contender
+        self._began = began
+        self._prompted = False
+        self.stamps_s: list[float] = []
+
+    def put(self, value: Any) -> None:
+        if not self._prompted:
+            self._prompted = True
+            return
+        self._contender.synchronize()
+        self.stamps_s.append(time.perf_counter())
+        if len(self.stamps_s) == 1:
+            self._began()
+
+    def end(self) -> None:
+        pass

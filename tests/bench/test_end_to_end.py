@@ -1,0 +1,84 @@
+"""`symbiosis bench end-to-end`: light to look at, clear about what it cannot do; and once for real, quickly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MAIN = [sys.executable, "-m", "symbiosis_core", "bench", "end-to-end"]
+WITHIN_S = 120.0
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.run([*MAIN, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_parent_imports_no_torch() -> None:
+    """It would take processor time and memory that belong to the contenders."""
+    heavy = "{'torch', 'transformers', 'peft'}"
+    script = f"import sys, symbiosis_bench.command; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_key_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    done = run(tmp_path, "--only", "decode_tax,speed")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --only speed: the keys are train_tax, decode_tax,")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_minutes_are_spent(tmp_path: Path) -> None:
+    done = run(tmp_path, "--json", str(tmp_path / "no" / "out.json"))
+    assert done.returncode == 2
+    assert "choose another path" in done.stderr
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    """For real, on a tiny model: a daemon, plain PEFT and clients, compared; all is gone afterwards."""
+    keys = ["decode_tax", "client_peak_activations", "padding_saved"]
+    done = run(tmp_path, "--quick", "--rounds", "1", "--only", ",".join(keys), "--json", "out.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert [key for key in told if key in keys] == keys
+    for key in keys:
+        assert told[key]["verified"] is True
+        assert told[key]["median"] > 0
+        assert len(told[key]["rounds"]) == 1
+    lengths = told["settings"]["scale"]["skewed_tokens"]
+    assert told["padding_saved"]["median"] == sum(lengths) / (len(lengths) * max(lengths))
+    assert told["client_peak_activations"]["beside"]["split_arena_bytes"]["median"] > 0
+    assert not list(tmp_path.glob("symbiosis-*"))
+
+
+def test_an_interrupted_run_is_tidied_up(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [*MAIN, "--quick", "--only", "decode_tax"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as started:
+        deadline = time.monotonic() + WITHIN_S
+        while not list(tmp_path.glob("*/split-*.log")):  # the daemon is there, contenders are on their way
+            assert started.poll() is None, started.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started.send_signal(signal.SIGINT)
+        started.communicate(timeout=WITHIN_S)
+    assert started.returncode == 130
+    assert not list(tmp_path.glob("symbiosis-*"))  # torch keeps a cache of its own there
+    assert str(tmp_path) not in command_lines()
+
+
+def command_lines() -> str:
+    """Returns those of all processes: every child's names a folder of the run."""
+    told = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            told.append(path.read_text(errors="replace"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return "\n".join(told)
