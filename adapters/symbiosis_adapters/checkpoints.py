@@ -1,24 +1,27 @@
 """Gradient checkpointing and deferred tensors.
 
-A checkpoint runs a block again in the backward, from its arguments. The reentrant kind hands these to an
-autograd.Function, which looks at the tensors and not at torch's functions; so arguments are values here.
+A checkpoint runs a block again in the backward, from its arguments. The reentrant kind does so in an
+autograd.Function, which looks at the tensors and not at torch's functions; so arguments and results are values
+there. The other kind gets arguments that are values, and results that are not: what is deferred beyond the end of
+a block keeps one tensor of it, and the block's last trip, with most of its work, is not made again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from symbiosis_adapters.deferred import Deferred, value_of
+from symbiosis_adapters.deferred import values_in
 
 __all__ = ["undefer_checkpoints"]
 
 
 def undefer_checkpoints(model: PreTrainedModel) -> None:
-    """From now on checkpointing that is switched on in `model` computes the arguments of its blocks first."""
+    """Has checkpointing that is switched on in `model` compute what goes into its blocks first."""
     switch: Callable[..., Any] = model._set_gradient_checkpointing
 
     def set_gradient_checkpointing(
@@ -30,8 +33,13 @@ def undefer_checkpoints(model: PreTrainedModel) -> None:
 
 
 def _with_values(function: Callable[..., Any]) -> Callable[..., Any]:
+    reentrant = getattr(function, "keywords", {}).get("use_reentrant", True)
+
     def run(block: Any, *args: Any, **kwargs: Any) -> Any:
-        values = [value_of(arg) if type(arg) is Deferred else arg for arg in args]
-        return function(block, *values, **kwargs)
+        return function(partial(_run, block) if reentrant else block, *values_in(args), **kwargs)
 
     return run
+
+
+def _run(block: Any, *args: Any, **kwargs: Any) -> Any:
+    return values_in(block(*args, **kwargs))

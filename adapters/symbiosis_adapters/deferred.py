@@ -7,8 +7,11 @@ whole recording computed in one trip, and from then on the tensor stands for its
 PEFT's and the user's run unmodified and decide by themselves where the border is: nothing is captured, traced or
 compiled.
 
-Whatever gets around `__torch_function__` (C++ code that never asks Python) finds a NaN, and a gradient that
-reaches the tensor itself instead of its value raises.
+Values are ordinary tensors in every mode, so torch tells when one was modified. What counts for autograd is the
+mode in which work was recorded, not the one in which somebody looks.
+
+Whatever gets around `__torch_function__` (C++ code that never asks Python) finds a NaN. A gradient that reaches
+the tensor itself instead of its value raises, and so does the use of one that an autograd.Function has returned.
 """
 
 from __future__ import annotations
@@ -22,7 +25,18 @@ from torch import Tensor
 from symbiosis_adapters.recording import Recording
 from symbiosis_core.errors import UsageError
 
-__all__ = ["RULES", "Deferred", "Rule", "defer", "pending", "root_of", "unmodified", "value_of", "view_of"]
+__all__ = [
+    "RULES",
+    "Deferred",
+    "Rule",
+    "defer",
+    "pending",
+    "root_of",
+    "unmodified",
+    "value_of",
+    "values_in",
+    "view_of",
+]
 
 Rule = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 RULES: Final[dict[Any, Rule]] = {}
@@ -30,7 +44,7 @@ RULES: Final[dict[Any, Rule]] = {}
 
 _make: Final = torch.Tensor._make_subclass
 _KEPT_BLANKS: Final = 1024
-_blanks: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = {}
+_blanks: dict[tuple[tuple[int, ...], torch.dtype, torch.device], Tensor] = {}
 
 
 class Deferred(torch.Tensor):
@@ -48,6 +62,8 @@ class Deferred(torch.Tensor):
     _needs_grad: bool
     _born: int
     """The value's version when it came."""
+    _passed: bool = False
+    """Whether something was computed from the node and not from the value, whose gradient is then a part."""
 
     @classmethod
     def __torch_function__(
@@ -58,13 +74,14 @@ class Deferred(torch.Tensor):
             result = rule(args, kwargs or {})
             if result is not NotImplemented:
                 return result
-        args = [_real(arg) for arg in args]
-        return func(*args, **{key: _real(arg) for key, arg in kwargs.items()}) if kwargs else func(*args)
+        args = [values_in(arg) for arg in args]
+        return func(*args, **{key: values_in(arg) for key, arg in kwargs.items()}) if kwargs else func(*args)
 
     def _settle(self, value: Tensor) -> None:
         """Stands for `value` from now on."""
-        self._value, self._recording = value, None
-        self._born = -1 if value.is_inference() else value._version
+        self._born = value._version
+        self._value = value  # before the recording goes: another thread may be looking
+        self._recording = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         copied: Tensor = value_of(self).__deepcopy__(memo)
@@ -78,7 +95,7 @@ def defer(
     recording: Recording, index: int, shape: tuple[int, ...], dtype: torch.dtype, *, needs_grad: bool
 ) -> Deferred:
     """Returns a tensor that stands for node `index` of `recording`."""
-    made = _stand_in(shape, dtype, needs_grad)
+    made = _stand_in(shape, dtype, recording.device, needs_grad)
     made._recording, made._index, made._viewed = recording, index, None
     if needs_grad:
         with torch._C.DisableTorchFunctionSubclass():
@@ -87,20 +104,22 @@ def defer(
 
 
 def view_of(x: Deferred, shape: tuple[int, ...]) -> Deferred:
-    """Returns the same rows under another leading shape."""
+    """Returns the same rows under another leading shape. `x` is pending, and the mode is that of its recording."""
     x = root_of(x)
-    made = _stand_in(shape, x._dtype, x._needs_grad)
+    assert x._recording is not None  # it is pending
+    made = _stand_in(shape, x._dtype, x._recording.device, x._needs_grad)
     made._recording, made._index, made._viewed = None, -1, x
     return made
 
 
-def _stand_in(shape: tuple[int, ...], dtype: torch.dtype, needs_grad: bool) -> Deferred:
-    blank = _blanks.get((shape, dtype))
+def _stand_in(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, needs_grad: bool) -> Deferred:
+    blank = _blanks.get((shape, dtype, device))
     if blank is None:
         if len(_blanks) >= _KEPT_BLANKS:
             _blanks.clear()
         with torch.inference_mode(False):
-            blank = _blanks[shape, dtype] = torch.full((), torch.nan, dtype=dtype).expand(shape)
+            blank = torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
+        _blanks[shape, dtype, device] = blank
     made: Any = _make(Deferred, blank, needs_grad)
     made._value, made._shape, made._dtype, made._needs_grad = None, blank.shape, dtype, needs_grad
     return made  # type: ignore[no-any-return]
@@ -117,16 +136,29 @@ def value_of(x: Tensor) -> Tensor:
     """Returns the value, after the trip if there has been none."""
     if type(x) is not Deferred:
         return x
+    if not x._needs_grad and torch.is_grad_enabled():
+        _check_not_handed_out(x)
     value = x._value
     if value is None:
-        if x._viewed is not None:
-            value = x._value = value_of(x._viewed).view(x._shape)
-            x._viewed = None
-        else:
-            assert x._recording is not None  # what has no value has a recording
-            x._recording.force(x._index)
-            value = x._value
-            assert value is not None  # force has set it or raised
+        viewed, recording = x._viewed, x._recording
+        if viewed is not None:
+            return _view_value(x, value_of(viewed))
+        if recording is not None:  # else another thread was faster
+            recording.force(x)
+        value = x._value
+        assert value is not None  # force has set it or raised
+    return value
+
+
+def _view_value(x: Deferred, whole: Tensor) -> Tensor:
+    if x._needs_grad:
+        with torch.inference_mode(False), torch.enable_grad():
+            value = whole.view(x._shape)
+    else:
+        value = whole.view(x._shape)
+    x._settle(value)
+    x._passed = root_of(x)._passed
+    x._viewed = None
     return value
 
 
@@ -136,21 +168,35 @@ def root_of(x: Deferred) -> Deferred:
 
 
 def unmodified(x: Deferred) -> bool:
-    """Whether `x` is what it was when it was made. False if torch cannot tell."""
+    """Whether `x` is what it was when it was made."""
     root = root_of(x)
     value = root._value
-    return value is None or (root._born >= 0 and value._version == root._born)
+    return value is None or value._version == root._born
 
 
-def _real(arg: Any) -> Any:
+def values_in(arg: Any) -> Any:
+    """Returns `arg` with values in place of deferred tensors, in lists, tuples and dicts too."""
     kind = type(arg)
     if kind is Deferred:
         return value_of(arg)
-    if kind is list or kind is tuple:
-        return kind([_real(each) for each in arg])
+    if isinstance(arg, tuple):  # a named one becomes a plain one: functions of torch do not ask
+        return tuple([values_in(each) for each in arg])
+    if isinstance(arg, list):
+        return [values_in(each) for each in arg]
     if kind is dict:
-        return {key: _real(each) for key, each in arg.items()}
+        return {key: values_in(each) for key, each in arg.items()}
     return arg
+
+
+def _check_not_handed_out(x: Deferred) -> None:
+    """Raises if an autograd.Function has returned `x`: then torch tracks the stand-in and not the value."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if not x.requires_grad:
+            return
+    raise UsageError(
+        "an autograd.Function (reentrant checkpointing is one) returned a deferred tensor, and its gradient would "
+        "be lost; return x.clone(), or checkpoint with use_reentrant=False, or load the model with cut='siblings'"
+    )
 
 
 def _tripwire(grad: Tensor) -> None:

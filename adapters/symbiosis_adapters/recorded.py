@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from symbiosis_adapters.deferral import Deferral, Operand
 from symbiosis_adapters.deferred import RULES, Deferred, Rule, pending, root_of, value_of, view_of
 from symbiosis_adapters.recording import DTYPES, NodeKey, Recording
+from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType, Plane
 
 __all__ = ["install_rules"]
@@ -54,13 +55,15 @@ def _getter(name: str) -> Any:
 
 @_records(_getter("shape"), Tensor.size)
 def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not pending(args[0]):
+        return NotImplemented
     shape = args[0]._shape
     return shape[args[1]] if len(args) > 1 and type(args[1]) is int else NotImplemented if kwargs else shape
 
 
 @_records(_getter("dtype"))
 def _dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0]._dtype
+    return args[0]._dtype if pending(args[0]) else NotImplemented
 
 
 @_records(_getter("requires_grad"))
@@ -70,11 +73,13 @@ def _requires_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @_records(_getter("ndim"), Tensor.dim)
 def _dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return len(args[0]._shape)
+    return len(args[0]._shape) if pending(args[0]) else NotImplemented
 
 
 def _ask_stand_in(function: Any) -> Rule:
     def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not args or not pending(args[0]):
+            return NotImplemented
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **kwargs)
 
@@ -94,6 +99,35 @@ for _question in (
     _RULES[_question] = _ask_stand_in(_question)
 
 
+# -- questions about its gradient ----------------------------------------------------------------------------
+
+
+@_records(Tensor.retain_grad, Tensor.register_hook)
+def _watch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _check_whole(args[0])
+    return NotImplemented
+
+
+@_records(torch.autograd.grad, torch.autograd.backward, Tensor.backward)
+def _differentiate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    inputs = kwargs.get("inputs", args[1] if len(args) > 1 else None)
+    for each in inputs if isinstance(inputs, tuple | list) else (inputs,):
+        _check_whole(each)
+    return NotImplemented
+
+
+def _check_whole(x: Any) -> None:
+    """Raises if the gradient of `x` is not where torch would look for it."""
+    if type(x) is not Deferred:
+        return
+    value_of(x)
+    if x._passed:
+        raise UsageError(
+            "the gradient of a deferred tensor was asked for after frozen layers had used the tensor, which "
+            "they did in the daemon; ask before (retain_grad() in a forward hook), or load with cut='siblings'"
+        )
+
+
 # -- the same rows -------------------------------------------------------------------------------------------
 
 
@@ -104,16 +138,16 @@ def _contiguous(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @_records(F.dropout)
 def _dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    probability = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
-    training = args[2] if len(args) > 2 else kwargs.get("training", True)
-    return args[0] if pending(args[0]) and (not training or probability == 0) else NotImplemented
+    said = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+    idle = not said.get("training", True) or said.get("p", 0.5) == 0
+    return said["input"] if idle and pending(said["input"]) else NotImplemented
 
 
 @_records(Tensor.view, Tensor.reshape)
 def _view(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A new leading shape over the same rows; anything that touches the columns needs the value."""
     x = args[0]
-    if kwargs or not pending(x):
+    if kwargs or not pending(x) or not _may_view(x):
         return NotImplemented
     sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
     if not sizes or not all(type(size) is int for size in sizes) or sizes[-1] != x._shape[-1]:
@@ -127,14 +161,21 @@ def _view(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _getitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """All rows, or the last of one: what remains is the tensor itself."""
     x, index = args
-    if not pending(x):
+    if not pending(x) or not _may_view(x):
         return NotImplemented
-    slices = index if isinstance(index, tuple) else (index,)
-    kept = [each for each in slices if each is not Ellipsis]
-    if len(kept) > len(x._shape) or Ellipsis in slices[:-1] or not all(type(each) is slice for each in kept):
+    kept = index if isinstance(index, tuple) else (index,)
+    if kept and kept[-1] is Ellipsis:
+        kept = kept[:-1]
+    if len(kept) > len(x._shape) or not all(type(each) is slice for each in kept):
         return NotImplemented
     whole = all(each.indices(size) == (0, size, 1) for each, size in zip(kept, x._shape, strict=False))
     return x if whole else NotImplemented
+
+
+def _may_view(x: Deferred) -> bool:
+    """Whether a view made now would have the gradient that `x` has."""
+    recording = root_of(x)._recording
+    return recording is not None and recording.mode.grad == torch.is_grad_enabled()
 
 
 # -- functions of one value ----------------------------------------------------------------------------------
@@ -187,22 +228,23 @@ for _fn, _functions in _UNARY.items():
 
 @_records(F.gelu)
 def _gelu(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    approximate = args[1] if len(args) > 1 else kwargs.get("approximate", "none")
-    return _unary(args[0], {"none": "gelu", "tanh": "gelu_tanh"}[approximate])
+    said = dict(zip(("input", "approximate"), args, strict=False)) | kwargs
+    fn = {"none": "gelu", "tanh": "gelu_tanh"}.get(said.get("approximate", "none"))
+    return NotImplemented if fn is None else _unary(said["input"], fn)
 
 
 @_records(torch.pow, Tensor.pow, Tensor.__pow__)
 def _pow(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if kwargs or len(args) != 2 or not _is_number(args[1]):
+    if kwargs or len(args) != 2 or not _is_number(args[1]) or args[1] == 0:
         return NotImplemented
     return _unary(args[0], "pow", number=args[1])
 
 
 @_records(torch.mean, Tensor.mean)
 def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, *rest = args
-    said = dict(zip(("dim", "keepdim"), rest, strict=False)) | kwargs
-    if type(x) is not Deferred or set(said) != {"dim", "keepdim"} or not said["keepdim"]:
+    said = dict(zip(("input", "dim", "keepdim"), args, strict=False)) | kwargs
+    x = said.pop("input", None)
+    if not pending(x) or set(said) != {"dim", "keepdim"} or not said["keepdim"]:
         return NotImplemented
     if said["dim"] not in (-1, (-1,), [-1], len(x._shape) - 1):
         return NotImplemented
@@ -250,12 +292,12 @@ def _cast(x: Any, dtype: torch.dtype) -> Any:
 def _chunk(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     said = dict(zip(("input", "chunks", "dim"), args, strict=False)) | kwargs
     x, chunks = said["input"], said["chunks"]
-    if not pending(x) or said.get("dim", 0) not in (-1, len(x._shape) - 1):
+    if not pending(x) or not _may_view(x) or chunks < 1 or said.get("dim", 0) not in (-1, len(x._shape) - 1):
         return NotImplemented
     size = math.ceil(x._shape[-1] / chunks)
     starts = range(0, x._shape[-1], size)
     parts = [_unary(x, "take", start=start, width=min(size, x._shape[-1] - start)) for start in starts]
-    return NotImplemented if NotImplemented in parts else tuple(parts)
+    return NotImplemented if any(part is NotImplemented for part in parts) else tuple(parts)
 
 
 # -- functions of two values ---------------------------------------------------------------------------------
@@ -281,11 +323,11 @@ def _record_binary(fn: str, a: Any, b: Any) -> Any:
     found = _start(first)
     if found is None:
         return NotImplemented
-    recording, _ = found
+    recording, known = found
     deferral, lead = _deferral(recording), first._shape[:-1]
     operands = []
     for each in (a, b):
-        operand = deferral.operand(recording, each, lead)
+        operand = known if each is first else deferral.operand(recording, each, lead)
         if operand is None:
             return NotImplemented
         operands.append(operand)
@@ -343,13 +385,26 @@ def _layer_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 # -- the loss ------------------------------------------------------------------------------------------------
 
 
+_CROSS_ENTROPY = (
+    "input",
+    "target",
+    "weight",
+    "size_average",
+    "ignore_index",
+    "reduce",
+    "reduction",
+    "label_smoothing",
+)
+
+
 @_records(F.cross_entropy)
 def _cross_entropy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The loss of every row is computed with the logits, which then never cross; their sum is taken here."""
-    said = dict(zip(("input", "target"), args, strict=False)) | kwargs
+    said = dict(zip(_CROSS_ENTROPY, args, strict=False)) | kwargs
     logits, target = said.pop("input"), value_of(said.pop("target"))
     reduction, ignored = said.pop("reduction", "mean"), said.pop("ignore_index", -100)
-    if any(value for value in said.values()) or reduction not in ("mean", "sum", "none") or not pending(logits):
+    plain = said.pop("label_smoothing", 0.0) == 0.0 and all(value is None for value in said.values())
+    if not plain or reduction not in ("mean", "sum", "none") or not pending(logits):
         return NotImplemented
     if len(logits._shape) != 2 or target.dtype is not torch.int64 or target.shape != logits._shape[:1]:
         return NotImplemented

@@ -5,22 +5,30 @@ that is, whose `Deferred` is alive: the model's own variables say what the clien
 never cross. Nodes that nobody can see any more are left out.
 
 Within a recording values have references: `i >= 0` is node i, `-(2 k + 1)` the k-th client tensor and `-(2 k + 2)`
-the k-th frozen vector. All client tensors have the same number of rows.
+the k-th frozen vector. All client tensors have the same number of rows and are on the same device.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from symbiosis_core.errors import UsageError
+from symbiosis_core.segments import MAX_NODES, MAX_PLANES
 from symbiosis_core.specs import Plane
 from symbiosis_transports.tensors import TORCH_DTYPES
 
 __all__ = ["DTYPES", "Forcing", "Mode", "NodeKey", "Recording", "StandIn"]
+
+_FULL_NODES: Final = MAX_NODES - 64
+_FULL_PLANES: Final = MAX_PLANES // 2
+_FULL_ROW_BYTES: Final = 5 << 19
+"""A segment may have 4 MiB in a row, and one more node can take 1 MiB: the logits of 262144 tokens."""
 
 DTYPES: Final = {torch_dtype: dtype for dtype, torch_dtype in TORCH_DTYPES.items()}
 
@@ -53,6 +61,7 @@ class StandIn(Protocol):
     _shape: torch.Size
     _dtype: torch.dtype
     _needs_grad: bool
+    _passed: bool
 
     def _settle(self, value: Tensor) -> None:
         """Stands for `value` from now on."""
@@ -61,32 +70,43 @@ class StandIn(Protocol):
 class Forcing(Protocol):
     """Computes recordings."""
 
-    def compute(self, recording: Recording, wanted: tuple[int, ...], shapes: list[torch.Size]) -> list[Tensor]:
-        """Returns the values of the nodes `wanted`, in these shapes, with autograd history where there is one."""
+    def compute(self, recording: Recording, wanted: Sequence[StandIn]) -> list[Tensor]:
+        """Returns the values of what is wanted, by rising index, with autograd history where there is one."""
 
 
 class Recording:
-    """Nodes over the rows of some client tensors. For one thread."""
+    """Nodes over the rows of some client tensors. Grows in the thread that began it; any may force it."""
 
     __slots__ = (
         "__weakref__",
+        "_lock",
         "_named",
         "_refs",
         "_versions",
+        "device",
         "forcing",
+        "full",
         "handles",
         "inputs",
         "mode",
         "nodes",
         "planes",
+        "row_bytes",
         "rows",
         "tensors",
+        "thread",
     )
 
-    def __init__(self, forcing: Forcing, rows: int, mode: Mode) -> None:
+    def __init__(self, forcing: Forcing, rows: int, mode: Mode, device: torch.device) -> None:
         self.forcing = forcing
         self.rows = rows
         self.mode = mode
+        self.device = device
+        self.thread = threading.get_ident()
+        self.row_bytes = 0
+        """Of all nodes."""
+        self.full = False
+        """Whether no more may be added: what is wanted next begins another recording."""
         self.inputs: list[Tensor] = []
         self.tensors: list[str] = []
         self.nodes: list[NodeKey] = []
@@ -97,6 +117,7 @@ class Recording:
         self._refs: dict[Any, int] = {}
         self._versions: list[int] = []
         self._named: list[Tensor] = []
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<Recording {len(self.nodes)} nodes over {self.rows} rows>"
@@ -105,10 +126,10 @@ class Recording:
         """Returns the reference of a client tensor, whose leading sizes multiply to `rows`.
 
         It may not be modified in place until it is sent; a tensor of the inference mode, which would not tell, is
-        copied.
+        copied. What was modified since it was last read is another input.
         """
         ref = self._refs.get(id(x))
-        if ref is not None:
+        if ref is not None and self._reads_still(ref, x):
             return ref
         if x.is_inference():
             return self._take(x, x.clone(), -1)
@@ -119,7 +140,13 @@ class Recording:
         self._named.append(named)  # or its id could be given to another tensor
         self.inputs.append(sent)
         self._versions.append(version)
+        self.full = self.full or len(self.inputs) >= _FULL_PLANES
         return ref
+
+    def _reads_still(self, ref: int, x: Tensor) -> bool:
+        index = -ref // 2
+        version = self._versions[index]
+        return x._version == version if version >= 0 else torch.equal(x, self.inputs[index])
 
     def reads(self, x: Tensor) -> bool:
         """Whether a client tensor is one of the inputs."""
@@ -131,6 +158,7 @@ class Recording:
         if ref is None:
             ref = self._refs[name] = -2 * len(self.tensors) - 2
             self.tensors.append(name)
+            self.full = self.full or len(self.tensors) >= _FULL_PLANES
         return ref
 
     def add(self, node: NodeKey, plane: Plane, handle: weakref.ref[StandIn]) -> None:
@@ -138,14 +166,28 @@ class Recording:
         self.nodes.append(node)
         self.planes.append(plane)
         self.handles.append(handle)
+        self.row_bytes += plane.row_bytes
+        if len(self.nodes) >= _FULL_NODES or self.row_bytes >= _FULL_ROW_BYTES:
+            self.full = True
+
+    def has_room_for(self, other: Recording) -> bool:
+        """Whether both together are still one segment."""
+        return (
+            len(self.nodes) + len(other.nodes) < _FULL_NODES
+            and len(self.inputs) + len(other.inputs) < _FULL_PLANES
+            and len(self.tensors) + len(other.tensors) < _FULL_PLANES
+            and self.row_bytes + other.row_bytes < _FULL_ROW_BYTES
+        )
 
     def absorb(self, other: Recording) -> None:
-        """Takes over the nodes of a recording over as many rows, in the same mode."""
+        """Takes over the nodes of a recording of the same thread, over as many rows, in the same mode."""
         moved: dict[int, int] = {}
         for index, named in enumerate(other._named):
             ref = self._refs.get(id(named))
             sent, version = other.inputs[index], other._versions[index]
-            moved[-2 * index - 1] = self._take(named, sent, version) if ref is None else ref
+            if ref is None or not self._sends_same(ref, sent, version):
+                ref = self._take(named, sent, version)
+            moved[-2 * index - 1] = ref
         moved |= {-2 * index - 2: self.vector(name) for index, name in enumerate(other.tensors)}
         offset = len(self.nodes)
         for node, plane, handle in zip(other.nodes, other.planes, other.handles, strict=True):
@@ -155,27 +197,48 @@ class Recording:
             if deferred is not None and deferred._value is None:
                 deferred._recording, deferred._index = self, deferred._index + offset
 
-    def force(self, index: int) -> None:
-        """Computes node `index`, and with it all others that are alive.
+    def _sends_same(self, ref: int, sent: Tensor, version: int) -> bool:
+        index = -ref // 2
+        if version != self._versions[index]:
+            return False
+        return version >= 0 or torch.equal(sent, self.inputs[index])
+
+    def force(self, asked: StandIn) -> None:
+        """Computes what `asked` stands for, and with it all others that are alive.
 
         A loss is computed alone: what it was made of, such as the logits, is rarely looked at and large.
         """
-        wanted = {
-            node: deferred
-            for node, handle in enumerate(self.handles)
-            if (deferred := handle()) is not None and deferred._value is None
-        }
-        if self.nodes[index].fn == "cross_entropy":
-            wanted = {index: wanted[index]}
-        self._check_versions()
-        values = self.forcing.compute(self, tuple(wanted), [deferred._shape for deferred in wanted.values()])
-        for deferred, value in zip(wanted.values(), values, strict=True):
-            deferred._settle(value)
+        with self._lock:
+            if asked._value is not None:
+                return
+            wanted = [asked]
+            if self.nodes[asked._index].fn != "cross_entropy":
+                wanted += self._others_alive(asked)[: _FULL_PLANES - 1]
+                wanted.sort(key=_index)
+            for deferred, value in zip(wanted, self.forcing.compute(self, wanted), strict=True):
+                deferred._settle(value)
 
-    def _check_versions(self) -> None:
-        for x, version in zip(self.inputs, self._versions, strict=True):
+    def _others_alive(self, asked: StandIn) -> list[StandIn]:
+        alive = [handle() for handle in self.handles]
+        return [each for each in alive if each is not None and each is not asked and each._value is None]
+
+    def pass_by(self, nodes: Container[int]) -> None:
+        """Notes that values were computed from these nodes, which their own gradients will not see."""
+        for handle in self.handles:
+            deferred = handle()
+            if deferred is not None and deferred._needs_grad and deferred._index in nodes:
+                deferred._passed = True
+
+    def check_versions(self, inputs: Iterable[int]) -> None:
+        """Raises UsageError if one of these client tensors is not what it was when it was recorded."""
+        for index in inputs:
+            x, version = self.inputs[index], self._versions[index]
             if version >= 0 and x._version != version:
                 raise UsageError(
                     f"a tensor of shape {tuple(x.shape)} was modified in place after it went into a frozen layer "
                     "and before the layer's result was used; modify a clone, or load with cut='siblings'"
                 )
+
+
+def _index(deferred: StandIn) -> int:
+    return deferred._index

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from symbiosis_adapters.recording import Recording
+from symbiosis_adapters.recording import NodeKey, Recording, StandIn
 from symbiosis_adapters.remote import refuse_double_backward
 from symbiosis_adapters.rows import Rows
 from symbiosis_core.segments import SegmentSpec
-from symbiosis_core.specs import Direction
+from symbiosis_core.specs import Direction, DType
 from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["SegmentRows", "Trip", "answers"]
@@ -35,48 +35,62 @@ class Trip(NamedTuple):
     spec: SegmentSpec
     inputs: tuple[int, ...]
     """Which of the recording's client tensors are its inputs."""
-    wanted: tuple[int, ...]
-    """The nodes whose values it gives, in order."""
-    derived: dict[int, int]
-    """Wanted nodes that are a cast of another wanted one, and are made here."""
+    read: frozenset[int]
+    """The nodes that other nodes of it are computed from."""
+    derived: dict[int, NodeKey]
+    """Wanted nodes that are a cast or some columns of another wanted one, and are made here."""
 
 
-def answers(trip: Trip, inputs: list[Tensor], shapes: list[torch.Size], recording: Recording) -> list[Tensor]:
-    """Returns the values of `trip.wanted` in their shapes."""
-    asked = [shape for node, shape in zip(trip.wanted, shapes, strict=True) if node not in trip.derived]
-    if recording.mode.grad and any(x.requires_grad for x in inputs):
-        # The mode may have changed since; what was recorded counts.
+def answers(trip: Trip, recording: Recording, wanted: Sequence[StandIn]) -> list[Tensor]:
+    """Returns the values of `wanted`, as the mode was when they were recorded."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return answers(trip, recording, wanted)
+    asked = [each for each in wanted if each._index not in trip.derived] if trip.derived else wanted
+    inputs = [recording.inputs[index] for index in trip.inputs]
+    if any(each._needs_grad for each in asked):
         with torch.enable_grad():
             values: Sequence[Tensor] = SegmentRows.apply(trip, asked, *inputs)  # type: ignore[no-untyped-call]
     else:
         values = _forward(trip, asked, inputs, 0)
     if not trip.derived:
         return list(values)
-    there = dict(zip([node for node in trip.wanted if node not in trip.derived], values, strict=True))
+    there = {each._index: value for each, value in zip(asked, values, strict=True)}
     with torch.set_grad_enabled(recording.mode.grad):
-        for node, source in trip.derived.items():
-            there[node] = there[source].to(recording.handles[node]()._dtype)  # type: ignore[union-attr]
-    return [there[node] for node in trip.wanted]
+        for index, node in trip.derived.items():
+            there[index] = _derive(node, there[node.args[0]])
+    return [there[each._index] for each in wanted]
 
 
-def _forward(trip: Trip, shapes: list[torch.Size], inputs: Sequence[Tensor], memo: int) -> list[Tensor]:
+def _derive(node: NodeKey, source: Tensor) -> Tensor:
+    """Returns a cast, or columns: a view of their source, as torch has it."""
+    if node.fn == "take":
+        return source.narrow(-1, node.start, node.width)
+    return source.to(torch_dtype(DType(node.dtype)))
+
+
+def _forward(trip: Trip, asked: Sequence[StandIn], inputs: Sequence[Tensor], memo: int) -> list[Tensor]:
     planes = trip.spec.planes_in(Direction.FORWARD)
     given = [x.detach() if x.requires_grad else x for x in inputs]
     rows = [x.reshape(-1, plane.width) for x, plane in zip(given, planes, strict=True)]
     values = trip.rows.call(trip.spec, Direction.FORWARD, rows, memo)
-    return [value.resize_(shape) for value, shape in zip(values, shapes, strict=True)]
+    return [value.resize_(each._shape) for value, each in zip(values, asked, strict=True)]
 
 
 class SegmentRows(torch.autograd.Function):
     """The outputs of a segment; saves its inputs and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, trip: Trip, shapes: list[torch.Size], *inputs: Tensor) -> Any:
+    def forward(ctx: Any, trip: Trip, asked: Sequence[StandIn], *inputs: Tensor) -> Any:
         ctx.trip = trip
         ctx.memo = next(_memos) % _MEMOS + 1
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
-        return tuple(_forward(trip, shapes, inputs, ctx.memo))
+        values = _forward(trip, asked, inputs, ctx.memo)
+        ctx.mark_non_differentiable(
+            *[value for value, each in zip(values, asked, strict=True) if not each._needs_grad]
+        )
+        return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, *dys: Tensor | None) -> Any:
@@ -98,6 +112,7 @@ class SegmentRows(torch.autograd.Function):
         for index, grad in zip(spec.wants, grads, strict=True):
             if ctx.needs_input_grad[2 + index]:
                 found[index] = grad.resize_(inputs[index].shape)
-        if torch.is_grad_enabled():  # create_graph=True
-            found = [None if grad is None else refuse_double_backward(grad, spec.name, dys) for grad in found]
+        if torch.is_grad_enabled():  # create_graph=True; the gradients depend on the inputs, too
+            why = (*dys, *inputs)
+            found = [None if grad is None else refuse_double_backward(grad, spec.name, why) for grad in found]
         return (None, None, *found)

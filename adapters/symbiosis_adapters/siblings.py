@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from symbiosis_adapters.deferred import Deferred, unmodified
+from symbiosis_adapters.deferred import Deferred, unmodified, value_of
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings
 
 __all__ = ["MAX_WASTED", "Sibling", "SiblingGroup"]
@@ -88,6 +88,8 @@ class SiblingGroup:
         if self.reason is not None:
             return _tensor(single(x))
         kept, mode = self._kept, _mode(x)
+        if mode[2] is not None:  # autocast: nothing is deferred
+            x = value_of(x)
         if kept is not None and (alive := kept()) is not None:
             if alive is x:
                 output = kept.take(index) if kept.unchanged(x, mode) else None

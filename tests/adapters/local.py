@@ -195,7 +195,7 @@ class Pair:
         model.load_state_dict(self._base.state_dict())
         return model.eval()
 
-    def remote(self, cut: Cut = Cut.SIBLINGS) -> Any:
+    def remote(self, cut: Cut = Cut.GRAPH) -> Any:
         """Returns a model whose frozen layers run in `rows`."""
         return build(self.spec, self.rows, self.fetch, cut)
 

@@ -19,7 +19,7 @@ IDS = torch.arange(3, 12).view(1, 9)
 
 def test_siblings_take_each_member_once_and_linear_takes_none() -> None:
     spec = Pair("llama").spec
-    together, apart = plan(spec), plan(spec, Cut.LINEAR)
+    together, apart = plan(spec, Cut.SIBLINGS), plan(spec, Cut.LINEAR)
     assert (together.cut, len(together.groups), together.reasons) == (Cut.SIBLINGS, 2 * LAYERS, ())
     assert (apart.cut, apart.groups, apart.reasons) == (Cut.LINEAR, (), ())
     assert together.ops == apart.ops
@@ -27,9 +27,17 @@ def test_siblings_take_each_member_once_and_linear_takes_none() -> None:
 
 
 def test_without_sibling_ops_the_plan_says_why_it_is_linear() -> None:
-    planned = plan(Pair("gpt2").spec)
+    planned = plan(Pair("gpt2").spec, Cut.SIBLINGS)
     assert planned.cut is Cut.LINEAR
     assert planned.reasons == ("the daemon offers no sibling ops for this model",)
+
+
+def test_the_graph_is_what_is_cut_unless_something_else_is_asked_for() -> None:
+    for name in ("llama", "gpt2"):
+        spec = Pair(name).spec
+        planned, siblings = plan(spec), plan(spec, Cut.SIBLINGS)
+        assert planned.cut is Cut.GRAPH
+        assert (planned.ops, planned.groups) == (siblings.ops, siblings.groups)
 
 
 def test_overlapping_groups_give_the_larger_one() -> None:
@@ -49,7 +57,7 @@ def test_a_group_that_contradicts_its_members_is_refused(change: dict[str, objec
         plan(msgspec.structs.replace(spec, ops=ops))
 
 
-@pytest.mark.parametrize("cut", Cut)
+@pytest.mark.parametrize("cut", [Cut.LINEAR, Cut.SIBLINGS])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_explained_trips_are_the_trips_made(name: str, cut: Cut) -> None:
     pair = Pair(name)
@@ -60,7 +68,7 @@ def test_the_explained_trips_are_the_trips_made(name: str, cut: Cut) -> None:
 
 def test_the_text_collapses_equal_blocks() -> None:
     model = get_peft_model(
-        Pair("llama").remote(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+        Pair("llama").remote(Cut.SIBLINGS), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     )
     assert str(explain(model)) == (
         "cut: siblings, 14 trips per forward\n"
@@ -73,7 +81,7 @@ def test_the_text_collapses_equal_blocks() -> None:
 def test_a_demotion_is_counted_and_explained() -> None:
     pair = Pair("llama")
     config = IA3Config(target_modules=["up_proj"], feedforward_modules=["up_proj"], task_type="CAUSAL_LM")
-    model = get_peft_model(pair.remote(), config)
+    model = get_peft_model(pair.remote(Cut.SIBLINGS), config)
     for _ in range(MAX_WASTED + 1):
         model(input_ids=IDS)
     pair.rows.trips.clear()

@@ -103,6 +103,7 @@ NEEDS_VALUES: dict[str, Callable[[], PeftConfig]] = {
 }
 
 
+CUTS = [Cut.GRAPH, Cut.SIBLINGS]
 APART = ["lora all", "lora opt", "ia3", "adalora"]
 """Cases for the linear cut, too; it is the one that siblings fall back to."""
 MOVED = ["lora q,v", "lora embedding", "lora head", "ia3", "prefix", "lora gpt2", "lora norms"]
@@ -190,7 +191,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "cut"), [*((name, Cut.SIBLINGS) for name in CASES), *((name, Cut.LINEAR) for name in APART)]
+    ("name", "cut"), [*((name, cut) for name in CASES for cut in CUTS), *((name, Cut.LINEAR) for name in APART)]
 )
 def test_training_and_generation_equal_plain_peft(name: str, cut: Cut) -> None:
     arch, make = CASES[name]
@@ -229,21 +230,23 @@ def test_gradient_checkpointing_changes_no_result(reentrant: bool, cut: Cut) -> 
     runs[1].check(runs[0])
 
 
+@pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", ["lora random", "ia3", "prefix"])
-def test_a_bfloat16_base_agrees_within_its_precision(name: str) -> None:
+def test_a_bfloat16_base_agrees_within_its_precision(name: str, cut: Cut) -> None:
     pair = Pair("llama", DType.BFLOAT16)
     make = CASES[name][1]
-    plain, remote = Run(adapt(pair.plain(), make)), Run(adapt(pair.remote(), make))
+    plain, remote = Run(adapt(pair.plain(), make)), Run(adapt(pair.remote(cut), make))
     remote.check_roughly(plain)
     assert all(p.dtype == torch.bfloat16 for n, p in remote.model.named_parameters() if "base_layer" in n)
 
 
+@pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("base", [DType.FLOAT32, DType.BFLOAT16])
-def test_autocast_agrees_within_its_precision(base: DType) -> None:
+def test_autocast_agrees_within_its_precision(base: DType, cut: Cut) -> None:
     pair = Pair("llama", base)
     make = lora("all-linear", init_lora_weights=False)
-    plain, remote = Run(adapt(pair.plain(), make), autocast=True), Run(adapt(pair.remote(), make), autocast=True)
-    remote.check_roughly(plain)
+    plain = Run(adapt(pair.plain(), make), autocast=True)
+    Run(adapt(pair.remote(cut), make), autocast=True).check_roughly(plain)
 
 
 def trips(cut: Cut, **more: Any) -> tuple[int, int]:
@@ -256,21 +259,25 @@ def trips(cut: Cut, **more: Any) -> tuple[int, int]:
 
 def test_the_number_of_trips_is_what_the_cut_promises() -> None:
     """Backward, the lowest adapted layer needs no gradient of its own input."""
+    assert trips(Cut.GRAPH) == (LAYERS + 1, LAYERS)
     assert trips(Cut.SIBLINGS) == (4 * LAYERS + 2, 4 * LAYERS + 1 - 1)
     assert trips(Cut.LINEAR) == (7 * LAYERS + 2, 7 * LAYERS + 1 - 3)
 
 
 def test_below_the_lowest_adapter_nothing_goes_backward() -> None:
+    assert trips(Cut.GRAPH, layers_to_transform=[LAYERS - 1]) == (LAYERS + 1, 1)
     assert trips(Cut.SIBLINGS, layers_to_transform=[LAYERS - 1]) == (4 * LAYERS + 2, 1 + 3)
     assert trips(Cut.LINEAR, layers_to_transform=[LAYERS - 1]) == (7 * LAYERS + 2, 1 + 4)
 
 
-def test_a_decode_step_is_one_row_per_trip_and_sequence() -> None:
+@pytest.mark.parametrize(("cut", "each"), [(Cut.GRAPH, LAYERS + 1), (Cut.SIBLINGS, 4 * LAYERS + 2)])
+def test_a_decode_step_is_one_row_per_trip_and_sequence(cut: Cut, each: int) -> None:
+    """The graph cut makes one trip more in the prefill, whose last row alone goes through the head."""
     pair = Pair("llama")
-    model = adapt(pair.remote(), lora(QV))
+    model = adapt(pair.remote(cut), lora(QV))
     pair.rows.trips.clear()
     model.generate(input_ids=torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, eos_token_id=None)
-    assert len(pair.rows.forward) == 4 * (4 * LAYERS + 2)
+    assert len(pair.rows.forward) == 4 * each + (cut is Cut.GRAPH)
     assert {trip.rows for trip in pair.rows.trips} == {3, 1}
     assert pair.rows.backward == []
 

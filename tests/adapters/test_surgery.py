@@ -84,10 +84,13 @@ def test_a_copy_is_independent_and_equal(pair: Pair) -> None:
 
 def test_the_bases_own_weights_may_be_loaded_and_cost_no_sharing(pair: Pair) -> None:
     remote = pair.remote()
-    before = explain(remote)
+    remote(input_ids=IDS).logits.sum()
+    before, trips = explain(remote), pair.rows.trips.copy()
     remote.load_state_dict(pair.plain().state_dict())
-    remote(input_ids=IDS)
+    pair.rows.trips.clear()
+    remote(input_ids=IDS).logits.sum()
     assert explain(remote) == before
+    assert pair.rows.trips == trips
 
 
 def test_moving_to_the_same_device_and_dtype_is_free(pair: Pair) -> None:

@@ -11,6 +11,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments
 
+from symbiosis_adapters.cut import Cut
 from tests.adapters.local import Pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny")
@@ -48,11 +49,12 @@ def losses(trainer: Trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_trainer_logs_the_losses_of_a_plain_base(tmp_path: Path, checkpointing: bool) -> None:
+def test_the_trainer_logs_the_losses_of_a_plain_base(tmp_path: Path, checkpointing: bool, cut: Cut) -> None:
     pair = Pair("llama")
     plain = train(adapt(pair.plain()), tmp_path / "plain", activation_checkpointing=checkpointing)
-    remote = train(adapt(pair.remote()), tmp_path / "remote", activation_checkpointing=checkpointing)
+    remote = train(adapt(pair.remote(cut)), tmp_path / "remote", activation_checkpointing=checkpointing)
     assert len(losses(remote)) == 4
     assert losses(remote) == pytest.approx(losses(plain), rel=1e-5)
 
