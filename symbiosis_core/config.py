@@ -41,6 +41,10 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Ageing: a request that has waited this many microseconds goes before every lane, the oldest first. 0: the
     lane does not age; it is served only when no lane before it waits, so below the first lane it may starve. The
     first lane needs no ageing. The default gives training a few requests a second under full inference load."""
+    max_hold_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Holding: how long a small request of this lane may wait for others that are about to ask for the same, so
+    that one reading of the weights serves them all. 0: never. A client alone is never held. Pays for lanes of few
+    rows; a training batch is bound by computing, and sharing its weights saves nothing."""
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,7 +96,7 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 DEFAULT_LANES = {
-    "inference": LaneConfig(priority=0, max_wait_us=0, chunk_rows=512),
+    "inference": LaneConfig(priority=0, max_wait_us=0, chunk_rows=512, max_hold_us=50_000),
     "training": LaneConfig(priority=10),
 }
 

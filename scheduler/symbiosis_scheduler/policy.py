@@ -14,7 +14,10 @@
    lanes between its arrival and its last row (for one more with every further plan that may be in flight),
    and an aged one waits for what others had queued when the last such batch ended: a bounded amount of work,
    and never for what comes later.
-4. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request.
+4. *Convoys.* A lead that others are expected to join soon is held, at most for its lane's `max_hold_us`; see
+   `convoys`. Meanwhile another client of the level may lead, but no lower lane: a batch of training rows takes
+   longer than a hold. An aged request is never held.
+5. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_scheduler.plan import Decision, Part, Plan
+from symbiosis_scheduler.convoys import Convoys
+from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.queues import Lane, Level, Queues
 from symbiosis_scheduler.request import Request
 
@@ -33,7 +37,8 @@ __all__ = ["LatencyFirst", "Policy"]
 class Policy(Protocol):
     """Decides. Found by an entry point in the group `symbiosis.policies`, called with a `DaemonConfig`.
 
-    A policy may remember what it decided, but reads no clock and changes no queue.
+    A policy may remember what it decided, but reads no clock and changes no queue. One with an attribute `convoys`
+    has it told of every request, of every plan that is done, and of clients that leave.
     """
 
     def plan(self, now_us: int, queues: Queues) -> Decision:
@@ -54,6 +59,8 @@ class LatencyFirst:
         """By rank: up to this ticket, requests of the level have had to wait for rows of a lower level."""
         self._lowest_rank = 0
         """Of the last plan's rows."""
+        self.convoys = Convoys()
+        """Told by the state of what comes and goes."""
 
     def plan(self, now_us: int, queues: Queues) -> Decision:
         """Returns the next batch; None only if nothing waits."""
@@ -65,11 +72,30 @@ class LatencyFirst:
                 break
         else:
             return None
-        lead = self._aged(now_us, queues.levels) or next(first.heads())
+        lead = self._aged(now_us, queues.levels)
+        if lead is None:
+            lead, until_us = self._ready(now_us, first, queues)
+            if lead is None:
+                return Hold(until_us)
         level = queues.lane(lead.lane).level
         self._lowest_rank = level.rank
         parts = [Part(lead, 0, lead.rows)] if self._exact else self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
+
+    def _ready(self, now_us: int, first: Level, queues: Queues) -> tuple[Request | None, int]:
+        """Returns the first head that need not be held; or None, and until when the first of all may be held."""
+        earliest: int | None = None
+        for head in first.heads():
+            most_us = 0 if self._exact else queues.lane(head.lane).config.max_hold_us
+            if not most_us:
+                return head, 0
+            present = {request.client for request in first.cells[head.op, head.direction]}
+            until_us = self.convoys.hold_until(head, present, first.turns, now_us, most_us)
+            if until_us is None:
+                return head, 0
+            earliest = until_us if earliest is None else min(earliest, until_us)
+        assert earliest is not None  # the level has a head
+        return None, earliest
 
     def _aged(self, now_us: int, levels: Iterable[Level]) -> Request | None:
         """Returns the request that leads because of somebody's age, if there is one."""

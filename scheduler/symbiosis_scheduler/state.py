@@ -31,9 +31,10 @@ import msgspec
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
-from symbiosis_core.specs import Direction, Op
+from symbiosis_core.specs import Direction, DType, Op
 from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
+from symbiosis_scheduler.convoys import Convoys
 from symbiosis_scheduler.plan import Hold, Plan
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
@@ -210,6 +211,9 @@ class SchedulerState:
         self._admission = Admission(ops, config.limits)
         self._queues = Queues(config.lanes)
         self._policy = policy
+        self._convoys: Convoys = getattr(policy, "convoys", None) or Convoys()
+        for op in ops:
+            self._note_start(op)
         self._max_in_flight = max_in_flight
         self._clients: dict[ClientId, _Client] = {}
         self._in_flight: set[Plan] = set()
@@ -233,6 +237,11 @@ class SchedulerState:
     def learn(self, op: Op) -> None:
         """From now on requests may ask for `op`, whose id is the number of ops before it."""
         self._admission.learn(op)
+        self._note_start(op)
+
+    def _note_start(self, op: Op) -> None:
+        if op.planes_in(Direction.FORWARD)[0].dtype is DType.INT64:
+            self._convoys.starts.add(op.id)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Returns what is to be done about an event, in this order.
@@ -310,6 +319,7 @@ class SchedulerState:
     def _left(self, event: ClientLeft) -> list[Instruction]:
         if self._clients.pop(event.client, None) is not None:
             self._queues.remove(event.client)
+            self._convoys.left(event.client)
         return []
 
     def _arrived(self, event: Arrived) -> list[Instruction]:
@@ -344,6 +354,7 @@ class SchedulerState:
             )
             client.open[slot] = _Open(request)
             self._queues.push(request)
+            self._convoys.arrived(request)
         return instructions
 
     def _turn(self, event: Turn) -> list[Instruction]:
@@ -392,6 +403,7 @@ class SchedulerState:
         self._batch_requests += len(plan.parts)
         self._batch_rows += plan.rows
         self._batch_clients += len(plan.clients)
+        self._convoys.finished(plan, event.now_us)
         answers: list[Instruction] = []
         for part in plan.parts:
             request = part.request

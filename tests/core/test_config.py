@@ -124,7 +124,7 @@ def test_all_problems_of_all_tables_come_at_once(tmp_path: Path) -> None:
         f"{path}: lanes.training.chunk_rows = 0: must be an integer, 1 to 1048576",
         f"{path}: batching.exact = 1: must be true or false",
         f"{path}: limits.slot = 3: unknown key; did you mean `slots`? "
-        "allowed: max_clients, max_rows, slot_bytes, slots",
+        "allowed: max_clients, max_rows, segments, slot_bytes, slots",
     ]
 
 
