@@ -16,16 +16,15 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from symbiosis_adapters.deferred import Deferred, defer, pending, root_of, value_of
-from symbiosis_adapters.recording import DTYPES, Mode, NodeKey, Recording, StandIn
-from symbiosis_adapters.remote import FrozenLinear
+from symbiosis_adapters.deferred import Deferred, defer, pending, root_of, sizes_read, value_of
+from symbiosis_adapters.recording import DTYPES, Mode, NodeKey, Passage, Recording, StandIn
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.segment_rows import Trip, answers
 from symbiosis_core.segments import Fn, Node, Segment
 from symbiosis_core.specs import Direction, DType, OpSpec, Plane, TensorSpec
-from symbiosis_transports.tensors import torch_dtype
+from symbiosis_transports.tensors import TORCH_DTYPES
 
-__all__ = ["Deferral", "FrozenVector", "Operand"]
+__all__ = ["Deferral", "FrozenVector", "Known", "Offer", "Operand", "Watch"]
 
 
 class Operand(NamedTuple):
@@ -34,6 +33,42 @@ class Operand(NamedTuple):
     ref: int
     plane: Plane
     needs_grad: bool
+
+
+class Offer(NamedTuple):
+    """An op of the catalogue, with all that recording it asks for."""
+
+    id: int
+    dtype: torch.dtype
+    """Of the rows that it takes."""
+    tail: tuple[int, ...]
+    plane_in: Plane
+    plane_out: Plane
+    members: tuple[Plane, ...]
+    """What each takes of the output, where it is siblings."""
+
+    @classmethod
+    def of(cls, op: OpSpec) -> Offer:
+        """Returns the offer of an op."""
+        (plane_in,), (plane_out,) = op.planes_in(Direction.FORWARD), op.planes_out(Direction.FORWARD)
+        members = tuple([Plane(width, op.dtype) for width in op.widths_out])
+        return cls(op.id, TORCH_DTYPES[plane_in.dtype], (op.width_in,), plane_in, plane_out, members)
+
+
+class Watch(NamedTuple):
+    """What a recording was like before a module began."""
+
+    recording: Recording
+    nodes: int
+    sizes_read: int
+
+
+_MODES: Final = {(grad, inference): Mode(grad, inference) for grad in (False, True) for inference in (False, True)}
+
+
+def _mode() -> Mode:
+    """Returns what torch is told now; the same object for the same mode."""
+    return _MODES[torch.is_grad_enabled(), torch.is_inference_mode_enabled()]
 
 
 class FrozenVector(nn.Parameter):
@@ -59,7 +94,7 @@ class FrozenVector(nn.Parameter):
 _DATA: Final[Any] = Tensor.data
 
 
-class _Known:
+class Known:
     """What the daemon has under the name of a `FrozenVector`."""
 
     __slots__ = ("_address", "_values", "_version", "name", "plane", "vector")
@@ -88,8 +123,9 @@ class Deferral:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int, Known] = {}
         self._trips: dict[Any, Trip] = {}
+        self._passages: list[Passage] = []
         self._open = threading.local()
         self.forced: Final[Counter[str]] = Counter()
         """How often each trip was made, by name; for `explain`."""
@@ -97,90 +133,108 @@ class Deferral:
     def __deepcopy__(self, memo: dict[int, Any]) -> Deferral:
         return self
 
+    def frozen(self, parameter: Any) -> Known | None:
+        """Returns what the daemon has under the name of a parameter; None if it is no vector of this model."""
+        return self._known.get(id(parameter)) if type(parameter) is FrozenVector else None
+
     def know(self, parameter: Tensor, spec: TensorSpec) -> None:
         """From now on `parameter`, if it is a frozen vector, is named instead of sent."""
         if len(spec.shape) == 1 and spec.dtype.is_floating and type(parameter) is nn.Parameter:
             parameter.__class__ = FrozenVector  # in place, for modules hold it already
             assert isinstance(parameter, FrozenVector)
-            self._known[id(parameter)] = _Known(parameter, spec)
+            self._known[id(parameter)] = Known(parameter, spec)
 
     # -- recording -------------------------------------------------------------------------------------------
 
-    def linear(self, op: OpSpec, x: Tensor) -> Tensor | None:
+    def offer(self, op: OpSpec) -> Offer:
+        """Returns what the methods that record take for an op of the catalogue."""
+        return Offer.of(op)
+
+    def linear(self, op: Offer, x: Tensor) -> Deferred | None:
         """Records a linear over rows; None where it cannot be."""
-        recorded = self._linear(op, x)
-        if recorded is None and type(x) is Deferred:
-            computed: Tensor = FrozenLinear(self._rows, op)(value_of(x))
-            return computed
-        return recorded
-
-    def _linear(self, op: OpSpec, x: Tensor) -> Deferred | None:
-        plane = Plane(*op.row_in(Direction.FORWARD))
-        recording = self.recording_of(x, x.shape[:-1])
-        if recording is None:
+        found = self._source(op, x)
+        if found is None:
             return None
-        operand = self.operand(recording, x, x.shape[:-1])
-        if operand is None or operand.plane != plane:
-            return None
-        node = NodeKey(Fn.LINEAR.value, (operand.ref,), op.id)
-        return self.add(recording, node, Plane(*op.row_out(Direction.FORWARD)), x.shape[:-1], [operand])
+        recording, ref, needs_grad, lead = found
+        return self._add(recording, NodeKey("linear", (ref,), op.id), op.plane_out, lead, needs_grad)
 
-    def siblings(self, op: OpSpec, x: Tensor) -> tuple[Deferred, ...] | None:
+    def siblings(self, op: Offer, x: Tensor) -> tuple[Deferred, ...] | None:
         """Records fused siblings: one linear, of which each member takes its columns."""
-        fused = self._linear(op, x)
-        if fused is None:
+        found = self._source(op, x)
+        if found is None:
             return None
-        recording = fused._recording
-        assert recording is not None  # it was just made
-        whole = Operand(fused._index, Plane(op.width_out, op.dtype), fused._needs_grad)
-        members, start = [], 0
-        for width in op.widths_out:
-            node = NodeKey(Fn.TAKE.value, (whole.ref,), start=start, width=width)
-            members.append(self.add(recording, node, Plane(width, op.dtype), x.shape[:-1], [whole]))
-            start += width
+        recording, ref, needs_grad, lead = found
+        fused, start, members = len(recording.nodes), 0, []
+        recording.add(NodeKey("linear", (ref,), op.id), op.plane_out, None)
+        for plane in op.members:
+            node = NodeKey("take", (fused,), -1, None, start, plane.width)
+            members.append(self._add(recording, node, plane, lead, needs_grad))
+            start += plane.width
         return tuple(members)
 
-    def lookup(self, op: OpSpec, ids: Tensor) -> Deferred | None:
+    def lookup(self, op: Offer, ids: Tensor) -> Deferred | None:
         """Records an embedding of int64 ids of any shape."""
-        recording = self.recording_of(ids, ids.shape)
+        if type(ids) is not Tensor or not ids.numel() or torch.is_autocast_enabled(ids.device.type):
+            return None
+        recording = self._recording(ids, ids.numel())
+        node = NodeKey("lookup", (recording.input(ids),), op.id)
+        return self._add(recording, node, op.plane_out, ids.shape, needs_grad=False)
+
+    def passage(self, passage: Passage, x: Deferred) -> Deferred | None:
+        """Records what a module is known to do to a pending tensor; None where nothing may be deferred now."""
+        root = root_of(x)
+        recording = self.recording_of(root)
         if recording is None:
             return None
-        operand = Operand(recording.input(ids), Plane(1, DType.INT64), needs_grad=False)
-        node = NodeKey(Fn.LOOKUP.value, (operand.ref,), op.id)
-        return self.add(recording, node, Plane(*op.row_out(Direction.FORWARD)), ids.shape, [operand])
+        node = NodeKey("passage", (root._index,), passage.id)
+        return self._add(recording, node, passage.plane, x._shape[:-1], root._needs_grad)
 
-    def recording_of(self, x: Tensor, lead: torch.Size) -> Recording | None:
-        """Returns the recording that work on `x` belongs to; None where nothing may be deferred now."""
-        mode = Mode(torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if pending(x):
-            assert isinstance(x, Deferred)
-            recording = root_of(x)._recording
+    def recording_of(self, x: Deferred) -> Recording | None:
+        """Returns the recording of a pending tensor that is no view; None where nothing may be added to it now."""
+        recording = x._recording
+        if recording is None or not self._grows(recording) or torch.is_autocast_enabled(recording.device.type):
+            return None
+        return recording
+
+    def _source(self, op: Offer, x: Tensor) -> tuple[Recording, int, bool, torch.Size] | None:
+        """Returns where an op on `x` is recorded; None where it must be computed now.
+
+        That is: the recording, the reference of `x`, whether `x` needs a gradient, and its leading sizes.
+        """
+        if type(x) is Deferred and pending(x):
+            root = root_of(x)
+            recording = self.recording_of(root)
             if recording is not None:
-                if torch.is_autocast_enabled(recording.device.type):
+                if recording.planes[root._index] != op.plane_in:
                     return None
-                if self._grows(recording, mode):
-                    return recording
+                return recording, root._index, root._needs_grad, x._shape[:-1]
         x = value_of(x)
+        shape = x.shape
+        if type(x) is not Tensor or x.dtype is not op.dtype or shape[-1:] != op.tail or not x.numel():
+            return None
         if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
             return None
-        rows = lead.numel()
-        if not rows:
-            return None
+        lead = shape[:-1]
+        recording = self._recording(x, lead.numel())
+        return recording, recording.input(x), recording.mode.grad and x.requires_grad, lead
+
+    def _recording(self, x: Tensor, rows: int) -> Recording:
+        """Returns the recording that a client tensor goes into: the latest if that reads it, else a new one."""
         latest: weakref.ref[Recording] | None = getattr(self._open, "latest", None)
         last = latest() if latest is not None else None
-        if last is not None and last.rows == rows and last.reads(x) and self._grows(last, mode):
+        if last is not None and last.rows == rows and last.reads(x) and self._grows(last):
             return last
-        fresh = Recording(self, rows, mode, x.device)
+        fresh = Recording(self, rows, _mode(), x.device)
         self._open.latest = weakref.ref(fresh)
         return fresh
 
-    def _grows(self, recording: Recording, mode: Mode) -> bool:
+    def _grows(self, recording: Recording) -> bool:
         """Whether this thread may now add to a recording. That of another model has another catalogue."""
         return (
             recording.forcing is self
-            and recording.mode == mode
-            and recording.thread == threading.get_ident()
             and not recording.full
+            and recording.mode is _mode()
+            and recording.thread == threading.get_ident()
         )
 
     def operand(self, recording: Recording, x: Tensor, lead: torch.Size) -> Operand | None:
@@ -212,21 +266,58 @@ class Deferral:
             other = root._recording
             if other.rows != recording.rows or other.device != recording.device:
                 return None
-            if not self._grows(other, recording.mode) or not recording.has_room_for(other):
+            if not self._grows(other) or not recording.has_room_for(other):
                 return None
             recording.absorb(other)
         plane = recording.planes[root._index]
         return Operand(root._index, plane, root._needs_grad)
 
     def add(
-        self, recording: Recording, node: NodeKey, plane: Plane, lead: torch.Size, operands: list[Operand]
+        self, recording: Recording, node: NodeKey, plane: Plane, lead: torch.Size, operands: Sequence[Operand]
     ) -> Deferred:
         """Adds a node and returns what stands for it."""
-        needs_grad = any(operand.needs_grad for operand in operands)
-        index = len(recording.nodes)
-        made = defer(recording, index, (*lead, plane.width), torch_dtype(plane.dtype), needs_grad=needs_grad)
+        return self._add(recording, node, plane, lead, any(operand.needs_grad for operand in operands))
+
+    def _add(
+        self, recording: Recording, node: NodeKey, plane: Plane, lead: torch.Size, needs_grad: bool
+    ) -> Deferred:
+        shape = (*lead, plane.width)
+        made = defer(recording, len(recording.nodes), shape, TORCH_DTYPES[plane.dtype], needs_grad=needs_grad)
         recording.add(node, plane, weakref.ref(made))
         return made
+
+    # -- passages --------------------------------------------------------------------------------------------
+
+    def watch(self, x: Deferred) -> Watch | None:
+        """Begins to watch what is done to a pending tensor; None where nothing may be deferred now."""
+        recording = self.recording_of(root_of(x))
+        return None if recording is None else Watch(recording, len(recording.nodes), sizes_read())
+
+    def watched(self, watch: Watch, x: Deferred, output: Any) -> Passage | None:
+        """Returns what was done to `x`, if it was done to nothing else, gave one value and left nothing behind."""
+        recording, source = watch.recording, root_of(x)
+        last = len(recording.nodes) - 1
+        if (
+            type(output) is not Deferred
+            or output._recording is not recording
+            or source._recording is not recording
+        ):
+            return None
+        if output._index != last or last < watch.nodes or output._shape[:-1] != x._shape[:-1]:
+            return None
+        left = [
+            handle
+            for handle in recording.handles[watch.nodes : last]
+            if handle is not None and handle() is not None
+        ]
+        if sizes_read() != watch.sizes_read or left:
+            return None
+        relative = _relative(recording, watch.nodes, source._index)
+        if relative is None:
+            return None
+        passage = Passage(len(self._passages), *relative, recording.planes[last])
+        self._passages.append(passage)
+        return passage
 
     # -- trips -----------------------------------------------------------------------------------------------
 
@@ -250,18 +341,64 @@ class Deferral:
         asked = [node for node in wanted if node not in derived]
         needed = _needed(recording, asked)
         refs = {arg for index in needed for arg in recording.nodes[index].args}
-        read = frozenset(ref for ref in refs if ref >= 0)
         inputs = [index for index in range(len(recording.inputs)) if -2 * index - 1 in refs]
-        tensors = [index for index in range(len(recording.tensors)) if -2 * index - 2 in refs]
-        order = [*[-2 * index - 1 for index in inputs], *[-2 * index - 2 for index in tensors], *needed]
-        place = {ref: value for value, ref in enumerate(order)}
+        tensors = self._tensors(recording, needed, refs)
+        place = {-2 * index - 1: value for value, index in enumerate(inputs)}
+        vectors = {name: len(inputs) + value for value, name in enumerate(tensors)}
+        place |= {-2 * k - 2: vectors[name] for k, name in enumerate(recording.tensors) if name in vectors}
+        nodes: list[Node] = []
+        first = len(inputs) + len(tensors)
+        for index in needed:
+            node = recording.nodes[index]
+            if node.fn != "passage":
+                nodes.append(_node(node, place))
+            else:
+                passage, (value,) = self._passages[node.op], node.args
+                inside = {-1: place[value]} | {-2 * k - 2: vectors[name] for k, name in enumerate(passage.tensors)}
+                for relative, inner in enumerate(passage.nodes):
+                    nodes.append(_node(inner, inside))
+                    inside[relative] = first + len(nodes) - 1
+            place[index] = first + len(nodes) - 1
         segment = Segment(
             tuple([_plane(recording.inputs[index]) for index in inputs]),
-            tuple([recording.tensors[index] for index in tensors]),
-            tuple([_node(recording.nodes[index], place) for index in needed]),
+            tuple(tensors),
+            tuple(nodes),
             tuple([place[index] for index in asked]),
         )
+        read = frozenset(ref for ref in refs if ref >= 0)
         return Trip(self._rows, self._rows.learn(segment), tuple(inputs), read, derived)
+
+    def _tensors(self, recording: Recording, needed: list[int], refs: set[int]) -> list[str]:
+        """Returns the frozen vectors that the needed nodes read, those inside of passages too."""
+        own = [name for k, name in enumerate(recording.tensors) if -2 * k - 2 in refs]
+        passages = [
+            self._passages[node.op] for node in map(recording.nodes.__getitem__, needed) if node.fn == "passage"
+        ]
+        return list(dict.fromkeys([*own, *[name for passage in passages for name in passage.tensors]]))
+
+
+def _relative(recording: Recording, start: int, source: int) -> tuple[tuple[NodeKey, ...], tuple[str, ...]] | None:
+    """Returns the nodes from `start` on relative to node `source`; None if they read anything else."""
+    nodes: list[NodeKey] = []
+    tensors: list[str] = []
+    for node in recording.nodes[start:]:
+        args = []
+        for arg in node.args:
+            if arg >= start:
+                args.append(arg - start)
+            elif arg == source:
+                args.append(-1)
+            elif arg < 0 and arg % 2 == 0:
+                name = recording.tensors[-arg // 2 - 1]
+                if name not in tensors:
+                    tensors.append(name)
+                args.append(-2 * tensors.index(name) - 2)
+            else:
+                return None
+        if node.fn == "passage":
+            return None
+        nodes.append(node._replace(args=tuple(args)))
+    return tuple(nodes), tuple(tensors)
 
 
 def _needed(recording: Recording, asked: list[int]) -> list[int]:

@@ -31,7 +31,9 @@ __all__ = [
     "Rule",
     "defer",
     "pending",
+    "read_size",
     "root_of",
+    "sizes_read",
     "unmodified",
     "value_of",
     "values_in",
@@ -160,6 +162,20 @@ def _view_value(x: Deferred, whole: Tensor) -> Tensor:
     x._passed = root_of(x)._passed
     x._viewed = None
     return value
+
+
+_sizes_read = 0
+
+
+def read_size() -> None:
+    """Notes that somebody asked a deferred tensor for its size: what he does may depend on it."""
+    global _sizes_read
+    _sizes_read += 1
+
+
+def sizes_read() -> int:
+    """Returns how often anybody has asked."""
+    return _sizes_read
 
 
 def root_of(x: Deferred) -> Deferred:

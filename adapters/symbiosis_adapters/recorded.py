@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from symbiosis_adapters.deferral import Deferral, Operand
-from symbiosis_adapters.deferred import RULES, Deferred, Rule, pending, root_of, value_of, view_of
+from symbiosis_adapters.deferred import RULES, Deferred, Rule, pending, read_size, root_of, value_of, view_of
 from symbiosis_adapters.recording import DTYPES, NodeKey, Recording
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType, Plane
@@ -57,6 +57,7 @@ def _getter(name: str) -> Any:
 def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not pending(args[0]):
         return NotImplemented
+    read_size()
     shape = args[0]._shape
     return shape[args[1]] if len(args) > 1 and type(args[1]) is int else NotImplemented if kwargs else shape
 
@@ -73,6 +74,7 @@ def _requires_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @_records(_getter("ndim"), Tensor.dim)
 def _dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    read_size()
     return len(args[0]._shape) if pending(args[0]) else NotImplemented
 
 
@@ -80,6 +82,7 @@ def _ask_stand_in(function: Any) -> Rule:
     def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not args or not pending(args[0]):
             return NotImplemented
+        read_size()
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **kwargs)
 
@@ -197,12 +200,10 @@ def _unary(x: Any, fn: str, *, width: int = 0, dtype: int = 0, start: int = 0, n
 def _start(x: Deferred) -> tuple[Recording, Operand] | None:
     root = root_of(x)
     assert root._recording is not None  # it is pending
-    deferral = _deferral(root._recording)
-    recording = deferral.recording_of(x, x._shape[:-1])
-    if recording is None or recording is not root._recording:
+    recording = _deferral(root._recording).recording_of(root)
+    if recording is None:
         return None
-    operand = deferral.operand(recording, x, x._shape[:-1])
-    return None if operand is None else (recording, operand)
+    return recording, Operand(root._index, recording.planes[root._index], root._needs_grad)
 
 
 def _plain_unary(fn: str) -> Rule:

@@ -23,9 +23,10 @@ from symbiosis_core.segments import MAX_NODES, MAX_PLANES
 from symbiosis_core.specs import Plane
 from symbiosis_transports.tensors import TORCH_DTYPES
 
-__all__ = ["DTYPES", "Forcing", "Mode", "NodeKey", "Recording", "StandIn"]
+__all__ = ["DTYPES", "Forcing", "Mode", "NodeKey", "Passage", "Recording", "StandIn"]
 
-_FULL_NODES: Final = MAX_NODES - 64
+_FULL_NODES: Final = MAX_NODES // 4
+"""A passage is one node here, and several in the segment."""
 _FULL_PLANES: Final = MAX_PLANES // 2
 _FULL_ROW_BYTES: Final = 5 << 19
 """A segment may have 4 MiB in a row, and one more node can take 1 MiB: the logits of 262144 tokens."""
@@ -50,6 +51,18 @@ class NodeKey(NamedTuple):
     start: int = 0
     width: int = 0
     dtype: int = 0
+
+
+class Passage(NamedTuple):
+    """What a frozen module does to a value: nodes, relative to it."""
+
+    id: int
+    """Its number in its `Deferral`."""
+    nodes: tuple[NodeKey, ...]
+    """References: `i >= 0` is node i of these, -1 the value, `-(2 k + 2)` the k-th of `tensors`."""
+    tensors: tuple[str, ...]
+    plane: Plane
+    """Of the last node, which is what comes out."""
 
 
 class StandIn(Protocol):
@@ -112,7 +125,7 @@ class Recording:
         self.nodes: list[NodeKey] = []
         self.planes: list[Plane] = []
         """Of every node."""
-        self.handles: list[weakref.ref[StandIn]] = []
+        self.handles: list[weakref.ref[StandIn] | None] = []
         """Of every node, what stands for it."""
         self._refs: dict[Any, int] = {}
         self._versions: list[int] = []
@@ -161,8 +174,8 @@ class Recording:
             self.full = self.full or len(self.tensors) >= _FULL_PLANES
         return ref
 
-    def add(self, node: NodeKey, plane: Plane, handle: weakref.ref[StandIn]) -> None:
-        """Adds a node; its index is the number of nodes before."""
+    def add(self, node: NodeKey, plane: Plane, handle: weakref.ref[StandIn] | None) -> None:
+        """Adds a node; its index is the number of nodes before. Without a handle nobody can want its value."""
         self.nodes.append(node)
         self.planes.append(plane)
         self.handles.append(handle)
@@ -193,7 +206,7 @@ class Recording:
         for node, plane, handle in zip(other.nodes, other.planes, other.handles, strict=True):
             args = tuple(arg + offset if arg >= 0 else moved[arg] for arg in node.args)
             self.add(node._replace(args=args), plane, handle)
-            deferred = handle()
+            deferred = None if handle is None else handle()
             if deferred is not None and deferred._value is None:
                 deferred._recording, deferred._index = self, deferred._index + offset
 
@@ -219,13 +232,13 @@ class Recording:
                 deferred._settle(value)
 
     def _others_alive(self, asked: StandIn) -> list[StandIn]:
-        alive = [handle() for handle in self.handles]
+        alive = [handle() for handle in self.handles if handle is not None]
         return [each for each in alive if each is not None and each is not asked and each._value is None]
 
     def pass_by(self, nodes: Container[int]) -> None:
         """Notes that values were computed from these nodes, which their own gradients will not see."""
         for handle in self.handles:
-            deferred = handle()
+            deferred = None if handle is None else handle()
             if deferred is not None and deferred._needs_grad and deferred._index in nodes:
                 deferred._passed = True
 

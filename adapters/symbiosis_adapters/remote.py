@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import torch
 
+from symbiosis_adapters.deferred import value_of
 from symbiosis_adapters.rows import Rows
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import Direction, OpSpec
@@ -39,26 +40,30 @@ _MAT_NAMES = {torch.float32: "Float", torch.float64: "Double", torch.bfloat16: "
 class Deferring(Protocol):
     """Records ops. Answers None where an op must be computed now."""
 
-    def linear(self, op: OpSpec, x: torch.Tensor) -> torch.Tensor | None:
+    def offer(self, op: OpSpec) -> Any:
+        """Returns what the other methods take for `op`."""
+
+    def linear(self, op: Any, x: torch.Tensor) -> torch.Tensor | None:
         """Records a linear."""
 
-    def siblings(self, op: OpSpec, x: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+    def siblings(self, op: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
         """Records fused siblings."""
 
-    def lookup(self, op: OpSpec, ids: torch.Tensor) -> torch.Tensor | None:
+    def lookup(self, op: Any, ids: torch.Tensor) -> torch.Tensor | None:
         """Records an embedding."""
 
 
 class _Frozen:
     """An op of the catalogue, bound to who computes it. Immutable: copies of a model share it."""
 
-    __slots__ = ("deferral", "dtype", "rows", "spec", "width_in", "width_out")
+    __slots__ = ("deferral", "dtype", "offer", "rows", "spec", "width_in", "width_out")
 
     def __init__(self, rows: Rows, spec: OpSpec, deferral: Deferring | None = None) -> None:
         self.rows = rows
         self.spec = spec
         self.deferral = deferral
         """Who records the op instead of having it computed at once; None: nobody."""
+        self.offer = None if deferral is None else deferral.offer(spec)
         self.dtype = torch_dtype(spec.dtype)
         self.width_in = spec.width_in
         self.width_out = spec.width_out
@@ -85,8 +90,10 @@ class FrozenLinear(_Frozen):
         Raises:
             RuntimeError: dtype or width do not fit, as with nn.Linear.
         """
-        if self.deferral is not None and (recorded := self._record(x)) is not None:
-            return recorded
+        if self.deferral is not None:
+            if (recorded := self._record(x)) is not None:
+                return recorded
+            x = value_of(x)
         dtype = self.dtype
         if x.dtype is not dtype or torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
             dtype = self._out_dtype(x)
@@ -101,7 +108,7 @@ class FrozenLinear(_Frozen):
 
     def _record(self, x: torch.Tensor) -> Any:
         assert self.deferral is not None  # the caller has asked
-        return self.deferral.linear(self.spec, x)
+        return self.deferral.linear(self.offer, x)
 
     def forward(self, x: torch.Tensor, dtype: torch.dtype) -> Any:
         """Makes the forward trip; `dtype` is what the output shall have. No autograd.
@@ -163,7 +170,7 @@ class FrozenSiblings(FrozenLinear):
 
     def _record(self, x: torch.Tensor) -> Any:
         assert self.deferral is not None  # the caller has asked
-        return self.deferral.siblings(self.spec, x)
+        return self.deferral.siblings(self.offer, x)
 
     def forward(self, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         y = self._forward_rows(x, dtype).resize_(*x.shape[:-1], self.width_out)
@@ -202,7 +209,7 @@ class FrozenTable(_Frozen):
                     f"Int; but got {ids.dtype} instead in {self.spec.name}"
                 )
             ids = ids.long()
-        if self.deferral is not None and (recorded := self.deferral.lookup(self.spec, ids)) is not None:
+        if self.deferral is not None and (recorded := self.deferral.lookup(self.offer, ids)) is not None:
             return recorded
         if ids.numel() == 0:
             return torch.empty(*ids.shape, self.width_out, dtype=self.dtype, device=ids.device)

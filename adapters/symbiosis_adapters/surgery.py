@@ -21,6 +21,7 @@ from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.modules import form, make_remote
+from symbiosis_adapters.passages import add_passages
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
@@ -62,6 +63,7 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> Pr
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
         install_rules()
+        add_passages(model, deferral)
         undefer_checkpoints(model)
     model.eval()
     return model
