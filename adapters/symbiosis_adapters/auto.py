@@ -15,7 +15,8 @@ import torch
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
-from symbiosis_adapters.cut import Cut, Explanation, explain
+from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.explanation import Explanation, explain
 from symbiosis_adapters.private import PrivateDaemon
 from symbiosis_adapters.session import Session
 from symbiosis_adapters.surgery import build
@@ -45,7 +46,7 @@ class Handle:
         return Handle(copied, self.session, self._private)
 
     def explain(self) -> Explanation:
-        """How the model is cut, trip by trip, and why. Print it."""
+        """How the model is cut, trip by trip, and why; with the graph cut, as of the latest forward. Print it."""
         return explain(self._model)
 
     def statistics(self) -> ChannelStatistics | None:

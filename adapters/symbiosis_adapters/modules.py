@@ -20,7 +20,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from symbiosis_adapters.deferred import value_of
 from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.remote import FrozenLinear, FrozenTable
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
@@ -31,8 +33,9 @@ _PROBES = 16
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _eagerly(remote: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return remote(x)
+def _eagerly(layer: RemoteLayer, x: torch.Tensor) -> torch.Tensor:
+    layer.begin()
+    return value_of(layer.remote(x))  # what torch has compiled goes around __torch_function__
 
 
 class RemoteLayer(nn.Module):
@@ -46,9 +49,12 @@ class RemoteLayer(nn.Module):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Makes the trip. Under torch.compile the graph breaks here."""
         if torch.compiler.is_compiling():  # asking is much cheaper than `disable` around every call
-            output: torch.Tensor = _eagerly(self.remote, input)
+            output: torch.Tensor = _eagerly(self, input)
             return output
         return self.remote(input)
+
+    def begin(self) -> None:
+        """Notes that the layer is about to be called."""
 
     def extra_repr(self) -> str:
         return ", ".join(part for part in (super().extra_repr(), f"remote={self.remote_path}") if part)
@@ -105,9 +111,9 @@ class RemoteLayer(nn.Module):
 
     @property
     def _alone(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The op without its siblings, who would take a probe for a forward."""
+        """The op at once: without its siblings, who would take a probe for a forward, and not as a segment."""
         alone: Callable[[torch.Tensor], torch.Tensor] = getattr(self.remote, "single", self.remote)
-        return alone
+        return type(alone)(alone.rows, alone.spec) if isinstance(alone, FrozenLinear | FrozenTable) else alone
 
 
 class RemoteLinear(RemoteLayer, nn.Linear):
@@ -122,11 +128,24 @@ class RemoteConv1D(RemoteLayer, Conv1D):  # type: ignore[misc]  # Conv1D calls i
 
 
 class RemoteEmbedding(RemoteLayer, nn.Embedding):
-    """An nn.Embedding whose table is in the daemon. Token ids cross the border."""
+    """An nn.Embedding whose table is in the daemon. Token ids cross the border, and a forward begins."""
+
+    trips_before: dict[str, int] | None = None
+    """How often each trip of the graph cut had been made when the latest forward began; for `explain`."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():  # else `begin` is called where the graph breaks
+            self.begin()
+        return super().forward(input)
+
+    def begin(self) -> None:
+        deferral = getattr(self.remote, "deferral", None)
+        if deferral is not None:
+            self.trips_before = dict(deferral.forced)
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.linspace(0, weight.shape[0] - 1, _PROBES, device=weight.device).long()
-        return self.remote(ids), weight[ids]
+        return self._alone(ids), weight[ids]
 
 
 _REMOTE: dict[type[nn.Module], type[RemoteLayer]] = {

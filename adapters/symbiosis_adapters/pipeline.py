@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import torch
 
+from symbiosis_adapters.cores import before_wait
 from symbiosis_core.errors import RefusedError, UsageError
 from symbiosis_core.ids import SlotIndex
 from symbiosis_core.specs import PLANE_ALIGNMENT, Direction, Op, plane_starts
@@ -62,6 +63,7 @@ class Pipeline:
         if rows > chunk:
             return self._run_chunked(op, direction, planes, chunk, memo)
         slot, prepared = self._send(op, direction, planes, memo)
+        before_wait(rows)
         try:
             self._channel.wait(slot, self._timeout_s)
             return [view.clone() for view in prepared.outputs]
@@ -77,6 +79,7 @@ class Pipeline:
         try:
             for index, start in enumerate(range(0, rows, chunk)):
                 if len(flying) == self._channel.slots:
+                    before_wait(rows)
                     self._receive(*flying.popleft())
                 part = slice(start, min(start + chunk, rows))
                 chunk_memo = memo and (memo + index * _MEMO_STEP) % _MEMOS

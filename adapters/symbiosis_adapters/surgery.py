@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from symbiosis_adapters.checkpoints import undefer_checkpoints
+from symbiosis_adapters.cores import watch_forwards
 from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.modules import form, make_remote
@@ -60,6 +61,7 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> Pr
     if spec.generation_config_json:
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
+    watch_forwards(model)
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
         install_rules()

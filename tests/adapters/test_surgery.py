@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import torch
 
-from symbiosis_adapters.cut import Cut, explain
+from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.explanation import explain
 from symbiosis_adapters.modules import RemoteLayer
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.surgery import build
