@@ -312,7 +312,7 @@ class Deferral:
         ]
         if sizes_read() != watch.sizes_read or left:
             return None
-        relative = _relative(recording, watch.nodes, source._index)
+        relative = _relative(recording, watch.nodes, source._index, self._passages)
         if relative is None:
             return None
         passage = Passage(len(self._passages), *relative, recording.planes[last])
@@ -377,27 +377,33 @@ class Deferral:
         return list(dict.fromkeys([*own, *[name for passage in passages for name in passage.tensors]]))
 
 
-def _relative(recording: Recording, start: int, source: int) -> tuple[tuple[NodeKey, ...], tuple[str, ...]] | None:
+def _relative(
+    recording: Recording, start: int, source: int, passages: list[Passage]
+) -> tuple[tuple[NodeKey, ...], tuple[str, ...]] | None:
     """Returns the nodes from `start` on relative to node `source`; None if they read anything else."""
     nodes: list[NodeKey] = []
     tensors: list[str] = []
-    for node in recording.nodes[start:]:
-        args = []
-        for arg in node.args:
-            if arg >= start:
-                args.append(arg - start)
-            elif arg == source:
-                args.append(-1)
-            elif arg < 0 and arg % 2 == 0:
-                name = recording.tensors[-arg // 2 - 1]
-                if name not in tensors:
-                    tensors.append(name)
-                args.append(-2 * tensors.index(name) - 2)
-            else:
-                return None
-        if node.fn == "passage":
+    place = {source: -1}
+
+    def vector(name: str) -> int:
+        if name not in tensors:
+            tensors.append(name)
+        return -2 * tensors.index(name) - 2
+
+    for index in range(start, len(recording.nodes)):
+        node = recording.nodes[index]
+        if any(arg not in place and (arg >= 0 or arg % 2) for arg in node.args):
             return None
-        nodes.append(node._replace(args=tuple(args)))
+        args = tuple([place[arg] if arg >= 0 else vector(recording.tensors[-arg // 2 - 1]) for arg in node.args])
+        if node.fn != "passage":
+            nodes.append(node._replace(args=args))
+        else:
+            passage, inside = passages[node.op], {-1: args[0]}
+            inside |= {-2 * k - 2: vector(name) for k, name in enumerate(passage.tensors)}
+            for relative, inner in enumerate(passage.nodes):
+                nodes.append(inner._replace(args=tuple([inside[arg] for arg in inner.args])))
+                inside[relative] = len(nodes) - 1
+        place[index] = len(nodes) - 1
     return tuple(nodes), tuple(tensors)
 
 

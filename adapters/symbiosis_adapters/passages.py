@@ -4,7 +4,8 @@ A norm makes eight nodes and an MLP five, each of them a function call that torc
 forward it is known what such a module does to a deferred tensor; from then on its forward adds one node, a
 *passage*, that stands for all of them. A passage is only taken where nothing can have changed since: the same
 submodules and parameters, still frozen and unmodified, the same plain attributes, no hooks inside. A module that
-does anything else in its forward (asks for a size, needs a value, brings in another tensor) has none.
+does anything else in its forward (asks for a size, needs a value, brings in another tensor) has none, nor has one
+with a module inside that was not there when the model was built: an adapter may be idle only for now.
 
 The class of a module is exchanged for a subclass of the same name, as with remote layers: a wrapper in the
 instance would still belong to the original after a deep copy.
@@ -144,7 +145,9 @@ class _Passable(nn.Module):
 
     def _learn(self, passages: _Passages, key: tuple[int, torch.dtype], passage: Passage | None) -> None:
         parts = tuple([_Part.of(module, passages.deferral) for module in self.modules()])
-        if passage is None or not all(part.same() for part in parts):
+        # A module that came later, such as a tuner's layer, may do something else tomorrow.
+        ours = all(isinstance(module, RemoteLayer | _Passable) for module in self.modules())
+        if passage is None or not ours or not all(part.same() for part in parts):
             passages.failures += 1
         else:
             passages.known[key] = _Known(passage, parts)

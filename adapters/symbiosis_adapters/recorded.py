@@ -78,11 +78,16 @@ def _dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return len(args[0]._shape) if pending(args[0]) else NotImplemented
 
 
+@_records(Tensor.numel)
+def _numel(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    read_size()
+    return args[0]._shape.numel() if pending(args[0]) else NotImplemented
+
+
 def _ask_stand_in(function: Any) -> Rule:
     def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not args or not pending(args[0]):
             return NotImplemented
-        read_size()
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **kwargs)
 
@@ -95,7 +100,6 @@ for _question in (
     torch.is_floating_point,
     Tensor.is_complex,
     torch.is_complex,
-    Tensor.numel,
     Tensor.element_size,
     Tensor.get_device,
 ):

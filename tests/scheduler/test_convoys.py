@@ -91,12 +91,12 @@ def play(clients: list[Client], *, hold_us: int, until_us: int = 400_000, noise:
             plan, running = running.plan, None
             for answer in state.handle(PlanDone(plan, now)):
                 assert isinstance(answer, Answer)
-                client = int(answer.client)
-                worst = max(worst, now - sent[client])
-                step[client] += 1
-                forwards[client] += step[client] % LAYERS == 0
-                pause = int(clients[client].thinking_us * dice.uniform(1 - noise, 1 + noise))
-                heapq.heappush(events, (now + pause, next(order), "ask", client))
+                who = int(answer.client)
+                worst = max(worst, now - sent[who])
+                step[who] += 1
+                forwards[who] += step[who] % LAYERS == 0
+                pause = int(clients[who].thinking_us * dice.uniform(1 - noise, 1 + noise))
+                heapq.heappush(events, (now + pause, next(order), "ask", who))
         if running is None:
             for instruction in state.handle(Turn(now)):
                 if isinstance(instruction, Run):

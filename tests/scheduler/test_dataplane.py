@@ -174,7 +174,8 @@ def test_a_bug_in_a_turn_fails_the_service_and_tells_the_clients_at_once(
     channel, op = running.connect(), linears(layers)[0]
     failure = asyncio.run_coroutine_threadsafe(running.thread.run(), running.loop)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(Pipeline(channel, 20, 1 << 16).run, op, Direction.FORWARD, [torch.randn(1, op.width_in)])
+        pipeline, x_TW = Pipeline(channel, 20, 1 << 16), torch.randn(1, op.width_in)
+        asked = pool.submit(pipeline.run, op, Direction.FORWARD, [x_TW])
         with pytest.raises(ZeroDivisionError, match="a bug"):
             failure.result(20)
         running.stop()

@@ -1,0 +1,100 @@
+"""A forward over a few rows runs in one thread, and afterwards torch has as many as before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from symbiosis_adapters.cores import FEW_ROWS, before_wait, watch_forwards
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+class Waiting(nn.Module):
+    """Waits for the daemon in its forward, and says how many threads it had then."""
+
+    def __init__(self, rows: int, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.rows, self.inner = rows, inner
+
+    def forward(self, fail: bool = False) -> int:
+        before_wait(self.rows)
+        if self.inner is not None:
+            self.inner()
+        if fail:
+            raise ValueError("the model's own")
+        return torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def watched(model: nn.Module) -> nn.Module:
+    watch_forwards(model)
+    return model
+
+
+def test_few_rows_take_one_thread_until_the_forward_returns() -> None:
+    assert watched(Waiting(FEW_ROWS))() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_many_rows_keep_their_threads() -> None:
+    assert watched(Waiting(FEW_ROWS + 1))() == 2
+
+
+def test_a_forward_that_fails_gives_the_threads_back() -> None:
+    with pytest.raises(ValueError, match="own"):
+        watched(Waiting(1))(fail=True)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_model_inside_of_a_model_gives_them_back_at_the_end_of_the_outer() -> None:
+    assert watched(Waiting(1, watched(Waiting(1))))() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_outside_of_a_forward_nothing_is_changed() -> None:
+    before_wait(1)
+    assert torch.get_num_threads() == 2
+
+
+SCRIPT = """
+import os, time, torch
+from symbiosis_adapters.cores import before_wait
+torch.set_num_threads(2)
+x = torch.ones(1 << 20)
+def burned():
+    x.exp()
+    before_wait(1000)
+    start = time.process_time()
+    time.sleep(0.05)
+    return time.process_time() - start
+burned()
+print(min(burned() for _ in range(5)))
+"""
+
+
+def test_waiting_burns_no_processor_time() -> None:
+    """With the threads kept, OpenMP's would look for work for some milliseconds after each operation."""
+    burned = {}
+    for keep in ("0", "1"):
+        environment = {**os.environ, "SYMBIOSIS_KEEP_THREADS": keep, "OMP_NUM_THREADS": "2"}
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], env=environment, check=True, capture_output=True, text=True
+        )
+        burned[keep] = float(done.stdout)
+    assert burned["0"] < burned["1"]
