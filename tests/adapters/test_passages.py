@@ -115,7 +115,7 @@ def test_a_submodule_that_was_replaced_is_used(pair: Pair) -> None:
 
 
 def test_a_module_with_an_idle_adapter_inside_is_never_passed(pair: Pair) -> None:
-    models = []
+    models: list[Any] = []
     for model in (pair.plain(), pair.remote()):
         torch.manual_seed(3)
         config = LoraConfig(r=4, target_modules=["down_proj"], init_lora_weights=False)
