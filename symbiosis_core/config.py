@@ -78,8 +78,8 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Rows of one request."""
     segments: Annotated[int, Meta(ge=0, le=1 << 20)] = 1 << 14
     """Distinct segments that clients may teach the daemon, of a few kilobytes each. A client with adapters at
-    places of its own needs about one or two per layer; clients with equal places share them. 0: none, every client
-    uses the siblings cut."""
+    places of its own needs about one or two per layer; clients with equal places share them. 0: none, and a
+    client has to ask for cut='siblings'."""
 
 
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
