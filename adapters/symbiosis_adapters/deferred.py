@@ -101,7 +101,7 @@ def defer(
     made._recording, made._index, made._viewed = recording, index, None
     if needs_grad:
         with torch._C.DisableTorchFunctionSubclass():
-            made.register_hook(_tripwire)  # type: ignore[no-untyped-call]
+            made.register_hook(_tripwire)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return made
 
 
@@ -122,9 +122,9 @@ def _stand_in(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, 
         with torch.inference_mode(False):
             blank = torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
         _blanks[shape, dtype, device] = blank
-    made: Any = _make(Deferred, blank, needs_grad)
+    made: Deferred = _make(Deferred, blank, needs_grad)
     made._value, made._shape, made._dtype, made._needs_grad = None, blank.shape, dtype, needs_grad
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def pending(x: Any) -> bool:

@@ -90,7 +90,7 @@ class _Part(NamedTuple):
         for now, then in zip(parameters.values(), self.parameters, strict=True):
             if now is not then:
                 return False
-        return all([known.still() and not known.vector.requires_grad for known in self.vectors])  # noqa: C419
+        return all(known.still() and not known.vector.requires_grad for known in self.vectors)
 
 
 class _Known(NamedTuple):
@@ -102,7 +102,7 @@ class _Known(NamedTuple):
     def holds(self) -> bool:
         if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
             return False
-        return all([part.same() for part in self.parts])  # noqa: C419  a list: it is asked sixty times a token
+        return all(part.same() for part in self.parts)
 
 
 class _Passages:

@@ -237,6 +237,7 @@ class RemoteRows(torch.autograd.Function):
 
 def refuse_double_backward(dx: torch.Tensor, name: str, dys: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
     """Returns `dx`, the gradient of a frozen op, as a tensor that raises when it is differentiated."""
+    # torch leaves `apply` untyped
     once: torch.Tensor = _OnlyOnce.apply(dx, name, *dys)  # type: ignore[no-untyped-call]
     return once
 

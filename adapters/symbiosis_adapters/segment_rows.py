@@ -50,6 +50,7 @@ def answers(trip: Trip, recording: Recording, wanted: Sequence[StandIn]) -> list
     inputs = [recording.inputs[index] for index in trip.inputs]
     if any(each._needs_grad for each in asked):
         with torch.enable_grad():
+            # torch leaves `apply` untyped
             values: Sequence[Tensor] = SegmentRows.apply(trip, asked, *inputs)  # type: ignore[no-untyped-call]
     else:
         values = _forward(trip, asked, inputs, 0)
