@@ -16,6 +16,7 @@ from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.packing import Packing
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import open_streams, plans_in_flight
@@ -47,6 +48,7 @@ async def serve(
         UsageError: the address cannot be written, or there is no process `parent`.
         ServiceFailedError: a service failed; its cause is the reason.
     """
+    layers.pack_with(Packing(config.compute.packed_bytes))
     grants = Grants(config.limits)
     transports = {name: transport(name) for name in names()}
 
