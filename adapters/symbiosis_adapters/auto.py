@@ -15,6 +15,7 @@ import torch
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
+from symbiosis_adapters.capture import capture_decoding
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation, explain
 from symbiosis_adapters.private import PrivateDaemon
@@ -48,6 +49,15 @@ class Handle:
     def explain(self) -> Explanation:
         """How the model is cut, trip by trip, and why; with the graph cut, as of the latest forward. Print it."""
         return explain(self._model)
+
+    def capture(self) -> None:
+        """Has decode steps captured: the first takes seconds, the following a fraction of their time in Python.
+
+        Worth it for a client that generates thousands of tokens. With another cut than `graph` it does nothing.
+        """
+        deferral = vars(self._model).get("symbiosis_deferral")
+        if deferral is not None:
+            capture_decoding(self._model, deferral)
 
     def statistics(self) -> ChannelStatistics | None:
         """Counters of the data channel; None while detached."""

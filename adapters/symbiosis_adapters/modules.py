@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
@@ -45,11 +46,14 @@ class RemoteLayer(nn.Module):
     remote_path: str
     """The module path in the base model."""
     weight: torch.Tensor
+    captured: tuple[int, int, torch.dtype] | None = None
+    """The number of the layer in captured graphs, and the width and type of what comes out; see `capture`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Makes the trip. Under torch.compile the graph breaks here."""
+        """Makes the trip. Under torch.compile the graph breaks here, unless it is being captured."""
         if torch.compiler.is_compiling():  # asking is much cheaper than `disable` around every call
-            output: torch.Tensor = _eagerly(self, input)
+            captured = self.captured
+            output: torch.Tensor = OPERATION(input, *captured) if captured is not None else _eagerly(self, input)
             return output
         return self.remote(input)
 

@@ -53,7 +53,9 @@ def settings_line(settings: Settings) -> str:
     environment = " ".join(f"{name}={value}" for name, value in settings.environment.items())
     return (
         f"{settings.model} in {settings.dtype} on {settings.device}; {settings.threads} threads in every process; "
-        f"cut: {settings.cut or 'as the library chooses'}; environment: {environment or 'no variable of interest'}"
+        f"cut: {settings.cut or 'as the library chooses'}; "
+        f"decode steps {'captured' if settings.capture else 'eager'}; "
+        f"environment: {environment or 'no variable of interest'}"
     )
 
 

@@ -139,6 +139,7 @@ class Site:
             "lane": lane,
             "name": f"bench-{client}",
             "cut": self.settings.cut,
+            "capture": str(self.settings.capture and lane == "inference"),
         }
         return [f"--{key}={value}" for key, value in given.items()]
 
