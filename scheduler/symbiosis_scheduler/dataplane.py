@@ -169,12 +169,14 @@ class DataPlane:
         self._gather()
         self._finish()
         running = len(self._underway)
-        self._tell(Turn(monotonic_us()))
+        if not self.state.idle:
+            self._tell(Turn(monotonic_us()))
         if self._underway:
             if len(self._underway) == running:
                 # A device is at work and nothing more can be started: no event of torch wakes a loop, so look
                 # again, but let others have the core. Never so on a CPU, where nothing is left running.
                 os.sched_yield()
+            self._finish()  # on a CPU it is done: who waits for it need not wait for the loop, too
             self._loop.call_soon(self._turn)
         elif self._draining is not None and self.state.idle:
             if not self._draining.done():
