@@ -7,7 +7,7 @@ here is an error, never ignored.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,7 @@ __all__ = [
     "ComputeConfig",
     "DaemonConfig",
     "LaneConfig",
+    "LendingConfig",
     "LimitsConfig",
     "PolicyConfig",
     "check",
@@ -82,6 +83,14 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     client has to ask for cut='siblings'."""
 
 
+class LendingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whether clients on this host may map the weights themselves."""
+
+    allow: Literal["same_user", "nobody"] = "same_user"
+    """Who gets the weights, read-only: processes of the daemon's own user, who could read the checkpoint as well,
+    or nobody. Without it a client can do nothing that needs a weight's values, such as DoRA or a merge."""
+
+
 class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The processor's threads and how long they wait awake."""
 
@@ -117,6 +126,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
+    lending: LendingConfig = LendingConfig()
     compute: ComputeConfig = ComputeConfig()
 
 
