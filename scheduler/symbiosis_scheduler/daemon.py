@@ -56,7 +56,7 @@ async def serve(
         state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=plans_in_flight(layers.device))
         streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
-        plane = DataPlane(loop, state, executor, grants, config)
+        plane = DataPlane(loop, state, executor, grants, config, layers.lent)
         doors = [one.listen(loop, one.endpoint(address), plane) for one in transports.values()]
         return plane, doors
 

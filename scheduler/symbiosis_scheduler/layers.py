@@ -22,6 +22,7 @@ from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_core.specs import Direction, ModelSpec, OpSpec
 from symbiosis_scheduler.catalogue import catalogue_of, trial
 from symbiosis_scheduler.fingerprint import fingerprint, raw_bytes
+from symbiosis_scheduler.lending import Heap, Place
 from symbiosis_scheduler.loading import LoadedModel
 from symbiosis_scheduler.packing import FEW_ROWS, FewRows, Packing
 from symbiosis_scheduler.weights import Relocation, fuse, named_tensors, own, storage_bytes, trim_heap
@@ -35,21 +36,23 @@ class FrozenLayers:
     device: torch.device
     """Where the ops' weights lie, and where `apply` wants its rows."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        """Takes the model over: its tensors move into memory of this object's own, and stay usable.
+    def __init__(self, loaded: LoadedModel, place: Place | None = None) -> None:
+        """Takes the model over: its weights move to `place`, by default the heap, and stay usable.
 
         All of it on the CPU, where the fingerprint and the small tensors come from; see `move_to`.
 
         Raises:
             UsageError: the model cannot be lent.
         """
-        model = loaded.model
+        model, place = loaded.model, place or Heap()
         self.device = torch.device("cpu")
         catalogue = catalogue_of(model)
         modules = dict(model.named_modules())
         members_of = {op.id: [modules[member] for member in op.members] for op in catalogue.ops}
-        fused = {id: _fused(members) for id, members in members_of.items() if len(members) > 1}
-        own(model, except_for=[member for id in fused for member in members_of[id]])
+        fused = {id: _fused(members, place) for id, members in members_of.items() if len(members) > 1}
+        own(model, except_for=[member for id in fused for member in members_of[id]], place=place)
+        self.lent: Final = place.close(model.named_parameters(remove_duplicate=False))
+        """What clients may map, or why nothing."""
         self._ops: Final = [
             fused[op.id] if op.id in fused else _single(members_of[op.id][0]) for op in catalogue.ops
         ]
@@ -273,8 +276,8 @@ def _single(module: nn.Module) -> _Linear | _Embedding:
     return _Linear(weight_DO, bias_O, bias_apart=_adds_bias_apart(module))
 
 
-def _fused(members: list[nn.Module]) -> _Linear:
-    weight_OD, bias_O = fuse([member for member in members if isinstance(member, nn.Linear)])
+def _fused(members: list[nn.Module], place: Place) -> _Linear:
+    weight_OD, bias_O = fuse([member for member in members if isinstance(member, nn.Linear)], place)
     return _Linear(weight_OD.t(), bias_O)
 
 
