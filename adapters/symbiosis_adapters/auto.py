@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 from symbiosis_adapters.capture import capture_decoding
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation, explain
+from symbiosis_adapters.lending import Lender, borrow
 from symbiosis_adapters.private import PrivateDaemon
 from symbiosis_adapters.session import Session
 from symbiosis_adapters.surgery import build
@@ -93,7 +95,8 @@ class AutoModelForCausalLM:
             lane: a lane of the daemon's policy. `training` yields to `inference`.
             name: how `symbiosis status` shows this client; by default the script's name and the pid.
             cut: `graph` (all frozen work between two attentions in one trip), `siblings` (q, k and v in one
-                trip) or `linear` (one trip per layer).
+                trip), `linear` (one trip per layer) or `lent` (none: this process computes, with the daemon's
+                weights, which are lent on its own host).
             dtype: must be the daemon's where given; for a private daemon it decides (default bfloat16).
             reconnect_s: how long a call waits for a daemon that went away before it raises `DaemonGoneError`;
                 default the environment's SYMBIOSIS_RECONNECT_S, else 0.
@@ -126,7 +129,7 @@ class AutoModelForCausalLM:
                     f"dtype={wanted}: the daemon holds {session.spec.name} in {held}; leave dtype out, or start a "
                     f"daemon with --dtype {wanted}"
                 )
-            model = build(session.spec, session, session.fetch, _cut(cut))
+            model = build(session.spec, session, session.fetch, _cut(cut), Lender(partial(borrow, session)))
             if attn_implementation is not None:
                 model.set_attn_implementation(attn_implementation)
         except BaseException:
