@@ -7,6 +7,7 @@ would fail much later and far away.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,12 +30,14 @@ from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.siblings import SiblingGroup
-from symbiosis_core.errors import RemoteProtocolError, UsageError
+from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
 from symbiosis_core.specs import ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
 from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["build"]
 
+LARGE_BYTES = 1 << 20
+"""Tensors that a client keeps are mapped from this size on, rather than fetched and held by each."""
 Fetch = Callable[[TensorSpec], torch.Tensor]
 Remote = Callable[[torch.Tensor], torch.Tensor]
 
@@ -60,6 +63,7 @@ def build(
         fetch = _set_lent(model, planned, lender.weights(), fetch)
     else:
         _make_remote(model, planned, rows, deferral, lender)
+        fetch = _mapping_large(lender, fetch)
     _set_tensors(model, spec, fetch, deferral)
     left = sorted(set(_meta_names(model)))
     if left:
@@ -112,6 +116,21 @@ def _set_lent(model: PreTrainedModel, planned: Plan, weights: BorrowedWeights, f
                 alive.append(old)
             layer._parameters[leaf] = lent[id(old)]
     return lambda tensor: weights.frozen(tensor.name) if tensor.name in weights else fetch(tensor)
+
+
+def _mapping_large(lender: Lender | None, fetch: Fetch) -> Fetch:
+    """Returns who has the model's other tensors: large ones, such as experts, are mapped where they are lent."""
+    if lender is None:
+        return fetch
+
+    def value(tensor: TensorSpec) -> torch.Tensor:
+        if tensor.nbytes >= LARGE_BYTES:
+            with contextlib.suppress(RefusedError):
+                if tensor.name in (weights := lender.weights()):
+                    return weights.private(tensor.name)
+        return fetch(tensor)
+
+    return value
 
 
 def _make_remote(

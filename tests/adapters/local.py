@@ -61,6 +61,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "falcon": {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4},
 }
+MIXTURES: dict[str, dict[str, Any]] = {"mixtral": {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}}
+"""Their experts are no ops, so most of their weights are local."""
 
 
 class Trip(NamedTuple):
@@ -183,7 +185,7 @@ class Pair:
     ) -> None:
         config = AutoConfig.for_model(
             architecture,
-            **CONFIGS[architecture],
+            **{**CONFIGS, **MIXTURES}[architecture],
             vocab_size=VOCABULARY,
             bos_token_id=1,
             eos_token_id=2,

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, OFTConfig, PeftConfig, PeftModel
+from peft import IA3Config, LoraConfig, OFTConfig, PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
+from symbiosis_adapters import surgery
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
 from symbiosis_adapters.lending import BorrowedWeights
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
-from symbiosis_core.specs import DType, LentTensor
+from symbiosis_core.specs import DType, LentTensor, TensorSpec
 from symbiosis_core.wire import Loan
 from symbiosis_scheduler.lending import Lent
 from tests.adapters.local import LAYERS, Pair
@@ -171,6 +172,30 @@ def test_the_lent_cut_asks_the_daemon_for_no_row_and_has_the_models_bits(pair: P
     Run(adapt(ours, lora("all-linear"))).check(Run(adapt(plain, lora("all-linear"))))
     assert pair.rows.trips == []
     assert str(explain(ours)) == "cut: lent, no trips: computed here, with the daemon's weights"
+
+
+@pytest.mark.parametrize("cut", [Cut.SIBLINGS, Cut.LENT])
+def test_experts_are_mapped_and_adapters_on_them_equal_plain_peft(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are three-dimensional parameters and no ops; what is large of that kind is not fetched."""
+    monkeypatch.setattr(surgery, "LARGE_BYTES", 4096)
+    pair = Pair("mixtral")
+    fetched: list[str] = []
+    fetch = pair.fetch
+
+    def note(tensor: TensorSpec) -> torch.Tensor:
+        fetched.append(tensor.name)
+        return fetch(tensor)
+
+    def make() -> PeftConfig:
+        return LoraConfig(r=4, target_modules=[], target_parameters=["mlp.experts.gate_up_proj"])
+
+    monkeypatch.setattr(pair, "fetch", note)
+    plain, ours = Run(adapt(pair.plain(), make)), Run(adapt(pair.remote(cut), make))
+    ours.check(plain)
+    assert not any("experts" in name for name in fetched)
+    assert any("inv_freq" in name for name in fetched)
 
 
 def test_a_base_in_bfloat16_is_decomposed_as_plain_peft_does() -> None:
