@@ -78,6 +78,10 @@ def show(console: Console, report: Report) -> None:
         )
     console.print(table)
     for key, figure in report.figures.items():
+        if figure.lent is not None:
+            said = f"{key} with lent weights: {_number(figure.lent.median)} "
+            said += f"({_number(figure.lent.min)}..{_number(figure.lent.max)})"
+            console.print(said, markup=False, highlight=False)
         beside = ", ".join(f"{name} {_number(spread.median)}" for name, spread in figure.beside.items())
         for line in (beside, *(f"{name}: {said}" for name, said in figure.notes.items())):
             if line:
