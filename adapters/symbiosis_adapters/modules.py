@@ -36,7 +36,7 @@ _PROBES = 16
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _eagerly(layer: RemoteLayer, x: torch.Tensor) -> torch.Tensor:
     layer.begin()
-    return value_of(layer.remote(x))  # what torch has compiled goes around __torch_function__
+    return value_of(RemoteLayer.forward(layer, x))  # what torch has compiled goes around __torch_function__
 
 
 class RemoteLayer(nn.Module):
@@ -59,13 +59,13 @@ class RemoteLayer(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Makes the trip, unless the weight was taken. torch.compile breaks the graph here, or captures one node."""
-        if self.taken:
-            here: torch.Tensor = super().forward(input)
-            return here
         if torch.compiler.is_compiling():  # asking is much cheaper than `disable` around every call
             captured = self.captured
             output: torch.Tensor = OPERATION(input, *captured) if captured is not None else _eagerly(self, input)
             return output
+        if self.taken:
+            here: torch.Tensor = super().forward(input)
+            return here
         return self.remote(input)
 
     def begin(self) -> None:

@@ -73,8 +73,11 @@ def pair() -> Any:
     assert lent_bytes(made) == before
 
 
-@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS, Cut.LENT])
-@pytest.mark.parametrize("name", [*READING, *CHANGING])
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [*((name, Cut.GRAPH) for name in [*READING, *CHANGING]), ("dora", Cut.SIBLINGS), ("pissa", Cut.SIBLINGS)]
+    + [("dora", Cut.LENT), ("saved head", Cut.LENT)],
+)
 def test_methods_that_need_real_weights_equal_plain_peft(name: str, cut: Cut) -> None:
     arch, make = {**READING, **CHANGING}[name]
     pair = Pair(arch)
@@ -102,8 +105,9 @@ def test_what_changes_weights_has_those_layers_computed_here_and_says_so(pair: P
     assert not any("q_proj" in trip and "q_proj,k_proj" not in trip for trip in pair.rows.forward)
 
 
-@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS, Cut.LINEAR, Cut.LENT])
-@pytest.mark.parametrize("name", MERGED)
+@pytest.mark.parametrize(
+    ("name", "cut"), [*((name, Cut.GRAPH) for name in MERGED), *(("lora", cut) for cut in Cut if cut != Cut.GRAPH)]
+)
 def test_a_merged_model_is_the_plain_merged_one_and_loads_in_transformers(
     name: str, cut: Cut, pair: Pair, tmp_path: Path
 ) -> None:
