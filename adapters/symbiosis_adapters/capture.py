@@ -24,6 +24,7 @@ from symbiosis_adapters.cutting import CannotCutError, Cutting
 from symbiosis_adapters.deferral import Deferral, Known
 from symbiosis_adapters.deferred import values_in
 from symbiosis_adapters.modules import RemoteLayer, form
+from symbiosis_adapters.placeholder import takes
 from symbiosis_core.logs import event, get_logger
 
 __all__ = ["capture_decoding"]
@@ -57,9 +58,18 @@ class _Capture:
     def __init__(self, deferral: Deferral) -> None:
         self.deferral = deferral
         self.compiled: Callable[..., Any] | None = None
+        self._takes = 0
+        self._taken = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Capture:
         return _Capture(self.deferral)
+
+    def allows(self, model: nn.Module) -> bool:
+        """Whether all frozen layers of `model` are computed by the daemon: no guard would notice if not."""
+        if self._takes != takes():
+            self._takes = takes()
+            self._taken = any(isinstance(layer, RemoteLayer) and layer.taken for layer in model.modules())
+        return not self._taken
 
     def forward_of(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Returns the captured form of a forward of `model`."""
@@ -110,9 +120,9 @@ def _capturing(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
         @functools.wraps(plain)
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if not _is_decode_step(self, args, kwargs):
-                return plain(self, *args, **kwargs)
             capture: _Capture = vars(self)["symbiosis_capture"]
+            if not _is_decode_step(self, args, kwargs) or not capture.allows(self):
+                return plain(self, *args, **kwargs)
             return capture.forward_of(self, plain)(*values_in(args), **values_in(kwargs))
 
         named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}

@@ -28,7 +28,7 @@ from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, VIEW
 from symbiosis_adapters.refusals import LEND, RETYPE, TRAIN, refusal
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 
-__all__ = ["FrozenWeight", "Lending", "take"]
+__all__ = ["FrozenWeight", "Lending", "take", "takes"]
 
 
 class Lending(Protocol):
@@ -55,6 +55,7 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
+_takes = 0
 
 
 class FrozenWeight(nn.Parameter):
@@ -176,10 +177,17 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     Raises:
         UsageError: the daemon does not lend. `attempt` says what the values were wanted for.
     """
+    global _takes
     root = _root(weight)
     lending = root.lending or _NOBODY
+    _takes += 1
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
         root._become(_lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label))))
+
+
+def takes() -> int:
+    """Returns how often a placeholder was taken in this process."""
+    return _takes
 
 
 def _get(func: Any, weight: FrozenWeight, *_: Any) -> Any:

@@ -106,3 +106,15 @@ def test_a_copy_of_a_captured_model_captures_for_itself() -> None:
     assert_same_steps(mine, plain, PROMPT)
     with plain.disable_adapter():
         assert_same_steps(copied, plain, PROMPT)
+
+
+def test_a_layer_whose_weight_was_taken_is_not_computed_by_a_captured_graph() -> None:
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain()), captured(pair)
+    assert_same_steps(mine, plain, PROMPT)
+    for model in (mine, plain):
+        model.merge_adapter()
+    assert_same_steps(mine, plain, PROMPT)
+    with plain.disable_adapter():
+        unmerged = list(steps(plain, PROMPT, 4))
+    assert not torch.allclose(unmerged[1], list(steps(mine, PROMPT, 4))[1])
