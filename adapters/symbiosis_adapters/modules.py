@@ -58,7 +58,7 @@ class RemoteLayer(nn.Module):
         return False
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Makes the trip, unless the weight was taken. torch.compile breaks the graph here, or captures one node."""
+        """Makes the trip, unless the weight was taken. torch.compile breaks the graph here, or captures a node."""
         if torch.compiler.is_compiling():  # asking is much cheaper than `disable` around every call
             captured = self.captured
             output: torch.Tensor = OPERATION(input, *captured) if captured is not None else _eagerly(self, input)

@@ -75,8 +75,10 @@ def pair() -> Any:
 
 @pytest.mark.parametrize(
     ("name", "cut"),
-    [*((name, Cut.GRAPH) for name in [*READING, *CHANGING]), ("dora", Cut.SIBLINGS), ("pissa", Cut.SIBLINGS)]
-    + [("dora", Cut.LENT), ("saved head", Cut.LENT)],
+    [
+        *((name, Cut.GRAPH) for name in [*READING, *CHANGING]),
+        *(("dora", Cut.SIBLINGS), ("pissa", Cut.SIBLINGS), ("dora", Cut.LENT), ("saved head", Cut.LENT)),
+    ],
 )
 def test_methods_that_need_real_weights_equal_plain_peft(name: str, cut: Cut) -> None:
     arch, make = {**READING, **CHANGING}[name]
