@@ -14,12 +14,14 @@ from rich.console import Console
 
 from symbiosis_bench.end_to_end.crew import BenchFailedError
 from symbiosis_bench.end_to_end.figures import KEYS, Figure
+from symbiosis_bench.end_to_end.picture import draw
 from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.report import Report, mismatches, settings_line, show, to_json
 from symbiosis_bench.end_to_end.run import run
 from symbiosis_bench.end_to_end.settings import FULL, QUICK, Scale, Settings, telling_environment
 from symbiosis_bench.interruption import leave_in_order
 from symbiosis_bench.machine import this_machine
+from symbiosis_bench.plotting import check_plotting
 from symbiosis_core.errors import UsageError
 
 __all__ = ["conclude", "end_to_end"]
@@ -39,6 +41,10 @@ def end_to_end(
     model: Annotated[str, typer.Option(help="smollm2 (embedded), or a folder.")] = "smollm2",
     json: Annotated[
         Path | None, typer.Option(help="Write the figures into this file.", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw where a token's time goes; .svg, .png or .pdf.", show_default=False),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A tiny random model: everything is run, nothing is meant.")
@@ -68,6 +74,8 @@ def end_to_end(
         environment=telling_environment(),
     )
     _check_writable(json)
+    if plot is not None:
+        check_plotting()
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
@@ -84,7 +92,10 @@ def end_to_end(
                 json.write_bytes(to_json(Report(machine=machine, settings=settings, figures=figures)))
 
         figures = run(settings, progress, Path(folder), keep)
-    conclude(Report(machine=machine, settings=settings, figures=figures), console, json)
+    report = Report(machine=machine, settings=settings, figures=figures)
+    if plot is not None:
+        draw(report, plot)
+    conclude(report, console, json)
 
 
 def conclude(report: Report, console: Console, json: Path | None) -> None:

@@ -116,6 +116,8 @@ class Decoded(Measured, frozen=True, kw_only=True, tag="decoded"):
     """Some tokens were generated. Stamped is every token, as it was chosen."""
 
     tokens: tuple[int, ...]
+    cpu_s: float = 0.0
+    """Processor time of the process from the first token to the last."""
 
 
 class Judged(msgspec.Struct, frozen=True, tag="judged"):

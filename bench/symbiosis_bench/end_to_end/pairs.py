@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -27,8 +28,13 @@ def same_adapters(site: Site, pair: Pair) -> list[Check]:
     ]
 
 
-def take_turns(site: Site, pair: Pair, what: str, kind: type[A], order: Order) -> dict[str, list[A]]:
-    """Returns the answer of every round, by crew, of crews of one. Neither crew always comes first."""
+def take_turns(
+    site: Site, pair: Pair, what: str, kind: type[A], order: Order, look: Callable[[], object] | None = None
+) -> dict[str, list[A]]:
+    """Returns the answer of every round, by crew, of crews of one. Neither crew always comes first.
+
+    `look` is called twice in every round of the split crew: after its first step or token, and at its end.
+    """
     for crew in pair:
         site.progress.say(f"{what}: {crew.name} warms up")
         crew.perform(kind, order)
@@ -36,7 +42,8 @@ def take_turns(site: Site, pair: Pair, what: str, kind: type[A], order: Order) -
     for number in range(site.scale.rounds):
         for crew in pair if number % 2 == 0 else pair[::-1]:
             site.progress.say(f"{what}: round {number + 1} of {site.scale.rounds}, {crew.name}")
-            answers[crew.name] += crew.perform(kind, order)
+            watched = look if crew is pair[1] else None
+            answers[crew.name] += crew.perform(kind, order, all_began=watched, first_done=watched)
     return answers
 
 

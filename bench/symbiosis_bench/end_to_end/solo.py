@@ -69,7 +69,13 @@ def train_tax(site: Site, pair: Pair) -> Figure:
 def decode_tax(site: Site, pair: Pair) -> Figure:
     """Returns `decode_tax`."""
     plain, split = pair
-    answers = take_turns(site, pair, "decode_tax", Decoded, Decode(site.scale.decode_tokens))
+    busy_s: list[float] = []
+    tokens = site.scale.decode_tokens - 1  # from the first on
+
+    def look() -> None:
+        busy_s.append(site.main().status().batches.busy_s)
+
+    answers = take_turns(site, pair, "decode_tax", Decoded, Decode(site.scale.decode_tokens), look)
     taken_s = {name: _steps_s(told) for name, told in answers.items()}
     reference = answers[plain.name][-1]
     judged = {crew.name: crew.perform(Judged, Judge(reference.tokens))[0] for crew in pair}
@@ -78,12 +84,18 @@ def decode_tax(site: Site, pair: Pair) -> Figure:
         *(site.verifier.tokens("generation", ours, reference, judged[plain.name]) for ours in answers[split.name]),
         site.verifier.reading("generation", judged[split.name], judged[plain.name]),
     ]
+    beside = {f"{name}_token_s": spread(values) for name, values in taken_s.items()}
+    beside |= {
+        f"{name}_cpu_s": spread([answer.cpu_s / tokens for answer in told]) for name, told in answers.items()
+    }
+    spent_s = zip(busy_s[::2], busy_s[1::2], strict=True)
+    beside[f"{split.name}_daemon_s"] = spread([(after - before) / tokens for before, after in spent_s])
     return figure(
         "decode_tax",
         ratios(taken_s[split.name], taken_s[plain.name]),
         quick=site.settings.quick,
         checks=checks,
-        beside={f"{name}_token_s": spread(values) for name, values in taken_s.items()} | cuda_bytes(answers),
+        beside=beside | cuda_bytes(answers),
         notes=reports(*pair),
     )
 

@@ -66,7 +66,9 @@ def decode(contender: Contender, order: Decode, began: Callable[[], object]) -> 
         streamer=clock,
     )
     tokens = tuple(made_BT[0, prompt_BT.shape[1] :].tolist())
-    return Decoded(tokens=tokens, stamps_s=tuple(clock.stamps_s), cuda_bytes=contender.cuda_bytes())
+    return Decoded(
+        tokens=tokens, stamps_s=tuple(clock.stamps_s), cpu_s=clock.cpu_s, cuda_bytes=contender.cuda_bytes()
+    )
 
 
 def judge(contender: Contender, order: Judge) -> Judged:
@@ -99,7 +101,13 @@ class _TokenClock(BaseStreamer):
         self._contender = contender
         self._began = began
         self._prompted = False
+        self._first_s = 0.0
         self.stamps_s: list[float] = []
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of this process since the first token."""
+        return time.process_time() - self._first_s
 
     def put(self, value: Any) -> None:
         if not self._prompted:
@@ -108,6 +116,7 @@ class _TokenClock(BaseStreamer):
         self._contender.synchronize()
         self.stamps_s.append(time.perf_counter())
         if len(self.stamps_s) == 1:
+            self._first_s = time.process_time()
             self._began()
 
     def end(self) -> None:
