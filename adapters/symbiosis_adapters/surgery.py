@@ -21,6 +21,8 @@ from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cores import watch_forwards
 from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
+from symbiosis_adapters.experts import FrozenExperts, install_expert_rules
+from symbiosis_adapters.functions import give_functions_values
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.passages import add_passages
 from symbiosis_adapters.placeholder import FrozenWeight
@@ -51,6 +53,7 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> Pr
     model = _skeleton(spec)
     deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
     _make_remote(model, planned, rows, deferral)
+    _make_experts(model, planned, rows, deferral)
     _set_tensors(model, spec, fetch, deferral)
     left = sorted(set(_meta_names(model)))
     if left:
@@ -64,7 +67,9 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> Pr
     watch_forwards(model)
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
+        give_functions_values()
         install_rules()
+        install_expert_rules()
         add_passages(model, deferral)
         undefer_checkpoints(model)
     model.eval()
@@ -99,6 +104,21 @@ def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows, deferral: De
             raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
         alive.extend(layer.parameters(recurse=False))
         make_remote(layer, path, remote, torch_dtype(op.dtype), placeholders)
+
+
+def _make_experts(model: PreTrainedModel, planned: Plan, rows: Rows, deferral: Deferral | None) -> None:
+    """Makes stacked experts remote, and has the model take them one by one."""
+    for path, ops in planned.experts.items():
+        owner, _, leaf = path.rpartition(".")
+        experts = FrozenExperts.of_ops([FrozenLinear(rows, op, deferral) for op in ops], path, "cpu")
+        old = dict(model.named_parameters(remove_duplicate=False)).get(path)
+        if old is None or old.shape != experts.shape:
+            raise RemoteProtocolError(
+                f"{path} is ops of the daemon, but no such parameter of {type(model).__name__}"
+            )
+        model.get_submodule(owner)._parameters[leaf] = experts
+    if planned.experts:
+        model.set_experts_implementation("eager")
 
 
 def _remotes(planned: Plan, rows: Rows, deferral: Deferral | None) -> Iterator[tuple[str, Remote]]:

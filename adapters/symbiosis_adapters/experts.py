@@ -1,0 +1,103 @@
+"""Experts: matrices of one parameter of three dimensions, each computed elsewhere.
+
+The parameter is a placeholder. Taking one of its matrices gives a placeholder again, which knows its op, and a
+linear or a product of rows with that is the op's trip. So a model's own code decides which experts are asked, and
+only those are. With the graph cut the products and what is between them are one trip for each expert that is hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+from torch.nn import functional as F
+
+from symbiosis_adapters.deferred import RULES
+from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.remote import FrozenLinear
+
+__all__ = ["FrozenExperts", "install_expert_rules"]
+
+_MATMUL: Final = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+
+
+class FrozenMatrix(FrozenWeight):
+    """One of the matrices."""
+
+    remote: FrozenLinear
+
+    @classmethod
+    def of_op(cls, remote: FrozenLinear, device: torch.device) -> FrozenMatrix:
+        """Returns the placeholder of an expert's op."""
+        op = remote.spec
+        shape = (op.width_in, op.width_out) if op.transposed else (op.width_out, op.width_in)
+        made = cls.of(shape, remote.dtype, device, op.name)
+        assert isinstance(made, FrozenMatrix)
+        made.remote = remote
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        answer = _product(func, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs) if answer is NotImplemented else answer
+
+
+class FrozenExperts(FrozenWeight):
+    """The parameter."""
+
+    matrices: tuple[FrozenMatrix, ...] = ()
+
+    @classmethod
+    def of_ops(cls, remotes: Sequence[FrozenLinear], label: str, device: torch.device | str) -> FrozenExperts:
+        """Returns the placeholder of a parameter whose matrices are these ops, in order."""
+        matrices = tuple([FrozenMatrix.of_op(remote, torch.device(device)) for remote in remotes])
+        made = cls.of((len(matrices), *matrices[0].shape), remotes[0].dtype, device, label)
+        assert isinstance(made, FrozenExperts)
+        made.matrices = matrices
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenWeight:
+        copied = super().__deepcopy__(memo)
+        assert isinstance(copied, FrozenExperts)
+        copied.matrices = self.matrices
+        return copied
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__getitem__ and (matrix := _matrix(*args)) is not None:
+            return matrix
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def install_expert_rules() -> None:
+    """Has products of deferred rows with an expert recorded."""
+    for func in (F.linear, *_MATMUL):
+        RULES[func] = _rule(func)
+
+
+def _rule(func: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    return lambda args, kwargs: _product(func, args, kwargs)
+
+
+def _matrix(experts: Any, index: Any) -> FrozenMatrix | None:
+    if isinstance(index, torch.Tensor) and not index.ndim and index.dtype is torch.int64:
+        index = index.item()
+    if type(index) is not int or not isinstance(experts, FrozenExperts):
+        return None
+    return experts.matrices[index] if 0 <= index < len(experts.matrices) else None
+
+
+def _product(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Returns rows times an expert; NotImplemented where it is anything else."""
+    if kwargs or len(args) < 2 or type(args[1]) is not FrozenMatrix or isinstance(args[0], FrozenWeight):
+        return NotImplemented
+    x, matrix = args[0], args[1]
+    if matrix.remote.spec.transposed != (func in _MATMUL) or (func not in _MATMUL and func is not F.linear):
+        return NotImplemented
+    y = matrix.remote(x)
+    return y if len(args) == 2 or args[2] is None else y + args[2]
