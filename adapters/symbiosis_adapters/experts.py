@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from symbiosis_adapters.deferred import RULES
 from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.probing import agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear
+from symbiosis_core.errors import UsageError
 
 __all__ = ["FrozenExperts", "install_expert_rules"]
 
@@ -36,6 +38,13 @@ class FrozenMatrix(FrozenWeight):
         assert isinstance(made, FrozenMatrix)
         made.remote = remote
         return made
+
+    def holds(self, given: torch.Tensor) -> bool:
+        """Whether the daemon computes with these values, within the rounding of its dtype."""
+        alone = FrozenLinear(self.remote.rows, self.remote.spec)
+        with torch.no_grad():
+            x_TD, weight_DO = probe_rows(alone.width_in, alone.dtype), given if alone.spec.transposed else given.T
+            return agree(alone(x_TD), x_TD.to(given.dtype) @ weight_DO)
 
     @classmethod
     def __torch_function__(
@@ -71,7 +80,20 @@ class FrozenExperts(FrozenWeight):
     ) -> Any:
         if func is torch.Tensor.__getitem__ and (matrix := _matrix(*args)) is not None:
             return matrix
+        if func is torch.Tensor.copy_ and isinstance(args[0], cls):
+            return args[0]._compare(args[1])
         return super().__torch_function__(func, types, args, kwargs)
+
+    def _compare(self, given: torch.Tensor) -> FrozenExperts:
+        """Returns itself: what is loaded from a checkpoint must be what the daemon computes with.
+
+        Raises:
+            UsageError: it is not.
+        """
+        for matrix, weight in zip(self.matrices, given, strict=True):
+            if not isinstance(given, FrozenWeight) and not matrix.holds(weight):
+                raise UsageError(f"{matrix.label} differs from the daemon's, which cannot be changed from here")
+        return self
 
 
 def install_expert_rules() -> None:

@@ -84,3 +84,12 @@ def test_a_copy_of_the_model_keeps_its_experts() -> None:
     with torch.no_grad():
         expected = model(input_ids=IDS).logits
         assert torch.equal(copy.deepcopy(model)(input_ids=IDS).logits, expected)
+
+
+def test_other_experts_are_not_loaded_silently() -> None:
+    pair = Pair("mixtral")
+    state = pair.plain().state_dict()
+    pair.remote().load_state_dict(state)
+    state["model.layers.1.mlp.experts.down_proj"][3] *= 2
+    with pytest.raises(RuntimeError, match=r"layers\.1\.mlp\.experts\.down_proj\[3\] differs from the daemon's"):
+        pair.remote().load_state_dict(state)

@@ -85,7 +85,7 @@ _NAMING: dict[str, Naming] = {
     "lora-ga": lambda model: {"target_modules": anatomy.linears(model), "lora_ga_config": peft.LoraGAConfig()},
     "kasa": lambda model: {"kasa_config": KasaConfig()},
     "velora": lambda model: {"velora_config": VeloraConfig(num_groups=4)},
-    "monteclora": lambda model: {"monteclora_config": MontecloraConfig(num_samples=2)},
+    "monteclora": lambda model: {"monteclora_config": MontecloraConfig(num_samples=4)},
     "bdlora": lambda model: {
         "use_bdlora": BdLoraConfig(target_modules_bd_a=anatomy.linears(model)[:1], nblocks=2, match_strict=False)
     },

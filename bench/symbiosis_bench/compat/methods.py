@@ -115,7 +115,7 @@ METHODS: Final[dict[str, Method]] = {
     "tinylora": _layers("TINYLORA", u=4),
     "unilora": _layers("UNILORA", r=_RANK, theta_d_length=64),
     "supertuning": _layers("SUPERTUNING", sparsity=0.9),
-    "shadow": _layers("SHADOW", r=_RANK),
+    "shadow": Method(Group.WEIGHTS, "SHADOW", {"r": _RANK}),
     "poly": _layers("POLY", "tasks", r=_RANK, n_tasks=2, n_skills=2),
     "xlora": Method(Group.WEIGHTS, "XLORA", {"hidden_size": 32, "xlora_size": 16}, "xlora"),
     "prompt": _inputs("PROMPT_TUNING", **_VIRTUAL),
