@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from symbiosis_adapters.checkpoints import undefer_checkpoints
@@ -23,6 +23,7 @@ from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.experts import FrozenExperts, install_expert_rules
 from symbiosis_adapters.functions import give_functions_values
+from symbiosis_adapters.heads import CAUSAL_LM, Head, Places
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.passages import add_passages
 from symbiosis_adapters.placeholder import FrozenWeight
@@ -40,28 +41,32 @@ Fetch = Callable[[TensorSpec], torch.Tensor]
 Remote = Callable[[torch.Tensor], torch.Tensor]
 
 
-def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> PreTrainedModel:
+def build(
+    spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH, head: Head = CAUSAL_LM
+) -> PreTrainedModel:
     """Returns the model of a catalogue, in eval mode, as from_pretrained would.
 
-    `fetch` returns a small tensor of the catalogue; the model keeps it.
+    `fetch` returns a small tensor of the catalogue; the model keeps it. `head` says what stands on the base.
 
     Raises:
         UsageError: this transformers cannot build the model.
         RemoteProtocolError: the catalogue does not fit the model.
     """
     planned = plan(spec, cut)
-    model = _skeleton(spec)
+    model = _skeleton(spec, head)
+    places = Places(model)
     deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
-    _make_remote(model, planned, rows, deferral)
-    _make_experts(model, planned, rows, deferral)
-    _set_tensors(model, spec, fetch, deferral)
+    _make_remote(model, places, planned, rows, deferral)
+    _make_experts(model, places, planned, rows, deferral)
+    _set_tensors(model, places, spec, fetch, deferral)
+    places.initialize_head()
     left = sorted(set(_meta_names(model)))
     if left:
         raise RemoteProtocolError(
             f"the daemon's catalogue of {spec.name} has neither op nor tensor for {', '.join(left)}; the same "
             f"release of transformers is needed on both sides (here {transformers.__version__})"
         )
-    if spec.generation_config_json:
+    if spec.generation_config_json and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
     watch_forwards(model)
@@ -76,7 +81,7 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> Pr
     return model
 
 
-def _skeleton(spec: ModelSpec) -> PreTrainedModel:
+def _skeleton(spec: ModelSpec, head: Head) -> PreTrainedModel:
     fields: dict[str, Any] = json.loads(spec.config_json)
     fields.pop("auto_map", None)  # names code to download; the daemon's config is data
     fields.pop("quantization_config", None)  # what the daemon serves is no longer quantized
@@ -86,32 +91,38 @@ def _skeleton(spec: ModelSpec) -> PreTrainedModel:
             f"{spec.name} has model type {model_type!r}, which transformers {transformers.__version__} does not "
             "know; install the release that the daemon uses"
         )
-    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields)
+    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields, **head.fields)
     config._name_or_path = spec.name_or_path
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(spec.dtype))
-    assert isinstance(model, PreTrainedModel)
-    return model
+        return head.model(config, torch_dtype(spec.dtype))
 
 
-def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows, deferral: Deferral | None) -> None:
+def _make_remote(
+    model: PreTrainedModel, places: Places, planned: Plan, rows: Rows, deferral: Deferral | None
+) -> None:
     layers = dict(model.named_modules(remove_duplicate=False))
     placeholders: dict[int, FrozenWeight] = {}
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
     for path, remote in _remotes(planned, rows, deferral):
-        op, layer = planned.ops[path], layers.get(path)
+        if (here := places.path(path)) is None:
+            continue
+        op, layer = planned.ops[path], layers.get(here)
         if layer is None or form(layer) != (op.kind, op.width_in, op.width_out):
             raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
         alive.extend(layer.parameters(recurse=False))
         make_remote(layer, path, remote, torch_dtype(op.dtype), placeholders)
 
 
-def _make_experts(model: PreTrainedModel, planned: Plan, rows: Rows, deferral: Deferral | None) -> None:
+def _make_experts(
+    model: PreTrainedModel, places: Places, planned: Plan, rows: Rows, deferral: Deferral | None
+) -> None:
     """Makes stacked experts remote, and has the model take them one by one."""
     for path, ops in planned.experts.items():
-        owner, _, leaf = path.rpartition(".")
+        if (here := places.path(path)) is None:
+            continue
+        owner, _, leaf = here.rpartition(".")
         experts = FrozenExperts.of_ops([FrozenLinear(rows, op, deferral) for op in ops], path, "cpu")
-        old = dict(model.named_parameters(remove_duplicate=False)).get(path)
+        old = dict(model.named_parameters(remove_duplicate=False)).get(here)
         if old is None or old.shape != experts.shape:
             raise RemoteProtocolError(
                 f"{path} is ops of the daemon, but no such parameter of {type(model).__name__}"
@@ -139,13 +150,17 @@ def _group(fused: OpSpec, planned: Plan, rows: Rows, deferral: Deferral | None) 
     return SiblingGroup(FrozenSiblings(rows, fused, singles, deferral))
 
 
-def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch, deferral: Deferral | None) -> None:
+def _set_tensors(
+    model: PreTrainedModel, places: Places, spec: ModelSpec, fetch: Fetch, deferral: Deferral | None
+) -> None:
     """Replaces what is on meta by the daemon's tensors, wherever the same object is used."""
     named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     fetched: dict[int, torch.Tensor] = {}
     for tensor in spec.tensors:
-        old = (named if tensor.kind is TensorKind.PARAMETER else buffers).get(tensor.name)
+        if (here := places.path(tensor.name)) is None:
+            continue
+        old = (named if tensor.kind is TensorKind.PARAMETER else buffers).get(here)
         if old is None or tuple(old.shape) != tensor.shape:
             raise RemoteProtocolError(
                 f"{tensor.name} {tensor.shape} is no {tensor.kind} of {type(model).__name__}"
@@ -157,9 +172,9 @@ def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch, deferral
             if deferral is not None:
                 deferral.know(fetched[id(old)], tensor)
     for module in model.modules():
-        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
-        for place in places:
-            place.update({key: fetched[id(old)] for key, old in place.items() if id(old) in fetched})
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
+        for holder in holders:
+            holder.update({key: fetched[id(old)] for key, old in holder.items() if id(old) in fetched})
 
 
 def _meta_names(model: PreTrainedModel) -> Iterator[str]:

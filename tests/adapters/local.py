@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.heads import CAUSAL_LM, Head
 from symbiosis_adapters.surgery import build
 from symbiosis_core.ids import OpId
 from symbiosis_core.segments import Segment, SegmentSpec
@@ -188,6 +190,10 @@ class Pair:
         self.rows = LayerRows(layers)
         self.spec = layers.spec
 
+    def save(self, folder: Path) -> None:
+        """Leaves the plain model in a folder."""
+        self._base.save_pretrained(folder)
+
     def plain(self) -> Any:
         """Returns a plain model with the same weights, as from_pretrained would give it."""
         config = type(self._base.config).from_dict(json.loads(self.spec.config_json))
@@ -197,9 +203,9 @@ class Pair:
         model.load_state_dict(self._base.state_dict())
         return model.eval()
 
-    def remote(self, cut: Cut = Cut.GRAPH) -> Any:
+    def remote(self, cut: Cut = Cut.GRAPH, head: Head = CAUSAL_LM) -> Any:
         """Returns a model whose frozen layers run in `rows`."""
-        return build(self.spec, self.rows, self.fetch, cut)
+        return build(self.spec, self.rows, self.fetch, cut, head)
 
     def fetch(self, tensor: TensorSpec) -> torch.Tensor:
         """Returns a copy of one small tensor."""
