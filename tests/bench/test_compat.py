@@ -98,6 +98,14 @@ def test_what_differs_fails_with_its_step(changes: dict[str, Any], reason: str) 
     assert (cell.outcome, cell.reason) == (Outcome.FAIL, reason)
 
 
+@pytest.mark.parametrize(("off", "outcome"), [(9e-9, Outcome.PASS), (2e-8, Outcome.FAIL)])
+def test_what_cancels_is_measured_by_what_does_not(off: float, outcome: Outcome) -> None:
+    """Float32 resolves 1.2e-7 of the largest gradient."""
+    plain = observed(gradients={"a": torch.tensor([1.0]), "key bias": torch.tensor([1e-9])})
+    remote = observed(gradients={"a": torch.tensor([1.0]), "key bias": torch.tensor([1e-9 + off])})
+    assert judged(plain, remote).outcome is outcome
+
+
 def test_a_method_without_gradients_proves_nothing() -> None:
     nothing = observed(gradients={})
     assert judged(nothing, nothing).reason == "gradients: none"

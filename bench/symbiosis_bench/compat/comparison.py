@@ -17,7 +17,10 @@ LOSS_TOLERANCE: Final = 1e-5
 GRADIENT_TOLERANCE: Final = 1e-4
 """Of the largest entry of a parameter's gradient, and of the largest logit."""
 _FLOOR: Final = 1e-6
-"""A gradient smaller than this is rounding."""
+"""What is smaller than this is compared as if it were not."""
+_CANCELLED: Final = 1e-4
+"""A gradient smaller than this part of the method's largest is measured by that part: so the tolerance is never
+finer than a tenth of what float32 resolves. The bias of keys has such: softmax cancels it, rounding is left."""
 _LENT: Final = "its values are in the daemon"
 """What the refusal of a method that reads the base's weights says."""
 _SHOWN: Final = 160
@@ -87,15 +90,16 @@ def _differs(step: Step, expected: Any, found: Any) -> str:
         return f"{len(lone)} parameters have a gradient on one side only, such as {lone[0]}"
     if not expected:
         return "none"
-    far = {name: said for name, each in expected.items() if (said := _far(each, found[name]))}
+    least = _CANCELLED * max(each.abs().max().item() for each in expected.values())
+    far = {name: said for name, each in expected.items() if (said := _far(each, found[name], least))}
     return (
         "" if not far else f"{len(far)} of {len(expected)} {next(iter(far.values()))}, such as {next(iter(far))}"
     )
 
 
-def _far(expected: torch.Tensor, found: torch.Tensor) -> str:
+def _far(expected: torch.Tensor, found: torch.Tensor, least: float = _FLOOR) -> str:
     if expected.shape != found.shape:
         return f"shape {tuple(found.shape)}, not {tuple(expected.shape)}"
-    scale = max(expected.abs().max().item(), _FLOOR)
+    scale = max(expected.abs().max().item(), least, _FLOOR)
     off = ((found - expected).abs().max() / scale).item()
     return "" if off <= GRADIENT_TOLERANCE else f"off by {off:.0e}"

@@ -19,8 +19,9 @@ _HEAD = """# Compatibility
 Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page; nothing
 on it is written by hand. Every cell is a tiny random model of the family, saved, served by a daemon of its own in
 float32, and adapted with the method, beside the same with plain PEFT in one process and from one seed. Compared
-are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of the largest entry),
-tokens generated greedily from a left-padded batch, the saved adapter loaded in plain PEFT, and the merged model.
+are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of the largest entry;
+gradients that cancel out are measured by the method's largest), tokens generated greedily from a left-padded
+batch, the saved adapter loaded in plain PEFT, and the merged model.
 
 What is not shown: speed, other element types, other ways to configure a method, and quality: the models are
 random.
