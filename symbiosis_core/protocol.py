@@ -13,11 +13,13 @@ from typing import Final
 
 from symbiosis_core.errors import BusyError, LocalProtocolError, RefusedError, RemoteProtocolError
 from symbiosis_core.wire import (
+    Borrow,
     Describe,
     Fetch,
     Hello,
     Learn,
     Learned,
+    Loan,
     ModelReply,
     Refused,
     Reply,
@@ -37,6 +39,7 @@ ANSWERS: Final[dict[type[Request], type[Reply]]] = {
     Describe: ModelReply,
     Fetch: TensorPart,
     Learn: Learned,
+    Borrow: Loan,
     Status: StatusReply,
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -16,9 +17,11 @@ import transformers
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
+from symbiosis_adapters.capture import capture_decoding
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation, explain
 from symbiosis_adapters.heads import Head
+from symbiosis_adapters.lending import Lender, borrow
 from symbiosis_adapters.private import PrivateDaemon
 from symbiosis_adapters.session import Session
 from symbiosis_adapters.surgery import build
@@ -59,6 +62,15 @@ class Handle:
         """How the model is cut, trip by trip, and why; with the graph cut, as of the latest forward. Print it."""
         return explain(self._model)
 
+    def capture(self) -> None:
+        """Has decode steps captured: the first takes seconds, the following a fraction of their time in Python.
+
+        Worth it for a client that generates thousands of tokens. With another cut than `graph` it does nothing.
+        """
+        deferral = vars(self._model).get("symbiosis_deferral")
+        if deferral is not None:
+            capture_decoding(self._model, deferral)
+
     def statistics(self) -> ChannelStatistics | None:
         """Counters of the data channel; None while detached."""
         return self.session.statistics()
@@ -98,7 +110,8 @@ class _Auto:
             lane: a lane of the daemon's policy. `training` yields to `inference`.
             name: how `symbiosis status` shows this client; by default the script's name and the pid.
             cut: `graph` (all frozen work between two attentions in one trip), `siblings` (q, k and v in one
-                trip) or `linear` (one trip per layer).
+                trip), `linear` (one trip per layer) or `lent` (none: this process computes, with the daemon's
+                weights, which are lent on its own host).
             dtype: must be the daemon's where given; for a private daemon it decides (default bfloat16).
             reconnect_s: how long a call waits for a daemon that went away before it raises `DaemonGoneError`;
                 default the environment's SYMBIOSIS_RECONNECT_S, else 0.
@@ -133,7 +146,8 @@ class _Auto:
                     f"dtype={wanted}: the daemon holds {session.spec.name} in {held}; leave dtype out, or start a "
                     f"daemon with --dtype {wanted}"
                 )
-            model = build(session.spec, session, session.fetch, _cut(cut), head)
+            lender = Lender(partial(borrow, session))
+            model = build(session.spec, session, session.fetch, _cut(cut), lender, head)
             if attn_implementation is not None:
                 model.set_attn_implementation(attn_implementation)
         except BaseException:

@@ -7,6 +7,7 @@ only those are. With the graph cut the products and what is between them are one
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from symbiosis_adapters.deferred import RULES
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.placeholder import FrozenWeight, Lending
 from symbiosis_adapters.probing import agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear
 from symbiosis_core.errors import UsageError
@@ -28,16 +29,6 @@ class FrozenMatrix(FrozenWeight):
     """One of the matrices."""
 
     remote: FrozenLinear
-
-    @classmethod
-    def of_op(cls, remote: FrozenLinear, device: torch.device) -> FrozenMatrix:
-        """Returns the placeholder of an expert's op."""
-        op = remote.spec
-        shape = (op.width_in, op.width_out) if op.transposed else (op.width_out, op.width_in)
-        made = cls.of(shape, remote.dtype, device, op.name)
-        assert isinstance(made, FrozenMatrix)
-        made.remote = remote
-        return made
 
     def holds(self, given: torch.Tensor) -> bool:
         """Whether the daemon computes with these values, within the rounding of its dtype."""
@@ -60,18 +51,40 @@ class FrozenExperts(FrozenWeight):
     matrices: tuple[FrozenMatrix, ...] = ()
 
     @classmethod
-    def of_ops(cls, remotes: Sequence[FrozenLinear], label: str, device: torch.device | str) -> FrozenExperts:
+    def of_ops(
+        cls,
+        remotes: Sequence[FrozenLinear],
+        label: str,
+        device: torch.device | str,
+        lending: Lending | None = None,
+    ) -> FrozenExperts:
         """Returns the placeholder of a parameter whose matrices are these ops, in order."""
-        matrices = tuple([FrozenMatrix.of_op(remote, torch.device(device)) for remote in remotes])
-        made = cls.of((len(matrices), *matrices[0].shape), remotes[0].dtype, device, label)
+        op = remotes[0].spec
+        shape = (op.width_in, op.width_out) if op.transposed else (op.width_out, op.width_in)
+        made = cls.of((len(remotes), *shape), remotes[0].dtype, device, label, lending)
         assert isinstance(made, FrozenExperts)
-        made.matrices = matrices
+        made._divide(remotes)
         return made
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenWeight:
-        copied = super().__deepcopy__(memo)
+    def _divide(self, remotes: Sequence[FrozenLinear]) -> None:
+        """Makes the views that are the matrices: taken with the whole, should anybody need their values."""
+        with torch._C.DisableTorchFunctionSubclass():
+            self.matrices = tuple([self._matrix(index, remote) for index, remote in enumerate(remotes)])
+
+    def _matrix(self, index: int, remote: FrozenLinear) -> FrozenMatrix:
+        def take(whole: torch.Tensor) -> torch.Tensor:
+            return whole[index]
+
+        made = FrozenMatrix._guard(take(self), remote.spec.name, self.lending, (self, take))
+        assert isinstance(made, FrozenMatrix)
+        made.remote = remote
+        self._views.append(weakref.ref(made))
+        return made
+
+    def _copy(self) -> FrozenWeight:
+        copied = super()._copy()
         assert isinstance(copied, FrozenExperts)
-        copied.matrices = self.matrices
+        copied._divide([matrix.remote for matrix in self.matrices])
         return copied
 
     @classmethod

@@ -7,6 +7,7 @@ would fail much later and far away.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,31 +25,41 @@ from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.experts import FrozenExperts, install_expert_rules
 from symbiosis_adapters.functions import give_functions_values
 from symbiosis_adapters.heads import CAUSAL_LM, Head, Places
+from symbiosis_adapters.lending import BorrowedWeights, Lender
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.passages import add_passages
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.placeholder import FrozenWeight, Lending
 from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.siblings import SiblingGroup
-from symbiosis_core.errors import RemoteProtocolError, UsageError
+from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
 from symbiosis_core.specs import ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
 from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["build"]
 
+LARGE_BYTES = 1 << 20
+"""Tensors that a client keeps are mapped from this size on, rather than fetched and held by each."""
 Fetch = Callable[[TensorSpec], torch.Tensor]
 Remote = Callable[[torch.Tensor], torch.Tensor]
 
 
 def build(
-    spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH, head: Head = CAUSAL_LM
+    spec: ModelSpec,
+    rows: Rows,
+    fetch: Fetch,
+    cut: Cut = Cut.GRAPH,
+    lender: Lender | None = None,
+    head: Head = CAUSAL_LM,
 ) -> PreTrainedModel:
     """Returns the model of a catalogue, in eval mode, as from_pretrained would.
 
-    `fetch` returns a small tensor of the catalogue; the model keeps it. `head` says what stands on the base.
+    `fetch` returns a small tensor of the catalogue; the model keeps it. `lender` has the values of all weights;
+    with Cut.LENT there must be one, and no rows are asked for. `head` says what stands on the base.
 
     Raises:
+        RefusedError: the daemon does not lend its weights, and the cut is LENT.
         UsageError: this transformers cannot build the model.
         RemoteProtocolError: the catalogue does not fit the model.
     """
@@ -56,8 +67,13 @@ def build(
     model = _skeleton(spec, head)
     places = Places(model)
     deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
-    _make_remote(model, places, planned, rows, deferral)
-    _make_experts(model, places, planned, rows, deferral)
+    if planned.cut is Cut.LENT:
+        assert lender is not None  # the caller has seen to it
+        fetch = _set_lent(model, places, planned, lender.weights(), fetch)
+    else:
+        _make_remote(model, places, planned, rows, deferral, lender)
+        _make_experts(model, places, planned, rows, deferral, lender)
+        fetch = _mapping_large(lender, fetch)
     _set_tensors(model, places, spec, fetch, deferral)
     places.initialize_head()
     left = sorted(set(_meta_names(model)))
@@ -69,7 +85,8 @@ def build(
     if spec.generation_config_json and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
-    watch_forwards(model)
+    if planned.cut is not Cut.LENT:
+        watch_forwards(model)
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
         give_functions_values()
@@ -97,31 +114,88 @@ def _skeleton(spec: ModelSpec, head: Head) -> PreTrainedModel:
         return head.model(config, torch_dtype(spec.dtype))
 
 
+def _set_lent(
+    model: PreTrainedModel, places: Places, planned: Plan, weights: BorrowedWeights, fetch: Fetch
+) -> Fetch:
+    """Gives the layers of the catalogue their weights. Returns who has the model's other tensors."""
+    lent: dict[int, nn.Parameter] = {}
+    alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
+    for path, layer in _layers(model, places, planned).items():
+        for leaf, old in layer._parameters.items():
+            if old is None:
+                continue
+            if id(old) not in lent:
+                lent[id(old)] = nn.Parameter(weights.frozen(f"{path}.{leaf}"), requires_grad=False)
+                alive.append(old)
+            layer._parameters[leaf] = lent[id(old)]
+    for path in planned.experts:
+        if (here := places.path(path)) is not None:
+            owner, _, leaf = here.rpartition(".")
+            model.get_submodule(owner)._parameters[leaf] = nn.Parameter(weights.frozen(path), requires_grad=False)
+    return lambda tensor: weights.frozen(tensor.name) if tensor.name in weights else fetch(tensor)
+
+
+def _mapping_large(lender: Lender | None, fetch: Fetch) -> Fetch:
+    """Returns who has the model's other tensors: large ones, such as experts, are mapped where they are lent."""
+    if lender is None:
+        return fetch
+
+    def value(tensor: TensorSpec) -> torch.Tensor:
+        if tensor.nbytes >= LARGE_BYTES:
+            with contextlib.suppress(RefusedError):
+                if tensor.name in (weights := lender.weights()):
+                    return weights.private(tensor.name)
+        return fetch(tensor)
+
+    return value
+
+
 def _make_remote(
-    model: PreTrainedModel, places: Places, planned: Plan, rows: Rows, deferral: Deferral | None
+    model: PreTrainedModel,
+    places: Places,
+    planned: Plan,
+    rows: Rows,
+    deferral: Deferral | None,
+    lending: Lending | None,
 ) -> None:
-    layers = dict(model.named_modules(remove_duplicate=False))
+    layers = _layers(model, places, planned)
     placeholders: dict[int, FrozenWeight] = {}
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
     for path, remote in _remotes(planned, rows, deferral):
+        if path not in layers:
+            continue
+        alive.extend(layers[path].parameters(recurse=False))
+        make_remote(layers[path], path, remote, torch_dtype(planned.ops[path].dtype), placeholders, lending)
+
+
+def _layers(model: PreTrainedModel, places: Places, planned: Plan) -> dict[str, nn.Module]:
+    """Returns the layers of the catalogue that this model has, by the daemon's path."""
+    layers = dict(model.named_modules(remove_duplicate=False))
+    found = {}
+    for path, op in planned.ops.items():
         if (here := places.path(path)) is None:
             continue
-        op, layer = planned.ops[path], layers.get(here)
+        layer = layers.get(here)
         if layer is None or form(layer) != (op.kind, op.width_in, op.width_out):
             raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
-        alive.extend(layer.parameters(recurse=False))
-        make_remote(layer, path, remote, torch_dtype(op.dtype), placeholders)
+        found[path] = layer
+    return found
 
 
 def _make_experts(
-    model: PreTrainedModel, places: Places, planned: Plan, rows: Rows, deferral: Deferral | None
+    model: PreTrainedModel,
+    places: Places,
+    planned: Plan,
+    rows: Rows,
+    deferral: Deferral | None,
+    lending: Lending | None,
 ) -> None:
     """Makes stacked experts remote, and has the model take them one by one."""
     for path, ops in planned.experts.items():
         if (here := places.path(path)) is None:
             continue
         owner, _, leaf = here.rpartition(".")
-        experts = FrozenExperts.of_ops([FrozenLinear(rows, op, deferral) for op in ops], path, "cpu")
+        experts = FrozenExperts.of_ops([FrozenLinear(rows, op, deferral) for op in ops], path, "cpu", lending)
         old = dict(model.named_parameters(remove_duplicate=False)).get(here)
         if old is None or old.shape != experts.shape:
             raise RemoteProtocolError(

@@ -16,9 +16,11 @@ from symbiosis_core import __version__
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.ids import boot_id
 from symbiosis_core.telemetry import pss_bytes
 from symbiosis_core.wire import (
     TENSOR_PART_BYTES,
+    Borrow,
     ClientStatus,
     DaemonStatus,
     Describe,
@@ -26,6 +28,7 @@ from symbiosis_core.wire import (
     Hello,
     Learn,
     Learned,
+    Loan,
     MemoryStatus,
     ModelReply,
     Reply,
@@ -39,9 +42,11 @@ from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.lending import Withheld
 from symbiosis_scheduler.segments import Segments
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
+from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.zmq_link import ControlServer
 
 __all__ = ["ControlPlane"]
@@ -127,6 +132,18 @@ class ControlPlane:
         await self._data.call(lambda: self._data.plane.learn(program) if program is not None else None)
         return Learned(spec.id)
 
+    async def _borrow(self, borrow: Borrow) -> Reply:
+        self._known_model(borrow.model)
+        lent = self._layers.lent
+        if isinstance(lent, Withheld):
+            raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
+        if borrow.boot_id != boot_id():
+            raise RefusedError(
+                RefusalCode.NOT_LENT, "the client runs on another host", "weights can be lent on the daemon's host"
+            )
+        endpoint, fingerprint = POSIX_SHM.endpoint(self._address), self._layers.spec.fingerprint
+        return Loan(endpoint, fingerprint, lent.memory.nbytes, lent.tensors)
+
     async def _status(self, _: Status) -> Reply:
         status = await self._data.call(self._look)
         memory = msgspec.structs.replace(
@@ -195,5 +212,6 @@ _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Repl
     Describe: ControlPlane._describe,
     Fetch: ControlPlane._fetch,
     Learn: ControlPlane._learn,
+    Borrow: ControlPlane._borrow,
     Status: ControlPlane._status,
 }

@@ -65,3 +65,13 @@ def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: C
     layers = sum(isinstance(layer, RemoteLayer) for layer in model.modules())
     assert layers <= breaks.total() <= 2 * layers
     assert [reason for reason in breaks if "_eagerly" not in reason] == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_computes_with_weights_that_were_taken() -> None:
+    pair = Pair("llama")
+    model, plain = pair.remote(), pair.plain()
+    for each in (model, plain):
+        each.model.layers[1].mlp.up_proj.weight.data *= 2
+    compiled: Any = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(input_ids=IDS).logits, plain(input_ids=IDS).logits)

@@ -17,8 +17,8 @@ EXPORTS = {
     "symbiosis_core.cli": ["GROUP", "app", "main"],
     "symbiosis_core.clock": ["monotonic_us"],
     "symbiosis_core.config": [
-        "DEFAULT_LANES", "BatchingConfig", "ComputeConfig", "DaemonConfig", "LaneConfig", "LimitsConfig",
-        "PolicyConfig", "check", "load",
+        "DEFAULT_LANES", "BatchingConfig", "ComputeConfig", "DaemonConfig", "LaneConfig", "LendingConfig",
+        "LimitsConfig", "PolicyConfig", "check", "load",
     ],
     "symbiosis_core.errors": [
         "BusyError", "ClosedError", "ConfigError", "DaemonGoneError", "DaemonSilentError", "LocalProtocolError",
@@ -35,16 +35,16 @@ EXPORTS = {
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe",
     ],
     "symbiosis_core.specs": [
-        "PLANE_ALIGNMENT", "DType", "Direction", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane", "TensorKind",
-        "TensorSpec", "plane_starts",
+        "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
+        "TensorKind", "TensorSpec", "plane_starts",
     ],
     "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
-        "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "BatchStatus", "Capability",
-        "ClientStatus", "DaemonStatus", "Describe", "Fetch", "Hello", "LaneStatus", "Learn", "Learned",
-        "MemoryStatus", "ModelReply", "Name", "Refused", "Reply", "Request", "Status", "StatusReply", "TensorPart",
-        "Welcome", "decode_reply", "decode_request", "encode", "header",
+        "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "BatchStatus", "Borrow",
+        "Capability", "ClientStatus", "DaemonStatus", "Describe", "Fetch", "Hello", "LaneStatus", "Learn",
+        "Learned", "Loan", "MemoryStatus", "ModelReply", "Name", "Refused", "Reply", "Request", "Status",
+        "StatusReply", "TensorPart", "Welcome", "decode_reply", "decode_request", "encode", "header",
     ],
 }  # fmt: skip
 ROOT = Path(symbiosis_core.__file__).parent

@@ -16,6 +16,7 @@ from symbiosis_core.config import DaemonConfig
 from symbiosis_core.specs import DType
 from symbiosis_scheduler.daemon import serve
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.lending import place_for
 from symbiosis_scheduler.loading import load
 from symbiosis_scheduler.policies import make_policy
 from symbiosis_scheduler.threads import ThreadChoice
@@ -30,13 +31,14 @@ _SPREAD = 0.1
 
 def lend(family: str, shape: Mapping[str, Any], folder: Path, address: str, say: Say) -> None:
     """Makes the base in `folder` and serves it at `address` until it is told to end; says `READY`, or why not."""
+    config = DaemonConfig()
     try:
         _make(family, shape, folder)
-        layers = FrozenLayers(load(str(folder), DType.FLOAT32))
+        loaded = load(str(folder), DType.FLOAT32)
+        layers = FrozenLayers(loaded, place_for(loaded.model, config.lending, torch.device("cpu")))
     except Exception as error:
         say(f"{type(error).__name__}: {error}".replace("\n", " ").encode())
         raise
-    config = DaemonConfig()
     claim = AddressClaim(address)
     claim.take()
     try:
