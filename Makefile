@@ -10,7 +10,7 @@ DEV_READY := $(VENV)/.dev-ready
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo bench test lint types contracts wheel-smoke check clean
+.PHONY: help demo bench compat test lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -19,6 +19,9 @@ demo: $(READY) ## one base, three fine-tuning tenants and a chat, live   (ARGS="
 
 bench: $(READY) ## what sharing a base costs and brings, against plain PEFT   (ARGS="--quick", ARGS="--only decode_tax")
 	$(BIN)/symbiosis bench end-to-end $(ARGS)
+
+compat: $(READY) ## every method on every family against plain PEFT, into docs/compat.md   (ARGS="--quick")
+	$(BIN)/symbiosis bench compat --json compat.json --page docs/compat.md $(ARGS)
 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)

@@ -139,13 +139,17 @@ class OpSpec(msgspec.Struct, frozen=True, array_like=True):
     id: OpId
     kind: OpKind
     members: tuple[str, ...]
-    """Module paths in the model, as in `named_modules()`; more than one where siblings are fused."""
+    """Module paths in the model, as in `named_modules()`; more than one where siblings are fused. See `expert`."""
     width_in: int
     """Elements of one input row. For an embedding 1: the row is a token id."""
     widths_out: tuple[int, ...]
     """Elements of one output row, per member."""
     dtype: DType
     """Element type of the weights and of every floating-point row."""
+    expert: int = -1
+    """Which matrix of a parameter of three dimensions, whose name is then the only member; -1: a whole module."""
+    transposed: bool = False
+    """Of an expert: whether it is kept `width_in x width_out` and used as x @ W; else as linear(x, W)."""
 
     @property
     def width_out(self) -> int:
@@ -155,6 +159,8 @@ class OpSpec(msgspec.Struct, frozen=True, array_like=True):
     @property
     def name(self) -> str:
         """The members' common path with their last parts: `model.layers.0.self_attn.{q_proj,k_proj}`."""
+        if self.expert >= 0:
+            return f"{self.members[0]}[{self.expert}]"
         if len(self.members) == 1:
             return self.members[0]
         parents = {member.rpartition(".")[0] for member in self.members}

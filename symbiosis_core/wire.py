@@ -51,7 +51,7 @@ __all__ = [
     "header",
 ]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a message changes in a way that an older peer would misread."""
 MAX_REQUEST_BYTES = 64 << 10
 MAX_REPLY_BYTES = 64 << 20

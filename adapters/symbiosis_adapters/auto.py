@@ -10,15 +10,17 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import torch
+import transformers
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
 from symbiosis_adapters.capture import capture_decoding
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation, explain
+from symbiosis_adapters.heads import Head
 from symbiosis_adapters.lending import Lender, borrow
 from symbiosis_adapters.private import PrivateDaemon
 from symbiosis_adapters.session import Session
@@ -28,9 +30,17 @@ from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ChannelStatistics
 from symbiosis_transports.tensors import torch_dtype
 
-__all__ = ["AutoModelForCausalLM", "AutoTokenizer", "Handle"]
+__all__ = [
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
+    "Handle",
+]
 
 RECONNECT_VARIABLE = "SYMBIOSIS_RECONNECT_S"
+_LABELS: Final = frozenset({"num_labels", "id2label", "label2id", "problem_type", "pad_token_id"})
 
 
 class Handle:
@@ -70,8 +80,13 @@ class Handle:
         _leave(self.session, self._private)
 
 
-class AutoModelForCausalLM:
+class _Auto:
     """Opens models on a shared base. Not for instances: use `from_pretrained`."""
+
+    _auto: ClassVar[Any]
+    """Transformers' class of the same name."""
+    _fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the configuration that a user may set, for they are the head's."""
 
     @classmethod
     def from_pretrained(
@@ -85,7 +100,7 @@ class AutoModelForCausalLM:
         reconnect_s: float | None = None,
         answer_timeout_s: float = 120.0,
         attn_implementation: str | None = None,
-        **refused: Any,
+        **more: Any,
     ) -> Any:
         """Returns the model of the daemon at `address`, in eval mode, as transformers' own `from_pretrained` does.
 
@@ -102,14 +117,16 @@ class AutoModelForCausalLM:
                 default the environment's SYMBIOSIS_RECONNECT_S, else 0.
             answer_timeout_s: how long one request may take before `DaemonSilentError`.
             attn_implementation: as in transformers.
+            more: what the configuration says about a head that is the client's, such as `num_labels`.
 
         Raises:
             DaemonGoneError: there is no daemon.
             RefusedError: the daemon does not take this client; the message says why.
             UsageError: an argument cannot work here.
         """
-        if refused:
-            _refuse(refused)
+        head = Head(cls._auto, {key: more.pop(key) for key in cls._fields & more.keys()})
+        if more:
+            _refuse(more)
         parsed, private = parse(str(address)), None
         if parsed.scheme == "embedded":
             private = PrivateDaemon(parsed.target, _dtype_name(dtype) or "bfloat16")
@@ -129,7 +146,8 @@ class AutoModelForCausalLM:
                     f"dtype={wanted}: the daemon holds {session.spec.name} in {held}; leave dtype out, or start a "
                     f"daemon with --dtype {wanted}"
                 )
-            model = build(session.spec, session, session.fetch, _cut(cut), Lender(partial(borrow, session)))
+            lender = Lender(partial(borrow, session))
+            model = build(session.spec, session, session.fetch, _cut(cut), lender, head)
             if attn_implementation is not None:
                 model.set_attn_implementation(attn_implementation)
         except BaseException:
@@ -139,12 +157,38 @@ class AutoModelForCausalLM:
         return model
 
 
+class AutoModelForCausalLM(_Auto):
+    """A language model, all of which is the base's."""
+
+    _auto = transformers.AutoModelForCausalLM
+
+
+class AutoModel(_Auto):
+    """The base without its head: hidden states come out."""
+
+    _auto = transformers.AutoModel
+
+
+class AutoModelForSequenceClassification(_Auto):
+    """The base with a classifier of the client's own over each sequence, with random weights to be trained."""
+
+    _auto = transformers.AutoModelForSequenceClassification
+    _fields = _LABELS
+
+
+class AutoModelForTokenClassification(_Auto):
+    """The base with a classifier of the client's own over each token, with random weights to be trained."""
+
+    _auto = transformers.AutoModelForTokenClassification
+    _fields = _LABELS
+
+
 class AutoTokenizer:
     """Opens the tokenizer of a shared base. For a hub id or a folder use transformers' own."""
 
     @classmethod
     def from_pretrained(cls, model: Any, **arguments: Any) -> Any:
-        """Returns the tokenizer that belongs to `model`, which `AutoModelForCausalLM` here has returned.
+        """Returns the tokenizer that belongs to `model`, which an Auto class here has returned.
 
         The daemon tells where the base came from (a folder of this host, or a hub id); transformers reads the
         tokenizer from there.

@@ -33,6 +33,8 @@ class Plan(NamedTuple):
     cut: Cut
     ops: dict[str, OpSpec]
     """The op of every remote layer by its module path."""
+    experts: dict[str, tuple[OpSpec, ...]]
+    """The ops of every parameter of three dimensions, one for each of its matrices, by its path."""
     groups: tuple[OpSpec, ...]
     """Sibling ops in use. No module is in two."""
     reasons: tuple[str, ...]
@@ -45,12 +47,15 @@ def plan(spec: ModelSpec, requested: Cut = Cut.GRAPH) -> Plan:
     Raises:
         RemoteProtocolError: the catalogue contradicts itself.
     """
-    single = [op for op in spec.ops if len(op.members) == 1]
+    single = [op for op in spec.ops if len(op.members) == 1 and op.expert < 0]
     ops = {op.members[0]: op for op in single}
     if len(ops) < len(single):
         raise RemoteProtocolError(f"the catalogue of {spec.name} has two ops for one layer")
+    experts: dict[str, tuple[OpSpec, ...]] = {}
+    for op in sorted((op for op in spec.ops if op.expert >= 0), key=lambda op: op.expert):
+        experts[op.members[0]] = (*experts.get(op.members[0], ()), op)
     if requested is Cut.LENT:
-        return Plan(Cut.LENT, ops, (), ())
+        return Plan(Cut.LENT, ops, experts, (), ())
     groups: list[OpSpec] = []
     reasons: list[str] = []
     taken: set[str] = set()
@@ -66,7 +71,7 @@ def plan(spec: ModelSpec, requested: Cut = Cut.GRAPH) -> Plan:
     if requested is not Cut.LINEAR and not groups:
         reasons.append("the daemon offers no sibling ops for this model")
     cut = Cut.GRAPH if requested is Cut.GRAPH else Cut.SIBLINGS if groups else Cut.LINEAR
-    return Plan(cut, ops, tuple(sorted(groups, key=lambda op: op.id)), tuple(reasons))
+    return Plan(cut, ops, experts, tuple(sorted(groups, key=lambda op: op.id)), tuple(reasons))
 
 
 def _check_group(fused: OpSpec, ops: dict[str, OpSpec]) -> None:

@@ -217,6 +217,6 @@ def _check_not_handed_out(x: Deferred) -> None:
 
 def _tripwire(grad: Tensor) -> None:
     raise UsageError(
-        "a gradient reached the stand-in of a deferred tensor: code went around torch's functions (an own "
-        "autograd.Function or C++ extension). Pass it x.clone(), or load the model with cut='siblings'"
+        "a gradient reached the stand-in of a deferred tensor: code went around torch's functions, such as a C++ "
+        "extension. Pass it x.clone(), or load the model with cut='siblings'"
     )

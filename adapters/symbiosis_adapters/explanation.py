@@ -76,7 +76,7 @@ class Explanation(NamedTuple):
 
 def explain(model: nn.Module) -> Explanation:
     """Returns how a model built by `surgery.build` is cut at this moment. Adapters may be around it."""
-    planned: Plan = _attached(model, "symbiosis_plan") or Plan(Cut.LINEAR, {}, (), ())
+    planned: Plan = _attached(model, "symbiosis_plan") or Plan(Cut.LINEAR, {}, {}, (), ())
     deferral: Deferral | None = _attached(model, "symbiosis_deferral")
     layers = [module for module in model.modules() if isinstance(module, RemoteLayer)]
     taken = tuple(layer.remote_path for layer in layers if layer.taken)

@@ -23,14 +23,12 @@ from transformers.pytorch_utils import Conv1D
 from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
 from symbiosis_adapters.placeholder import FrozenWeight, Lending, take
+from symbiosis_adapters.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
 __all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "form", "make_remote"]
-
-_PROBES = 16
-"""Rows compared when a base weight is loaded from a checkpoint."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -52,6 +50,8 @@ class RemoteLayer(nn.Module):
     @property
     def taken(self) -> bool:
         """Whether somebody has taken a weight of the layer: it may hold anything now, so it is computed here."""
+        if "parametrizations" in self._modules:  # PEFT's target_parameters: the weight is a function of the base's
+            return True
         for parameter in self._parameters.values():
             if type(parameter) is not FrozenWeight and parameter is not None:
                 return True
@@ -76,8 +76,7 @@ class RemoteLayer(nn.Module):
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns what the daemon computes on a few rows, and what `weight` would, both without the bias."""
-        rows = torch.linspace(-1, 1, _PROBES * weight.shape[1], dtype=torch.float64, device=weight.device)
-        x_TD = rows.sin().view(_PROBES, weight.shape[1]).to(self.weight.dtype)
+        x_TD = probe_rows(weight.shape[1], self.weight.dtype, weight.device)
         y_TO = self._alone(x_TD)
         if self._parameters.get("bias") is not None:
             y_TO = y_TO - self._bias()
@@ -122,8 +121,7 @@ class RemoteLayer(nn.Module):
         """Whether the daemon computes with these values, within the rounding of its dtype."""
         with torch.no_grad():
             here, there = self.probe(given) if leaf == "weight" else (self._bias(), given)
-        here, there = here.float(), there.float().to(here.device)
-        return torch.allclose(here, there, rtol=2e-2, atol=2e-2 * float(there.abs().max()))
+        return agree(here, there)
 
     def _bias(self) -> torch.Tensor:
         """The bias of a linear: what it makes of a row of zeros."""
@@ -165,7 +163,7 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
             self.trips_before = dict(deferral.forced)
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = torch.linspace(0, weight.shape[0] - 1, _PROBES, device=weight.device).long()
+        ids = torch.linspace(0, weight.shape[0] - 1, PROBES, device=weight.device).long()
         return self._alone(ids), weight[ids]
 
 

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cores import watch_forwards
 from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
+from symbiosis_adapters.experts import FrozenExperts, install_expert_rules
+from symbiosis_adapters.functions import give_functions_values
+from symbiosis_adapters.heads import CAUSAL_LM, Head, Places
 from symbiosis_adapters.lending import BorrowedWeights, Lender
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.passages import add_passages
@@ -43,12 +46,17 @@ Remote = Callable[[torch.Tensor], torch.Tensor]
 
 
 def build(
-    spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH, lender: Lender | None = None
+    spec: ModelSpec,
+    rows: Rows,
+    fetch: Fetch,
+    cut: Cut = Cut.GRAPH,
+    lender: Lender | None = None,
+    head: Head = CAUSAL_LM,
 ) -> PreTrainedModel:
     """Returns the model of a catalogue, in eval mode, as from_pretrained would.
 
     `fetch` returns a small tensor of the catalogue; the model keeps it. `lender` has the values of all weights;
-    with Cut.LENT there must be one, and no rows are asked for.
+    with Cut.LENT there must be one, and no rows are asked for. `head` says what stands on the base.
 
     Raises:
         RefusedError: the daemon does not lend its weights, and the cut is LENT.
@@ -56,36 +64,41 @@ def build(
         RemoteProtocolError: the catalogue does not fit the model.
     """
     planned = plan(spec, cut)
-    model = _skeleton(spec)
+    model = _skeleton(spec, head)
+    places = Places(model)
     deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
     if planned.cut is Cut.LENT:
         assert lender is not None  # the caller has seen to it
-        fetch = _set_lent(model, planned, lender.weights(), fetch)
+        fetch = _set_lent(model, places, planned, lender.weights(), fetch)
     else:
-        _make_remote(model, planned, rows, deferral, lender)
+        _make_remote(model, places, planned, rows, deferral, lender)
+        _make_experts(model, places, planned, rows, deferral, lender)
         fetch = _mapping_large(lender, fetch)
-    _set_tensors(model, spec, fetch, deferral)
+    _set_tensors(model, places, spec, fetch, deferral)
+    places.initialize_head()
     left = sorted(set(_meta_names(model)))
     if left:
         raise RemoteProtocolError(
             f"the daemon's catalogue of {spec.name} has neither op nor tensor for {', '.join(left)}; the same "
             f"release of transformers is needed on both sides (here {transformers.__version__})"
         )
-    if spec.generation_config_json:
+    if spec.generation_config_json and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
     if planned.cut is not Cut.LENT:
         watch_forwards(model)
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
+        give_functions_values()
         install_rules()
+        install_expert_rules()
         add_passages(model, deferral)
         undefer_checkpoints(model)
     model.eval()
     return model
 
 
-def _skeleton(spec: ModelSpec) -> PreTrainedModel:
+def _skeleton(spec: ModelSpec, head: Head) -> PreTrainedModel:
     fields: dict[str, Any] = json.loads(spec.config_json)
     fields.pop("auto_map", None)  # names code to download; the daemon's config is data
     fields.pop("quantization_config", None)  # what the daemon serves is no longer quantized
@@ -95,19 +108,19 @@ def _skeleton(spec: ModelSpec) -> PreTrainedModel:
             f"{spec.name} has model type {model_type!r}, which transformers {transformers.__version__} does not "
             "know; install the release that the daemon uses"
         )
-    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields)
+    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields, **head.fields)
     config._name_or_path = spec.name_or_path
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(spec.dtype))
-    assert isinstance(model, PreTrainedModel)
-    return model
+        return head.model(config, torch_dtype(spec.dtype))
 
 
-def _set_lent(model: PreTrainedModel, planned: Plan, weights: BorrowedWeights, fetch: Fetch) -> Fetch:
+def _set_lent(
+    model: PreTrainedModel, places: Places, planned: Plan, weights: BorrowedWeights, fetch: Fetch
+) -> Fetch:
     """Gives the layers of the catalogue their weights. Returns who has the model's other tensors."""
     lent: dict[int, nn.Parameter] = {}
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
-    for path, layer in _layers(model, planned).items():
+    for path, layer in _layers(model, places, planned).items():
         for leaf, old in layer._parameters.items():
             if old is None:
                 continue
@@ -115,6 +128,10 @@ def _set_lent(model: PreTrainedModel, planned: Plan, weights: BorrowedWeights, f
                 lent[id(old)] = nn.Parameter(weights.frozen(f"{path}.{leaf}"), requires_grad=False)
                 alive.append(old)
             layer._parameters[leaf] = lent[id(old)]
+    for path in planned.experts:
+        if (here := places.path(path)) is not None:
+            owner, _, leaf = here.rpartition(".")
+            model.get_submodule(owner)._parameters[leaf] = nn.Parameter(weights.frozen(path), requires_grad=False)
     return lambda tensor: weights.frozen(tensor.name) if tensor.name in weights else fetch(tensor)
 
 
@@ -134,26 +151,59 @@ def _mapping_large(lender: Lender | None, fetch: Fetch) -> Fetch:
 
 
 def _make_remote(
-    model: PreTrainedModel, planned: Plan, rows: Rows, deferral: Deferral | None, lending: Lending | None
+    model: PreTrainedModel,
+    places: Places,
+    planned: Plan,
+    rows: Rows,
+    deferral: Deferral | None,
+    lending: Lending | None,
 ) -> None:
-    layers = _layers(model, planned)
+    layers = _layers(model, places, planned)
     placeholders: dict[int, FrozenWeight] = {}
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
     for path, remote in _remotes(planned, rows, deferral):
+        if path not in layers:
+            continue
         alive.extend(layers[path].parameters(recurse=False))
         make_remote(layers[path], path, remote, torch_dtype(planned.ops[path].dtype), placeholders, lending)
 
 
-def _layers(model: PreTrainedModel, planned: Plan) -> dict[str, nn.Module]:
-    """Returns the layers of the catalogue by path."""
+def _layers(model: PreTrainedModel, places: Places, planned: Plan) -> dict[str, nn.Module]:
+    """Returns the layers of the catalogue that this model has, by the daemon's path."""
     layers = dict(model.named_modules(remove_duplicate=False))
     found = {}
     for path, op in planned.ops.items():
-        layer = layers.get(path)
+        if (here := places.path(path)) is None:
+            continue
+        layer = layers.get(here)
         if layer is None or form(layer) != (op.kind, op.width_in, op.width_out):
             raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
         found[path] = layer
     return found
+
+
+def _make_experts(
+    model: PreTrainedModel,
+    places: Places,
+    planned: Plan,
+    rows: Rows,
+    deferral: Deferral | None,
+    lending: Lending | None,
+) -> None:
+    """Makes stacked experts remote, and has the model take them one by one."""
+    for path, ops in planned.experts.items():
+        if (here := places.path(path)) is None:
+            continue
+        owner, _, leaf = here.rpartition(".")
+        experts = FrozenExperts.of_ops([FrozenLinear(rows, op, deferral) for op in ops], path, "cpu", lending)
+        old = dict(model.named_parameters(remove_duplicate=False)).get(here)
+        if old is None or old.shape != experts.shape:
+            raise RemoteProtocolError(
+                f"{path} is ops of the daemon, but no such parameter of {type(model).__name__}"
+            )
+        model.get_submodule(owner)._parameters[leaf] = experts
+    if planned.experts:
+        model.set_experts_implementation("eager")
 
 
 def _remotes(planned: Plan, rows: Rows, deferral: Deferral | None) -> Iterator[tuple[str, Remote]]:
@@ -174,13 +224,17 @@ def _group(fused: OpSpec, planned: Plan, rows: Rows, deferral: Deferral | None) 
     return SiblingGroup(FrozenSiblings(rows, fused, singles, deferral))
 
 
-def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch, deferral: Deferral | None) -> None:
+def _set_tensors(
+    model: PreTrainedModel, places: Places, spec: ModelSpec, fetch: Fetch, deferral: Deferral | None
+) -> None:
     """Replaces what is on meta by the daemon's tensors, wherever the same object is used."""
     named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     fetched: dict[int, torch.Tensor] = {}
     for tensor in spec.tensors:
-        old = (named if tensor.kind is TensorKind.PARAMETER else buffers).get(tensor.name)
+        if (here := places.path(tensor.name)) is None:
+            continue
+        old = (named if tensor.kind is TensorKind.PARAMETER else buffers).get(here)
         if old is None or tuple(old.shape) != tensor.shape:
             raise RemoteProtocolError(
                 f"{tensor.name} {tensor.shape} is no {tensor.kind} of {type(model).__name__}"
@@ -192,9 +246,9 @@ def _set_tensors(model: PreTrainedModel, spec: ModelSpec, fetch: Fetch, deferral
             if deferral is not None:
                 deferral.know(fetched[id(old)], tensor)
     for module in model.modules():
-        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
-        for place in places:
-            place.update({key: fetched[id(old)] for key, old in place.items() if id(old) in fetched})
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
+        for holder in holders:
+            holder.update({key: fetched[id(old)] for key, old in holder.items() if id(old) in fetched})
 
 
 def _meta_names(model: PreTrainedModel) -> Iterator[str]:

@@ -12,6 +12,9 @@ puts its remote lookup between the subclass and `nn.Embedding`, and the subclass
 not fed with the input ids (positions, token types) is not lent while it is small: fetching it once is cheaper
 than a trip per forward.
 
+*Experts*, the matrices of a parameter of three dimensions, become one op each if the forward takes them one by one
+and multiplies rows by them. Code that uses such a parameter in any other way keeps it local.
+
 *Siblings*, linears called in succession on the very same tensor, are offered as one more op.
 
 *Local* is all the rest: norms, rotary tables, every buffer, and the weights of modules that cannot be lent, among
@@ -50,7 +53,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """`ops[i].id == i`. Every single op comes before the siblings that it is a member of."""
+    """`ops[i].id == i`. Modules come first, then experts, then siblings, after what they are members of."""
 
     ops: tuple[OpSpec, ...]
     tensors: tuple[TensorSpec, ...]
@@ -75,13 +78,19 @@ def catalogue_of(model: PreTrainedModel) -> Catalogue:
     }
     singles = [(name,) for name in lent]
     groups = [] if seen.failure else list(_siblings(model, lent, seen.runs))
-    ops = tuple(
-        _op(OpId(index), members, [lent[member] for member in members])
-        for index, members in enumerate([*singles, *groups])
+    experts = list(_experts(model, len(singles), seen.stacks))
+    ops = (
+        *[_op(OpId(index), members, [lent[name] for name in members]) for index, members in enumerate(singles)],
+        *experts,
+        *[
+            _op(OpId(index), members, [lent[name] for name in members])
+            for index, members in enumerate(groups, len(singles) + len(experts))
+        ],
     )
-    tensors = tuple(_tensors(model, lent))
+    tensors = tuple(_tensors(model, lent, seen.stacks))
     local_bytes = sum(tensor.nbytes for tensor in tensors)
-    log.info(event("catalogue", ops=len(singles), siblings=len(groups), local_bytes=local_bytes))
+    sizes = {"ops": len(singles), "experts": len(experts), "siblings": len(groups)}
+    log.info(event("catalogue", **sizes, local_bytes=local_bytes))
     return Catalogue(ops, tensors)
 
 
@@ -147,6 +156,26 @@ def _siblings(
             yield members
 
 
+def _experts(model: PreTrainedModel, first: int, stacks: dict[str, bool]) -> Iterator[OpSpec]:
+    """Yields an op for every matrix of every stack, numbered from `first` on."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    for name, transposed in stacks.items():
+        matrices, *shape = named[name].shape
+        width_in, width_out = shape if transposed else reversed(shape)
+        for expert in range(matrices):
+            yield OpSpec(
+                id=OpId(first),
+                kind=OpKind.LINEAR,
+                members=(name,),
+                width_in=width_in,
+                widths_out=(width_out,),
+                dtype=_DTYPES[named[name].dtype],
+                expert=expert,
+                transposed=transposed,
+            )
+            first += 1
+
+
 def _op(id: OpId, members: tuple[str, ...], modules: list[nn.Module]) -> OpSpec:
     shapes = [_widths(module) for module in modules]
     embedding = isinstance(modules[0], nn.Embedding)
@@ -166,7 +195,7 @@ def _widths(module: nn.Module) -> tuple[int, int]:
     return (first, second) if isinstance(module, nn.Linear) else (second, first)
 
 
-def _tensors(model: PreTrainedModel, lent: dict[str, nn.Module]) -> Iterator[TensorSpec]:
+def _tensors(model: PreTrainedModel, lent: dict[str, nn.Module], stacks: dict[str, bool]) -> Iterator[TensorSpec]:
     """Yields the local tensors. A tensor with several names is listed once, under a name that is not lent."""
     listed: set[int] = set()
     for path, module in model.named_modules():
@@ -176,7 +205,7 @@ def _tensors(model: PreTrainedModel, lent: dict[str, nn.Module]) -> Iterator[Ten
         ):
             for name, tensor in named:
                 with_the_op = path in lent and name.rpartition(".")[2] in ("weight", "bias")
-                if with_the_op or id(tensor) in listed:
+                if with_the_op or name in stacks or id(tensor) in listed:
                     continue
                 if tensor.dtype not in _DTYPES:
                     raise UsageError(f"{name} holds {tensor.dtype}, which no client can fetch. Lend another model")

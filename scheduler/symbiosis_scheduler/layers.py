@@ -47,18 +47,26 @@ class FrozenLayers:
         model, place = loaded.model, place or Heap()
         self.device = torch.device("cpu")
         catalogue = catalogue_of(model)
-        modules = dict(model.named_modules())
-        members_of = {op.id: [modules[member] for member in op.members] for op in catalogue.ops}
+        modules, stacks = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
+        members_of = {op.id: [modules[member] for member in op.members] for op in catalogue.ops if op.expert < 0}
         fused = {id: _fused(members, place) for id, members in members_of.items() if len(members) > 1}
         own(model, except_for=[member for id in fused for member in members_of[id]], place=place)
         self.lent: Final = place.close(model.named_parameters(remove_duplicate=False))
         """What clients may map, or why nothing."""
         self._ops: Final = [
-            fused[op.id] if op.id in fused else _single(members_of[op.id][0]) for op in catalogue.ops
+            fused[op.id]
+            if op.id in fused
+            else _single(members_of[op.id][0])
+            if op.id in members_of
+            else _expert(stacks[op.members[0]], op)
+            for op in catalogue.ops
         ]
         members = chain.from_iterable(members_of.values())
+        stacked = [stacks[op.members[0]] for op in catalogue.ops if op.expert >= 0]
         # Each once, as `dict.fromkeys` sees to: siblings are named again, and tied layers share theirs.
-        self._parameters: Final = dict.fromkeys(chain.from_iterable(m.parameters(recurse=False) for m in members))
+        self._parameters: Final = dict.fromkeys(
+            chain(chain.from_iterable(member.parameters(recurse=False) for member in members), stacked)
+        )
         named = dict(named_tensors(model))
         # Their data, so that a parameter that moves with an op leaves here what clients fetch.
         self._tensors: Final = {tensor.name: named[tensor.name].data for tensor in catalogue.tensors}
@@ -274,6 +282,11 @@ def _single(module: nn.Module) -> _Linear | _Embedding:
     weight_DO = module.weight.data if isinstance(module, Conv1D) else module.weight.data.t()
     bias_O = None if module.bias is None else module.bias.data
     return _Linear(weight_DO, bias_O, bias_apart=_adds_bias_apart(module))
+
+
+def _expert(stack: Tensor, op: OpSpec) -> _Linear:
+    weight = stack.data[op.expert]
+    return _Linear(weight if op.transposed else weight.t(), None)
 
 
 def _fused(members: list[nn.Module], place: Place) -> _Linear:

@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from symbiosis_scheduler.stacks import matrix_by_matrix
+
 __all__ = ["Sightings", "watch"]
 
 _TOKENS = 4
@@ -39,6 +41,8 @@ class Sightings:
     """Embeddings that looked up the input ids, or a view of them."""
     values_read: set[str] = field(default_factory=set)
     """Modules whose weight or bias was used by other code than their own forward."""
+    stacks: dict[str, bool] = field(default_factory=dict)
+    """Parameters of three dimensions that are used matrix by matrix: whether as x @ W, and not linear(x, W)."""
     failure: str = ""
     """Why the forward ended early. Empty: it did not, so what was not seen does not happen."""
 
@@ -57,10 +61,13 @@ def watch(
             stack.enter_context(_embedding_witness(embedding, _note_lookup(seen, ids, name)))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_ValueReads(seen.values_read, [*linears.items(), *embeddings.items()]))
+        matrices = stack.enter_context(matrix_by_matrix(model))
         try:
             model(input_ids=ids, use_cache=False)
         except Exception as error:  # noqa: BLE001  a model's code may raise anything; the daemon does without
             seen.failure = f"{type(error).__name__}: {error}"
+        else:
+            seen.stacks = matrices.agreed()
     return seen
 
 

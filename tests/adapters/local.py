@@ -10,6 +10,7 @@ import copy
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.heads import CAUSAL_LM, Head
 from symbiosis_adapters.lending import BorrowedWeights, Lender
 from symbiosis_adapters.surgery import build
 from symbiosis_core.config import LendingConfig
@@ -48,6 +50,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": _LLAMA,
     "gemma": {**_LLAMA, "head_dim": 8},
     "gemma3_text": {**_LLAMA, "head_dim": 8},
+    "gpt_oss": {**_LLAMA, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {**_LLAMA, "num_local_experts": 4},
     "gpt2": {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
     | dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
     "opt": {
@@ -201,6 +205,10 @@ class Pair:
         self.rows = LayerRows(layers)
         self.spec = layers.spec
 
+    def save(self, folder: Path) -> None:
+        """Leaves the plain model in a folder."""
+        self._base.save_pretrained(folder)
+
     def plain(self) -> Any:
         """Returns a plain model with the same weights, as from_pretrained would give it."""
         config = type(self._base.config).from_dict(json.loads(self.spec.config_json))
@@ -210,9 +218,9 @@ class Pair:
         model.load_state_dict(self._base.state_dict())
         return model.eval()
 
-    def remote(self, cut: Cut = Cut.GRAPH) -> Any:
+    def remote(self, cut: Cut = Cut.GRAPH, head: Head = CAUSAL_LM) -> Any:
         """Returns a model whose frozen layers run in `rows`."""
-        return build(self.spec, self.rows, self.fetch, cut, Lender(self.borrow))
+        return build(self.spec, self.rows, self.fetch, cut, Lender(self.borrow), head)
 
     def borrow(self) -> BorrowedWeights:
         """Returns the weights of `rows`, as another process would get them."""

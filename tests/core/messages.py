@@ -1,4 +1,4 @@
-"""One message of each kind, and the bytes that it has been since version 1."""
+"""One message of each kind, and the bytes that it has been since version 2."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ GOLDEN: Final[dict[str, bytes]] = {
     "model": (
         b"\x82\xa4type\xa5model\xa4spec\x89\xa4name\xa7smollm2\xacname_or_path\xaborg/smollm2\xabfingerprint"
         b"\xa4f00d\xa5dtype\x02\xaabase_bytes\xcd\x01\t\xabconfig_json\xa2{}\xb6generation_config_json\xa2{}"
-        b"\xa3ops\x91\x96\x00\xa6linear\x92\xa3l.q\xa3l.k\xcd\x02@\x92\xcd\x02@\xcc\xc0\x02"
+        b"\xa3ops\x91\x98\x00\xa6linear\x92\xa3l.q\xa3l.k\xcd\x02@\x92\xcd\x02@\xcc\xc0\x02\xff\xc2"
         b"\xa7tensors\x91\x94\xabnorm.weight\xa9parameter\x02\x91\xcd\x02@"
     ),
     "tensor": b"\x84\xa4type\xa6tensor\xa6offset\x00\xabtotal_bytes\x04\xa4data\xc4\x04\x00\x01\x02\x03",

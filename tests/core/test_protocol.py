@@ -14,7 +14,7 @@ from symbiosis_core.errors import (
     RemoteProtocolError,
 )
 from symbiosis_core.protocol import ANSWERS, ClientConversation, refusal
-from symbiosis_core.wire import Describe, Refused, Reply, Request, Status, encode, header
+from symbiosis_core.wire import VERSION, Describe, Refused, Reply, Request, Status, encode, header
 
 from .messages import REPLIES, REQUESTS
 
@@ -69,7 +69,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_conversation() -> None:
         conversation.ask(Status())
 
 
-@pytest.mark.parametrize("frames", [[], [b""], [header(), b"\xc1"], [header(2), b""], [b"SYMB", b""]])
+@pytest.mark.parametrize("frames", [[], [b""], [header(), b"\xc1"], [header(VERSION + 1), b""], [b"SYMB", b""]])
 def test_garbage_ends_the_conversation(frames: list[bytes]) -> None:
     conversation = asked(Status())
     with pytest.raises(RemoteProtocolError):

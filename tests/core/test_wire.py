@@ -63,7 +63,7 @@ bodies = st.binary(max_size=64) | lookalikes | damaged()
 
 
 def test_the_header_never_changes() -> None:
-    assert header() == b"SYMB\x01\x00\x00\x00"
+    assert header() == b"SYMB\x02\x00\x00\x00"
     assert header(258) == b"SYMB\x02\x01\x00\x00"
 
 
@@ -107,7 +107,9 @@ def test_bytes_of_a_client_are_a_request_or_refused(body: bytes) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    frames=st.lists(st.binary(max_size=16) | st.sampled_from([header(), header(2), GOLDEN["status"]]), max_size=3)
+    frames=st.lists(
+        st.binary(max_size=16) | st.sampled_from([header(), header(VERSION + 1), GOLDEN["status"]]), max_size=3
+    )
 )
 def test_frames_of_a_client_are_a_request_or_refused(frames: list[bytes]) -> None:
     try:

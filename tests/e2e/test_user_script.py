@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from symbiosis_adapters import AutoModelForCausalLM, AutoModelForSequenceClassification
+from symbiosis_core.errors import UsageError
 from tests.e2e.daemon_process import DaemonProcess
 
 SCRIPT = """
@@ -108,3 +111,17 @@ def test_a_private_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="did not start: error:"):
         AutoModelForCausalLM.from_pretrained(f"embedded:{tmp_path}/nothing")
+
+
+def test_a_classifier_of_ones_own_on_a_shared_base(tiny_daemon: DaemonProcess) -> None:
+    """The base has no such head, so nothing of it comes from the daemon."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_daemon.address, num_labels=3)
+    try:
+        outputs = model(torch.tensor([[5, 6, 7]]), labels=torch.tensor([2]))
+        outputs.loss.backward()
+        assert outputs.logits.shape == (1, 3)
+        assert model.score.weight.grad.abs().sum() > 0
+    finally:
+        model.symbiosis.close()
+    with pytest.raises(UsageError, match="num_labels=3: the base is loaded by the daemon"):
+        AutoModelForCausalLM.from_pretrained(tiny_daemon.address, num_labels=3)

@@ -22,6 +22,7 @@ from symbiosis_bench.end_to_end.settings import FULL, QUICK, Scale, Settings, te
 from symbiosis_bench.interruption import leave_in_order
 from symbiosis_bench.machine import this_machine
 from symbiosis_bench.plotting import check_plotting
+from symbiosis_bench.writable import check_writable
 from symbiosis_core.errors import UsageError
 
 __all__ = ["conclude", "end_to_end"]
@@ -73,9 +74,9 @@ def end_to_end(
         scale=_scaled(QUICK if quick else FULL, rounds),
         environment=telling_environment(),
     )
-    _check_writable(json)
     if plot is not None:
         check_plotting()
+    check_writable(json)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
@@ -120,13 +121,3 @@ def _keys(only: str) -> tuple[str, ...]:
     if unknown := [key for key in keys if key not in KEYS]:
         raise UsageError(f"--only {', '.join(unknown)}: the keys are {', '.join(KEYS)}")
     return keys
-
-
-def _check_writable(json: Path | None) -> None:
-    """Minutes are not spent on figures that then cannot be written."""
-    if json is None:
-        return
-    try:
-        json.write_text("")  # the figures of an earlier run shall not pass for those of one that failed
-    except OSError as error:
-        raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error

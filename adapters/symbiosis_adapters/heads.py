@@ -1,0 +1,81 @@
+"""What stands on top of a base: its own language model head, another one that is the client's, or nothing.
+
+The daemon holds a causal language model and names everything by its paths. A model with another head has the same
+base inside, under a prefix of its own; what the daemon holds besides is not there, and what stands besides the
+base here, such as a classifier, is this process's own: initialized as `from_pretrained` of transformers does,
+trained and saved here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import torch
+import transformers
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from symbiosis_core.errors import UsageError
+
+__all__ = ["CAUSAL_LM", "Head", "Places"]
+
+
+class Head(NamedTuple):
+    """Which of transformers' Auto classes makes the model, and what its configuration says about the head."""
+
+    auto: Any
+    fields: dict[str, Any]
+
+    def model(self, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+        """Returns the model of that configuration, on the device that is current.
+
+        Raises:
+            UsageError: transformers has no such head for this kind of model.
+        """
+        try:
+            model = self.auto.from_config(config, dtype=dtype)
+        except ValueError as error:
+            raise UsageError(
+                f"transformers {transformers.__version__} has no {self.auto.__name__} for a base of model type "
+                f"{config.model_type!r}; put a head of your own on AutoModel"
+            ) from error
+        assert isinstance(model, PreTrainedModel)
+        return model
+
+
+CAUSAL_LM: Final = Head(transformers.AutoModelForCausalLM, {})
+
+
+class Places:
+    """Where in a model stands what the daemon names."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config), None)
+        self._model = model
+        self._same = causal is None or isinstance(model, causal)
+        self._there = f"{causal.base_model_prefix}." if causal is not None else ""
+        self._here = "" if model.base_model is model else f"{model.base_model_prefix}."
+
+    def path(self, name: str) -> str | None:
+        """Returns the path here of a module or tensor of the daemon; None for one beside the base."""
+        if self._same:
+            return name
+        return self._here + name.removeprefix(self._there) if name.startswith(self._there) else None
+
+    def initialize_head(self) -> None:
+        """Gives values to what stands beside the base, with torch's random numbers."""
+        if self._same:
+            return
+        for module in self._beside():
+            for name, parameter in module.named_parameters(recurse=False):
+                values = torch.empty_like(parameter, device="cpu")
+                module.register_parameter(name, nn.Parameter(values, requires_grad=parameter.requires_grad))
+            self._model._init_weights(module)
+
+    def _beside(self) -> Iterator[nn.Module]:
+        base = {id(module) for module in self._model.base_model.modules()}
+        for module in self._model.modules():
+            if id(module) not in base and any(True for _ in module.parameters(recurse=False)):
+                yield module

@@ -1,0 +1,1 @@
+"""`symbiosis bench compat`: which families and methods a shared base serves, cell by cell."""

@@ -1,0 +1,50 @@
+"""One cell of the table, as it is told between processes and in the JSON. Imports no torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+__all__ = ["Cell", "Outcome", "Step"]
+
+
+class Step(StrEnum):
+    """What is compared, in order."""
+
+    ADAPT = "adapt"
+    LOSS = "loss"
+    GRADIENTS = "gradients"
+    LOGITS = "logits"
+    TOKENS = "tokens"
+    RELOAD = "reload"
+    MERGE = "merge"
+
+
+class Outcome(StrEnum):
+    """What became of a cell, or of a step."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    LENT = "needs lent"
+    """It reads or changes the base's own weights, which this daemon does not lend."""
+    NOT_PLAIN = "n/a"
+    """Plain PEFT fails itself."""
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One family under one method and one requested cut."""
+
+    family: str
+    method: str
+    cut: str
+    outcome: Outcome
+    served: str = ""
+    """The cut that served it."""
+    trips: float | None = None
+    """Per block, in a forward without labels."""
+    reason: str = ""
+    """Begins with the step that it is about."""
+    steps: dict[Step, Outcome] = {}
+    """Of those that were reached."""
+    seconds: float = 0.0

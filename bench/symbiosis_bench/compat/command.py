@@ -1,0 +1,87 @@
+"""`symbiosis bench compat`: which families and methods a shared base serves."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from symbiosis_bench.compat.cell import Cell
+from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES
+from symbiosis_bench.compat.methods import METHODS, QUICK_METHODS
+from symbiosis_bench.compat.page import page as page_of
+from symbiosis_bench.compat.report import Report, score, to_json
+from symbiosis_bench.interruption import leave_in_order
+from symbiosis_bench.machine import this_machine
+from symbiosis_bench.writable import check_writable
+from symbiosis_core.errors import UsageError
+
+__all__ = ["compat"]
+
+_CUTS: Final = ("graph", "siblings")
+_ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+"""Cells are tiny: one thread computes them fastest, and a process without threads may fork."""
+
+
+def compat(
+    json: Annotated[Path | None, typer.Option(help="Write every cell into this file.", show_default=False)] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the table into this Markdown file.", show_default=False)
+    ] = None,
+    families: Annotated[str, typer.Option(help="With commas between. [default: all]", show_default=False)] = "",
+    methods: Annotated[str, typer.Option(help="With commas between. [default: all]", show_default=False)] = "",
+    cuts: Annotated[str, typer.Option(help="Of graph, siblings, linear; with commas between.")] = ",".join(_CUTS),
+    quick: Annotated[bool, typer.Option("--quick", help="A few families and methods only.")] = False,
+) -> None:
+    """Try every method of PEFT on every family of decoders, and compare with plain PEFT."""
+    chosen = (
+        _chosen("families", families, FAMILIES, QUICK_FAMILIES if quick else FAMILIES),
+        _chosen("methods", methods, METHODS, QUICK_METHODS if quick else METHODS),
+        _chosen("cuts", cuts, (*_CUTS, "linear"), _CUTS),
+    )
+    for path in (json, page):
+        check_writable(path)
+    os.environ.update(_ENVIRONMENT)
+    leave_in_order()
+    console = Console(soft_wrap=True)
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    from symbiosis_bench.compat.run import run  # imports torch, which reads the environment
+
+    with tempfile.TemporaryDirectory(prefix="sy-compat-", ignore_cleanup_errors=True) as folder:
+        cells = run(*chosen, Path(folder), tell)
+    report = Report(
+        machine=this_machine(), families=chosen[0], methods=chosen[1], cuts=chosen[2], cells=tuple(cells)
+    )
+    _conclude(report, json, page)
+    for cut in chosen[2]:
+        tell(_line(cut, cells))
+
+
+def _conclude(report: Report, json: Path | None, page: Path | None) -> None:
+    if json is not None:
+        json.write_bytes(to_json(report))
+    if page is not None:
+        page.write_text(page_of(report))
+
+
+def _line(cut: str, cells: Iterable[Cell]) -> str:
+    counts = score(cell for cell in cells if cell.cut == cut)
+    return (
+        f"cut {cut}: of {counts.counted} cells that plain PEFT passes {counts.passed} pass, {counts.but_merge} "
+        f"pass all but the merge, {counts.lent} need real weights for something, {counts.failed} fail"
+    )
+
+
+def _chosen(what: str, given: str, known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"--{what} {', '.join(unknown)}: there are {', '.join(known)}")
+    return names or tuple(default)

@@ -1,0 +1,105 @@
+"""What a cell is: a remote observation beside the plain one, step by step."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+from symbiosis_bench.compat.cell import Cell, Outcome, Step
+from symbiosis_bench.compat.observation import NEEDED, Observation
+from symbiosis_core.errors import UsageError
+
+__all__ = ["GRADIENT_TOLERANCE", "LOSS_TOLERANCE", "compare", "told"]
+
+LOSS_TOLERANCE: Final = 1e-5
+"""Relative."""
+GRADIENT_TOLERANCE: Final = 1e-4
+"""Of the largest entry of a parameter's gradient, and of the largest logit."""
+_FLOOR: Final = 1e-6
+"""What is smaller than this is compared as if it were not."""
+_CANCELLED: Final = 1e-4
+"""A gradient smaller than this part of the method's largest is measured by that part: so the tolerance is never
+finer than a tenth of what float32 resolves. The bias of keys has such: softmax cancels it, rounding is left."""
+_LENT: Final = "its values are in the daemon"
+"""What the refusal of a method that reads the base's weights says."""
+_SHOWN: Final = 160
+
+
+def compare(family: str, method: str, cut: str, plain: Observation, remote: Observation | None) -> Cell:
+    """Returns the cell. `remote` may be missing where plain PEFT has failed."""
+    named: dict[str, Any] = {"family": family, "method": method, "cut": cut}
+    lacking = next((step for step in NEEDED if step in plain.errors), None)
+    if lacking is not None:
+        return Cell(**named, outcome=Outcome.NOT_PLAIN, reason=f"{lacking}: {told(plain.errors[lacking])}")
+    assert remote is not None  # plain PEFT has not failed
+    steps: dict[Step, Outcome] = {}
+    reasons: dict[Step, str] = {}
+    for step in Step:
+        if step in plain.errors:
+            steps[step] = Outcome.NOT_PLAIN
+            continue
+        if step not in remote.values and step not in remote.errors:
+            continue
+        steps[step], reasons[step] = _judge(step, plain, remote)
+    if remote.trips is not None:
+        named |= {"served": remote.trips.cut, "trips": remote.trips.per_block}
+    for outcome in (Outcome.FAIL, Outcome.LENT):
+        found = [step for step, said in steps.items() if said is outcome]
+        if found:
+            return Cell(**named, outcome=outcome, steps=steps, reason=f"{found[0]}: {reasons[found[0]]}")
+    return Cell(**named, outcome=Outcome.PASS, steps=steps)
+
+
+def told(error: Exception) -> str:
+    """Returns an exception as one short line."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return line if len(line) <= _SHOWN else line[:_SHOWN] + "..."
+
+
+def _judge(step: Step, plain: Observation, remote: Observation) -> tuple[Outcome, str]:
+    error = remote.errors.get(step)
+    if error is not None:
+        return (Outcome.LENT if _needs_values(error) else Outcome.FAIL), told(error)
+    difference = _differs(step, plain.values[step], remote.values[step])
+    return (Outcome.FAIL, difference) if difference else (Outcome.PASS, "")
+
+
+def _needs_values(error: BaseException | None) -> bool:
+    """Whether a refused read of the base's weights is behind it, or behind what it was raised from."""
+    while error is not None:
+        if isinstance(error, UsageError) and _LENT in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _differs(step: Step, expected: Any, found: Any) -> str:
+    """Returns how `found` differs by more than the tolerance; empty: not."""
+    if step is Step.ADAPT:
+        return "" if expected == found else f"{found} trainable parameters and all, not {expected}"
+    if step is Step.LOSS:
+        off = abs(found - expected) / max(abs(expected), _FLOOR)
+        return "" if off <= LOSS_TOLERANCE else f"off by {off:.0e}"
+    if step is Step.TOKENS:
+        return "" if torch.equal(expected, found) else "other tokens"
+    if step is not Step.GRADIENTS:
+        return _far(expected, found)
+    if expected.keys() != found.keys():
+        lone = sorted(expected.keys() ^ found.keys())
+        return f"{len(lone)} parameters have a gradient on one side only, such as {lone[0]}"
+    if not expected:
+        return "none"
+    least = _CANCELLED * max(each.abs().max().item() for each in expected.values())
+    far = {name: said for name, each in expected.items() if (said := _far(each, found[name], least))}
+    return (
+        "" if not far else f"{len(far)} of {len(expected)} {next(iter(far.values()))}, such as {next(iter(far))}"
+    )
+
+
+def _far(expected: torch.Tensor, found: torch.Tensor, least: float = _FLOOR) -> str:
+    if expected.shape != found.shape:
+        return f"shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+    scale = max(expected.abs().max().item(), least, _FLOOR)
+    off = ((found - expected).abs().max() / scale).item()
+    return "" if off <= GRADIENT_TOLERANCE else f"off by {off:.0e}"

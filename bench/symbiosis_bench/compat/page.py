@@ -1,0 +1,162 @@
+"""The page that a person reads: families down, methods across, and every reason below. Made of the JSON alone.
+
+The same report gives the same page: no date and no time is on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from symbiosis_bench.compat.cell import Cell, Outcome
+from symbiosis_bench.compat.methods import METHODS, Group
+from symbiosis_bench.compat.report import Report, merges_later, score
+
+__all__ = ["page"]
+
+_HEAD = """# Compatibility
+
+Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page; nothing
+on it is written by hand. Every cell is a tiny random model of the family, saved, served by a daemon of its own in
+float32, and adapted with the method, beside the same with plain PEFT in one process and from one seed. Compared
+are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of the largest entry;
+gradients that cancel out are measured by the method's largest), tokens generated greedily from a left-padded
+batch, the saved adapter loaded in plain PEFT, and the merged model.
+
+What is not shown: speed, other element types, other ways to configure a method, and quality: the models are
+random.
+"""
+_LEGEND = """
+- A number: the cell passes, in so many trips per block and forward; beside it the cut, where another one served it
+  than was asked for.
+- A number in parentheses: all passes but the merge, which needs the base's real weights.
+- `weights`: the method reads or changes the base's real weights, which this daemon does not lend.
+- `-`: plain PEFT fails itself; it does not count.
+- Anything else: the first step that fails, and under which number its reason stands below.
+"""
+
+
+def page(report: Report) -> str:
+    """Returns the page as Markdown."""
+    failed = _numbered(_reasons(report.cells, Outcome.FAIL))
+    parts = [_HEAD, _versions(report), "## Score\n", _score(report), "## The cells\n" + _LEGEND]
+    for cut in report.cuts:
+        for group in Group:
+            methods = [name for name in report.methods if METHODS[name].group is group]
+            if methods:
+                parts += [f"### {group}, cut {cut}\n", _table(report, cut, methods, failed)]
+    parts += ["## Reasons\n", "### What fails\n", _list(failed.items(), numbered=True)]
+    parts += ["### What needs real weights\n", _weights(report.cells)]
+    parts += ["### Where plain PEFT fails itself\n", _list(_reasons(report.cells, Outcome.NOT_PLAIN).items())]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _versions(report: Report) -> str:
+    machine = report.machine
+    return f"torch {machine.torch}, transformers {machine.transformers}, peft {machine.peft}, on the CPU.\n"
+
+
+def _score(report: Report) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("cut", "cells that plain PEFT passes", "pass", "pass all but the merge", "need real weights", "fail")
+    ]
+    for cut in report.cuts:
+        counts = score(cell for cell in report.cells if cell.cut == cut)
+        shares = (counts.passed, counts.but_merge, counts.lent, counts.failed)
+        rows.append((cut, str(counts.counted), *(f"{n} ({_percent(n, counts.counted)})" for n in shares)))
+    return _markdown(rows)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _table(report: Report, cut: str, methods: Sequence[str], failed: dict[str, tuple[int, list[Cell]]]) -> str:
+    cells = {(cell.family, cell.method): cell for cell in report.cells if cell.cut == cut}
+    rows = [("", *methods)]
+    for family in report.families:
+        rows.append((family, *(_shown(cells[family, method], failed) for method in methods)))
+    return _markdown(rows)
+
+
+def _shown(cell: Cell, failed: dict[str, tuple[int, list[Cell]]]) -> str:
+    if cell.outcome is Outcome.NOT_PLAIN:
+        return "-"
+    if cell.outcome is Outcome.FAIL:
+        number, _ = failed[_general(cell.reason)]
+        return f"{cell.reason.partition(':')[0]} {number}"
+    if cell.outcome is Outcome.LENT and not merges_later(cell):
+        return "weights"
+    trips = "?" if cell.trips is None else f"{cell.trips:g}"
+    trips += f" {cell.served}" if cell.served not in ("", cell.cut) else ""
+    return f"({trips})" if cell.outcome is Outcome.LENT else trips
+
+
+def _reasons(cells: Iterable[Cell], outcome: Outcome) -> dict[str, list[Cell]]:
+    """Returns the cells of an outcome by their reason, the most frequent first."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.outcome is outcome:
+            found.setdefault(_general(cell.reason), []).append(cell)
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def _numbered(reasons: dict[str, list[Cell]]) -> dict[str, tuple[int, list[Cell]]]:
+    return {reason: (number, cells) for number, (reason, cells) in enumerate(reasons.items(), 1)}
+
+
+_PATH = re.compile(r"\b\w+(?:\.\w+)*\.\d+\.[\w.]*?(\w+(?:\.(?:weight|bias))?)(?!\.?\w)")
+_AMOUNT = re.compile(r"\b\d+e[-+]\d+\b")
+
+
+def _general(reason: str) -> str:
+    """Returns a reason without what differs from cell to cell: the layer, and by how much a number is off."""
+    return _AMOUNT.sub("some", _PATH.sub(r"\1", reason))
+
+
+def _list(reasons: Iterable[tuple[str, object]], *, numbered: bool = False) -> str:
+    lines = []
+    for reason, found in reasons:
+        number, cells = found if isinstance(found, tuple) else (0, found)
+        assert isinstance(cells, list)  # of cells, as `_reasons` makes it
+        lines.append(f"{f'{number}.' if numbered else '-'} {_code(reason)}: {_where(cells)}")
+    return "\n".join(lines or ["Nothing."]) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"
+
+
+def _where(cells: Sequence[Cell]) -> str:
+    """Returns the methods of some cells, and their families where those are few."""
+    families: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        families.setdefault(cell.method, {})[cell.family] = None
+    return "; ".join(f"{method} ({', '.join(found)})" for method, found in families.items()) + "."
+
+
+def _weights(cells: Sequence[Cell]) -> str:
+    found = [cell for cell in cells if cell.outcome is Outcome.LENT]
+    first = [cell.method for cell in found if not merges_later(cell)]
+    merge = [cell.method for cell in found if merges_later(cell)]
+    lines = [
+        f"- {what}: {', '.join(_ordered(methods))}."
+        for what, methods in (("At once", first), ("For the merge only", merge))
+        if methods
+    ]
+    return "\n".join(lines or ["Nothing."]) + "\n"
+
+
+def _ordered(methods: Iterable[str]) -> Iterator[str]:
+    given = set(methods)
+    return (name for name in METHODS if name in given)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [_row(head), _row(["---"] * len(head)), *map(_row, body)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"

@@ -1,0 +1,66 @@
+"""The cells of one family, one after the other, in a process of its own that may die of any of them."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import transformers
+from transformers import AutoModelForCausalLM as Plain
+
+from symbiosis_adapters.auto import AutoModelForCausalLM as Remote
+from symbiosis_bench.compat.cell import Cell
+from symbiosis_bench.compat.comparison import compare
+from symbiosis_bench.compat.forks import Say
+from symbiosis_bench.compat.methods import METHODS
+from symbiosis_bench.compat.observation import NEEDED, Observation, Trips, observe
+
+__all__ = ["Wanted", "cell_of", "try_cells"]
+
+Wanted = tuple[str, str]
+"""A method and a cut."""
+
+
+def try_cells(family: str, folder: Path, address: str, wanted: Sequence[Wanted], say: Say) -> None:
+    """Says a `Cell` as JSON for everything in `wanted`, in order. Equal methods stand together."""
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    plain: Any = Plain.from_pretrained(folder, dtype=torch.float32).eval()
+    expected: tuple[str, Observation] | None = None
+    for method, cut in wanted:
+        began_s = time.monotonic()
+        files = folder / "methods" / method
+        if expected is None or expected[0] != method:
+            files.mkdir(parents=True, exist_ok=True)
+            expected = method, observe(copy.deepcopy(plain), plain, METHODS[method], files)
+        seen = expected[1]
+        found = None if set(NEEDED) & set(seen.errors) else _remote(address, cut, plain, method, files)
+        cell = compare(family, method, cut, seen, found)
+        cell = msgspec.structs.replace(cell, seconds=round(time.monotonic() - began_s, 2))
+        say(msgspec.json.encode(cell))
+
+
+def _remote(address: str, cut: str, plain: Any, method: str, files: Path) -> Observation:
+    model = Remote.from_pretrained(address, cut=cut)
+    handle = model.symbiosis
+
+    def trips(_: Any) -> Trips:
+        told = handle.explain()
+        blocks = [len(block.trips) for block in told.blocks if block.path]
+        return Trips(str(told.cut), round(sum(blocks) / len(blocks), 1) if blocks else 0.0)
+
+    try:
+        return observe(model, plain, METHODS[method], files, trips)
+    finally:
+        handle.close()
+
+
+def cell_of(line: bytes) -> Cell:
+    """Returns what `try_cells` said."""
+    return msgspec.json.decode(line, type=Cell)

@@ -1,0 +1,168 @@
+"""What people do around a PEFT model: early stopping, several adapters, hotswap, DPO. As on a plain base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.hotswap import hotswap_adapter
+from torch.nn import functional as F
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+
+from symbiosis_adapters.cut import Cut
+from tests.adapters.local import Pair
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny"),
+    pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS]),
+]
+
+IDS = torch.randint(3, 96, (12, 10), generator=torch.Generator().manual_seed(1))
+DATA = [{"input_ids": ids, "labels": ids} for ids in IDS]
+
+
+def config(*targets: str, **more: Any) -> LoraConfig:
+    return LoraConfig(r=4, target_modules=list(targets or ("q_proj", "v_proj")), task_type="CAUSAL_LM", **more)
+
+
+def adapted(base: Any) -> Any:
+    torch.manual_seed(3)
+    return get_peft_model(base, config(init_lora_weights=False))
+
+
+def both(cut: Cut) -> tuple[Any, Any]:
+    pair = Pair("llama")
+    return adapted(pair.plain()), adapted(pair.remote(cut))
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=IDS[:2]).logits
+    return found
+
+
+def best_token(prediction: EvalPrediction) -> dict[str, float]:
+    logits = np.asarray(prediction.predictions)
+    return {"first": float(logits[0].argmax()), "mean": float(logits.mean())}
+
+
+def test_evaluation_and_early_stopping_go_as_on_a_plain_base(cut: Cut, tmp_path: Path) -> None:
+    """With a rate that makes the loss rise, so that it stops; the best adapter is loaded at the end."""
+    histories = []
+    for name, model in zip(("plain", "remote"), both(cut), strict=True):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / name),
+            max_steps=12,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            learning_rate=0.3,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_steps=2,
+            logging_steps=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            use_cpu=True,
+            report_to=[],
+            seed=1,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=DATA[:8],
+            eval_dataset=DATA[8:],
+            compute_metrics=best_token,
+            callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+        )
+        trainer.train()
+        kept = ("loss", "eval_loss", "eval_mean", "eval_first", "grad_norm", "step")
+        history = [{key: entry[key] for key in kept if key in entry} for entry in trainer.state.log_history]
+        histories.append((history, trainer.state.global_step, logits(model)))
+    (expected, steps, plain), (found, remote_steps, remote) = histories
+    assert remote_steps == steps < 12
+    assert any("eval_mean" in entry for entry in expected)
+    assert found == [pytest.approx(entry, rel=1e-4, abs=1e-6) for entry in expected]
+    torch.testing.assert_close(remote, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["linear", "cat", "svd", "ties"])
+def test_adapters_are_combined(how: str, cut: Cut) -> None:
+    found = []
+    for model in both(cut):
+        torch.manual_seed(9)
+        model.add_adapter("second", config(init_lora_weights=False))
+        more = {"density": 0.5} if how == "ties" else {}
+        model.add_weighted_adapter(["default", "second"], [0.7, 0.4], "mix", combination_type=how, **more)
+        model.set_adapter("mix")
+        found.append(logits(model))
+    close(found[1], found[0])
+
+
+def test_an_adapter_is_swapped_while_the_model_is_there(cut: Cut, tmp_path: Path) -> None:
+    plain, remote = both(cut)
+    torch.manual_seed(9)
+    other = get_peft_model(Pair("llama").plain(), config(init_lora_weights=False))
+    other.save_pretrained(str(tmp_path))
+    before = logits(remote)
+    for model in (plain, remote):
+        hotswap_adapter(model, str(tmp_path), adapter_name="default")
+    close(logits(remote), logits(plain))
+    assert not torch.allclose(logits(remote), before)
+
+
+def test_an_adapter_is_deleted(cut: Cut) -> None:
+    _, remote = both(cut)
+    expected = logits(remote)
+    remote.add_adapter("second", config("o_proj", init_lora_weights=False))
+    remote.set_adapter("second")
+    assert not torch.allclose(logits(remote), expected)
+    remote.set_adapter("default")
+    remote.delete_adapter("second")
+    assert torch.equal(logits(remote), expected)
+
+
+def test_the_base_under_a_disabled_adapter_is_the_reference_of_dpo(cut: Cut) -> None:
+    """The loss of direct preference optimization, with its gradients, as TRL computes it."""
+    losses, gradients = [], []
+    for model in both(cut):
+        with torch.no_grad(), model.disable_adapter():
+            reference = sequence_logps(model, IDS[:4])
+        policy = sequence_logps(model, IDS[:4])
+        margins = (policy - reference)[:2] - (policy - reference)[2:]
+        loss = -F.logsigmoid(0.5 * margins).mean()
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert gradients[1].keys() == gradients[0].keys()
+    for name, expected in gradients[0].items():
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(gradients[1][name], expected, rtol=0, atol=1e-4 * scale, msg=name)
+
+
+def sequence_logps(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    logps: torch.Tensor = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    return logps.gather(-1, ids[:, 1:, None]).sum((1, 2))
+
+
+def test_an_adapter_continues_where_it_was_saved(cut: Cut, tmp_path: Path) -> None:
+    plain, remote = both(cut)
+    remote.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(Pair("llama").remote(cut), tmp_path, is_trainable=True)
+    for model in (plain, again):
+        model.eval()
+        model(input_ids=IDS, labels=IDS).loss.backward()
+    for (name, expected), (_, found) in zip(plain.named_parameters(), again.named_parameters(), strict=True):
+        if expected.grad is not None:
+            scale = expected.grad.abs().max().item()
+            torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-4 * scale, msg=name)
