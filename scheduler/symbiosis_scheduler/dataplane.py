@@ -22,10 +22,7 @@ from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
-from symbiosis_scheduler.executor import Executor, Launched
-from symbiosis_scheduler.grants import Grants, Tenant
-from symbiosis_scheduler.program import Program
-from symbiosis_scheduler.state import (
+from symbiosis_scheduler.events import (
     Answer,
     Arrived,
     ClientJoined,
@@ -36,10 +33,13 @@ from symbiosis_scheduler.state import (
     Instruction,
     PlanDone,
     Run,
-    SchedulerState,
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.executor import Executor, Launched
+from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.program import Program
+from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import spin_budget_us
 

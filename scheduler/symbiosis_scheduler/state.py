@@ -26,142 +26,34 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
-from symbiosis_core.ids import ClientId, Generation, SlotIndex
+from symbiosis_core.ids import ClientId, SlotIndex
 from symbiosis_core.specs import Direction, DType, Op
 from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
 from symbiosis_scheduler.convoys import Convoys
+from symbiosis_scheduler.events import (
+    Answer,
+    Arrived,
+    ClientJoined,
+    ClientLeft,
+    Drain,
+    Drop,
+    Event,
+    Instruction,
+    PlanDone,
+    Run,
+    Sleep,
+    Turn,
+)
 from symbiosis_scheduler.plan import Hold, Plan
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.request import Request
-from symbiosis_transports.calls import Arrival
+from symbiosis_scheduler.statistics import ClientStatistics, SchedulerStatistics
 
-__all__ = [
-    "Answer",
-    "Arrived",
-    "ClientJoined",
-    "ClientLeft",
-    "ClientStatistics",
-    "Drain",
-    "Drop",
-    "Event",
-    "Instruction",
-    "PlanDone",
-    "Run",
-    "SchedulerState",
-    "SchedulerStatistics",
-    "Sleep",
-    "Turn",
-]
-
-
-class ClientJoined(msgspec.Struct, frozen=True):
-    """A client has a channel now; `lane` is one of the configuration's."""
-
-    client: ClientId
-    lane: str
-    slot_bytes: int
-
-
-class ClientLeft(msgspec.Struct, frozen=True):
-    """A client has no channel any more. Told twice, or of nobody: nothing happens."""
-
-    client: ClientId
-
-
-class Arrived(msgspec.Struct, frozen=True):
-    """A client published these slots. The channel vouches that every slot exists; nothing else is trusted."""
-
-    client: ClientId
-    arrivals: list[Arrival]
-    now_us: int
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """All that is known has been told: decide."""
-
-    now_us: int
-
-
-class PlanDone(msgspec.Struct, frozen=True):
-    """A plan is finished. Requests in `failed` have no usable answer; all others of the plan have their rows."""
-
-    plan: Plan
-    now_us: int
-    failed: dict[Request, RefusalCode] = {}
-
-
-class Drain(msgspec.Struct, frozen=True):
-    """Refuse what comes, finish what is there. `SchedulerState.idle` tells when that is."""
-
-
-Event = ClientJoined | ClientLeft | Arrived | Turn | PlanDone | Drain
-
-
-class Run(msgspec.Struct, frozen=True):
-    """Compute this plan and tell with `PlanDone`."""
-
-    plan: Plan
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """Give the slot back to the client."""
-
-    client: ClientId
-    slot: SlotIndex
-    generation: Generation
-    refusal: RefusalCode | None
-    """None: the rows are there."""
-    arrived_us: int
-
-
-class Drop(msgspec.Struct, frozen=True):
-    """Hang up: the client broke the protocol. It is already forgotten here, as if it had left."""
-
-    client: ClientId
-    reason: str
-
-
-class Sleep(msgspec.Struct, frozen=True):
-    """Nothing can be started before `until_us` unless an event comes. None: only an event changes that."""
-
-    until_us: int | None
-
-
-Instruction = Run | Answer | Drop | Sleep
-
-
-class ClientStatistics(msgspec.Struct, frozen=True):
-    """One client's share."""
-
-    id: ClientId
-    lane: str
-    requests: int
-    """Answered with rows."""
-    rows: int
-    """Of those requests."""
-    queued: int
-    """Requests with rows that are in no plan yet."""
-    refused: int
-    """Answered with a refusal."""
-
-
-class SchedulerStatistics(msgspec.Struct, frozen=True):
-    """One consistent look at the scheduler."""
-
-    clients: tuple[ClientStatistics, ...]
-    """In order of joining."""
-    lanes: tuple[LaneStatus, ...]
-    """By priority. Here too, `requests` and `rows` are those answered with rows, also of clients that left."""
-    batches: BatchStatus
-    """Finished ones. `busy_s` is time with at least one plan in flight, from its `Turn` to its `PlanDone`."""
-    in_flight: int
-    draining: bool
+__all__ = ["SchedulerState"]
 
 
 class _Open:

@@ -15,18 +15,18 @@ import pytest
 from symbiosis_core.config import DaemonConfig, LaneConfig
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
-from symbiosis_scheduler.policy import LatencyFirst
-from symbiosis_scheduler.state import (
+from symbiosis_scheduler.events import (
     Answer,
     Arrived,
     ClientJoined,
     ClientLeft,
     PlanDone,
     Run,
-    SchedulerState,
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.policy import LatencyFirst
+from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.calls import Arrival, Call
 
 LAYERS = 12
