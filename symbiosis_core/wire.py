@@ -30,15 +30,18 @@ __all__ = [
     "Describe",
     "Fetch",
     "Hello",
+    "HoldStatus",
     "LaneStatus",
     "Learn",
     "Learned",
+    "MemoStatus",
     "MemoryStatus",
     "ModelReply",
     "Name",
     "Refused",
     "Reply",
     "Request",
+    "SpinStatus",
     "Status",
     "StatusReply",
     "TensorPart",
@@ -189,6 +192,43 @@ class BatchStatus(msgspec.Struct, frozen=True):
     """Seconds spent computing."""
 
 
+class HoldStatus(msgspec.Struct, frozen=True):
+    """What holding has brought since the daemon started, in microseconds."""
+
+    count: int = 0
+    """Requests that were held for others."""
+    hits: int = 0
+    """Holds for which somebody came."""
+    expected_us: float = 0.0
+    """What all holds together were expected to save, less the waiting."""
+    actual_us: float = 0.0
+    """What they did save, less what was waited. Negative: holding has cost more than it brought."""
+    prediction_error_us: float = 0.0
+    """By how much the next arrival of a client is usually predicted wrong."""
+    pause_us: float = 0.0
+    """How long clients usually take from an answer to the next request: what the error is to be measured by."""
+    off: bool = False
+    """Whether holding has turned itself off for now, because it did not pay."""
+
+
+class MemoStatus(msgspec.Struct, frozen=True):
+    """What is kept of forwards for their backwards."""
+
+    bytes: int = 0
+    budget: int = 0
+    hits: int = 0
+    misses: int = 0
+    """Backwards that had to compute again what was not kept."""
+
+
+class SpinStatus(msgspec.Struct, frozen=True):
+    """How often the idle daemon looked for requests before it slept."""
+
+    looks: int = 0
+    hits: int = 0
+    """Looks in which something came."""
+
+
 class MemoryStatus(msgspec.Struct, frozen=True):
     """What the daemon holds, in bytes."""
 
@@ -215,6 +255,12 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     lanes: tuple[LaneStatus, ...]
     batches: BatchStatus
     memory: MemoryStatus
+    holds: HoldStatus = HoldStatus()
+    memo: MemoStatus = MemoStatus()
+    spins: SpinStatus = SpinStatus()
+    device: str = "cpu"
+    threads_policy: str = ""
+    """Who gets how many threads, in words."""
 
 
 class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):

@@ -27,9 +27,11 @@ from symbiosis_core.wire import (
     Learn,
     Learned,
     MemoryStatus,
+    MemoStatus,
     ModelReply,
     Reply,
     Request,
+    SpinStatus,
     Status,
     StatusReply,
     TensorPart,
@@ -40,6 +42,7 @@ from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.segments import Segments
+from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
 from symbiosis_transports.zmq_link import ControlServer
@@ -60,7 +63,7 @@ class ControlPlane:
         grants: Grants,
         transports: Mapping[str, Transport],
         data: DataPlaneThread,
-        threads: int,
+        threads: ThreadChoice,
     ) -> None:
         self._address = address
         self._layers = layers
@@ -156,12 +159,17 @@ class ControlPlane:
             dtype=spec.dtype.name.lower(),
             fingerprint=spec.fingerprint,
             policy=self._config.policy.name,
-            threads=self._threads,
+            threads=self._threads.most,
             draining=plane.draining,
             clients=clients,
             lanes=statistics.lanes,
             batches=statistics.batches,
             memory=MemoryStatus(base=spec.base_bytes, arenas=sum(client.arena_bytes for client in clients), pss=0),
+            holds=statistics.holds,
+            memo=MemoStatus(plane.memo.bytes, plane.memo.budget_bytes, plane.memo.hits, plane.memo.misses),
+            spins=SpinStatus(plane.looks, plane.look_hits),
+            device=str(self._layers.device),
+            threads_policy=self._threads.policy,
         )
 
 

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, install_signals
+from symbiosis_scheduler.bookkeeping import Bookkeeping
 from symbiosis_scheduler.control import ControlPlane
+from symbiosis_scheduler.cost_file import CostFile
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
+from symbiosis_scheduler.embedded import cache_folder
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
@@ -48,10 +51,13 @@ async def serve(
         ServiceFailedError: a service failed; its cause is the reason.
     """
     grants = Grants(config.limits)
+    dtype = layers.spec.dtype.name.lower()
+    costs = CostFile(cache_folder() / "costs", layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
     transports = {name: transport(name) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-        state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=plans_in_flight(layers.device))
+        most = plans_in_flight(layers.device)
+        state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=most, costs=costs.load())
         streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
         plane = DataPlane(loop, state, executor, grants, config)
@@ -59,8 +65,8 @@ async def serve(
         return plane, doors
 
     data = DataPlaneThread(open_plane, drain_s=_DRAIN_S)
-    control = ControlPlane(address, layers, config, grants, transports, data, threads.most)
-    kernel = Kernel([data, control, _Ready(on_ready)], stop_timeout_s=_STOP_S)
+    control = ControlPlane(address, layers, config, grants, transports, data, threads)
+    kernel = Kernel([data, Bookkeeping(data, costs), control, _Ready(on_ready)], stop_timeout_s=_STOP_S)
     with install_signals(kernel), _tied_to(parent, kernel):
         await kernel.run()
 

@@ -38,6 +38,7 @@ from symbiosis_scheduler.events import (
 )
 from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.memo import Memo
 from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
@@ -79,6 +80,8 @@ class DataPlane:
         self._spin_ns = spin_budget_us(config.compute.spin_us) * 1000
         self._newcomers: dict[ClientId, tuple[Tenant, Grant]] = {}
         self._underway: list[Launched] = []
+        self.looks = self.look_hits = 0
+        """How often the idle loop looked for more before it slept, and how often something came."""
         self._to_ring: set[ServerChannel] = set()
         self._awake = False
         self._draining: asyncio.Future[None] | None = None
@@ -141,6 +144,11 @@ class DataPlane:
         """From now on calls may name this segment."""
         self.state.learn(program.spec)
         self._executor.learn(program)
+
+    @property
+    def memo(self) -> Memo:
+        """What is kept of forwards for their backwards."""
+        return self._executor.memo
 
     def hang_up(self, reason: str) -> None:
         """Ends every channel. Clients see a daemon that is gone, and why."""
@@ -209,6 +217,7 @@ class DataPlane:
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
         if self._spin_ns and self._look():
+            self.look_hits += 1
             self._loop.call_soon(self._turn)
             return
         armed = [seat.channel.arm() for seat in self.seats.values()]
@@ -221,6 +230,7 @@ class DataPlane:
 
     def _look(self) -> bool:
         """Whether something comes within the spin budget."""
+        self.looks += 1
         end = time.perf_counter_ns() + self._spin_ns
         channels = [seat.channel for seat in self.seats.values()]
         while True:

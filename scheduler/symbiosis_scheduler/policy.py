@@ -23,25 +23,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_scheduler.convoys import Convoys
+from symbiosis_core.ids import OpId
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.queues import Lane, Level, Queues
 from symbiosis_scheduler.request import Request
 
 __all__ = ["LatencyFirst", "Policy"]
 
+_ASKED: Final = 8
+"""Of how many groups of requests it is asked whether they are better held: it bounds what a decision costs."""
+
 
 class Policy(Protocol):
     """Decides. Found by an entry point in the group `symbiosis.policies`, called with a `DaemonConfig`.
 
-    A policy may remember what it decided, but reads no clock and changes no queue. One with an attribute `convoys`
-    has it told of every request, of every plan that is done, and of clients that leave.
+    A policy may remember what it decided, but reads no clock and changes neither queues nor what is known.
     """
 
-    def plan(self, now_us: int, queues: Queues) -> Decision:
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns what is computed now.
 
         A `Plan` is always carried out: its rows are taken, each request's from where it stands in the queues. A
@@ -59,10 +63,8 @@ class LatencyFirst:
         """By rank: up to this ticket, requests of the level have had to wait for rows of a lower level."""
         self._lowest_rank = 0
         """Of the last plan's rows."""
-        self.convoys = Convoys()
-        """Told by the state of what comes and goes."""
 
-    def plan(self, now_us: int, queues: Queues) -> Decision:
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the next batch; None only if nothing waits."""
         for rank in range(self._lowest_rank):
             self._delayed[rank] = queues.tickets
@@ -74,7 +76,7 @@ class LatencyFirst:
             return None
         lead = self._aged(now_us, queues.levels)
         if lead is None:
-            lead, until_us = self._ready(now_us, first, queues)
+            lead, until_us = self._ready(now_us, first, queues, known)
             if lead is None:
                 return Hold(until_us)
         level = queues.lane(lead.lane).level
@@ -82,15 +84,25 @@ class LatencyFirst:
         parts = [Part(lead, 0, lead.rows)] if self._exact else self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
-    def _ready(self, now_us: int, first: Level, queues: Queues) -> tuple[Request | None, int]:
-        """Returns the first head that need not be held; or None, and until when the first of all may be held."""
+    def _ready(self, now_us: int, first: Level, queues: Queues, known: Known) -> tuple[Request | None, int]:
+        """Returns the first head that need not be held; or None, and until when the first of all may be held.
+
+        Heads that wait for the same are asked about once, and of different ones no more than `_ASKED`: the next
+        is not held.
+        """
         earliest: int | None = None
+        asked: set[tuple[OpId, Direction]] = set()
         for head in first.heads():
-            most_us = 0 if self._exact else queues.lane(head.lane).config.max_hold_us
+            key = (head.op, head.direction)
+            if key in asked:
+                continue
+            most_us = 0 if self._exact or len(asked) == _ASKED else queues.lane(head.lane).config.max_hold_us
             if not most_us:
                 return head, 0
-            present = {request.client for request in first.cells[head.op, head.direction]}
-            until_us = self.convoys.hold_until(head, present, first.turns, now_us, most_us)
+            asked.add(key)
+            until_us = known.convoys.hold_until(
+                head, first.cells[key], first.turns, now_us, most_us, self._max_rows
+            )
             if until_us is None:
                 return head, 0
             earliest = until_us if earliest is None else min(earliest, until_us)

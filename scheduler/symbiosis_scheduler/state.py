@@ -29,10 +29,10 @@ from typing import Any, Final
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
 from symbiosis_core.ids import ClientId, SlotIndex
-from symbiosis_core.specs import Direction, DType, Op
+from symbiosis_core.specs import Direction, Op
 from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
-from symbiosis_scheduler.convoys import Convoys
+from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.events import (
     Answer,
     Arrived,
@@ -47,6 +47,7 @@ from symbiosis_scheduler.events import (
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Hold, Plan
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
@@ -99,16 +100,28 @@ _DIRECTIONS: Final = tuple(Direction)
 class SchedulerState:
     """Everything that the scheduler knows."""
 
-    def __init__(self, ops: Sequence[Op], config: DaemonConfig, policy: Policy, *, max_in_flight: int = 1) -> None:
+    def __init__(
+        self,
+        ops: Sequence[Op],
+        config: DaemonConfig,
+        policy: Policy,
+        *,
+        max_in_flight: int = 1,
+        costs: Costs | None = None,
+    ) -> None:
+        """`costs` are those of an earlier daemon, if there are any."""
+        self.known = Known(costs)
+        """What was learned of ops and clients."""
         self._admission = Admission(ops, config.limits)
         self._queues = Queues(config.lanes)
         self._policy = policy
-        self._convoys: Convoys = getattr(policy, "convoys", None) or Convoys()
         for op in ops:
-            self._note_start(op)
+            self.known.introduce(op)
         self._max_in_flight = max_in_flight
         self._clients: dict[ClientId, _Client] = {}
-        self._in_flight: set[Plan] = set()
+        self._in_flight: dict[Plan, int] = {}
+        """Every plan that runs, and when it was started."""
+        self._last_done_us = 0
         self._draining = False
         self._lanes = {lane.name: _Served() for lane in self._queues.lanes}
         self._batches = self._batch_requests = self._batch_rows = self._batch_clients = 0
@@ -129,11 +142,7 @@ class SchedulerState:
     def learn(self, op: Op) -> None:
         """From now on requests may ask for `op`, whose id is the number of ops before it."""
         self._admission.learn(op)
-        self._note_start(op)
-
-    def _note_start(self, op: Op) -> None:
-        if op.planes_in(Direction.FORWARD)[0].dtype is DType.INT64:
-            self._convoys.starts.add(op.id)
+        self.known.introduce(op)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Returns what is to be done about an event, in this order.
@@ -178,7 +187,9 @@ class SchedulerState:
             clients=self._batch_clients,
             busy_s=self._busy_us / 1e6,
         )
-        return SchedulerStatistics(clients, lanes, batches, len(self._in_flight), self._draining)
+        travellers = self.known.travellers
+        holds = self.known.convoys.holds.status(travellers.error.mean, travellers.pause.mean)
+        return SchedulerStatistics(clients, lanes, batches, holds, len(self._in_flight), self._draining)
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
@@ -211,7 +222,7 @@ class SchedulerState:
     def _left(self, event: ClientLeft) -> list[Instruction]:
         if self._clients.pop(event.client, None) is not None:
             self._queues.remove(event.client)
-            self._convoys.left(event.client)
+            self.known.left(event.client)
         return []
 
     def _arrived(self, event: Arrived) -> list[Instruction]:
@@ -246,14 +257,14 @@ class SchedulerState:
             )
             client.open[slot] = _Open(request)
             self._queues.push(request)
-            self._convoys.arrived(request)
+            self.known.arrived(request)
         return instructions
 
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []
         until_us: int | None = None
         while len(self._in_flight) < self._max_in_flight:
-            decision = self._policy.plan(event.now_us, self._queues)
+            decision = self._policy.plan(event.now_us, self._queues, self.known)
             if isinstance(decision, Plan):
                 self._start(decision, event.now_us)
                 runs.append(Run(decision))
@@ -282,20 +293,23 @@ class SchedulerState:
                 self._lanes[lead.lane].aged += 1
         if not self._in_flight:
             self._busy_since_us = now_us
-        self._in_flight.add(plan)
+        self._in_flight[plan] = now_us
+        self.known.started(plan, now_us)
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
         if plan not in self._in_flight:
             raise LocalProtocolError("a plan is done that is not in flight")
-        self._in_flight.remove(plan)
+        # Plans in flight are computed one after the other: one that waited for another began when that was done.
+        took_us = event.now_us - max(self._in_flight.pop(plan), self._last_done_us)
+        self._last_done_us = event.now_us
         if not self._in_flight:
             self._busy_us += event.now_us - self._busy_since_us
         self._batches += 1
         self._batch_requests += len(plan.parts)
         self._batch_rows += plan.rows
         self._batch_clients += len(plan.clients)
-        self._convoys.finished(plan, event.now_us)
+        self.known.finished(plan, took_us, event.now_us)
         answers: list[Instruction] = []
         for part in plan.parts:
             request = part.request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from symbiosis_core.ids import ClientId
-from symbiosis_core.wire import BatchStatus, LaneStatus
+from symbiosis_core.wire import BatchStatus, HoldStatus, LaneStatus
 
 __all__ = ["ClientStatistics", "SchedulerStatistics"]
 
@@ -34,5 +34,6 @@ class SchedulerStatistics(msgspec.Struct, frozen=True):
     """By priority. Here too, `requests` and `rows` are those answered with rows, also of clients that left."""
     batches: BatchStatus
     """Finished ones. `busy_s` is time with at least one plan in flight, from its `Turn` to its `PlanDone`."""
+    holds: HoldStatus
     in_flight: int
     draining: bool

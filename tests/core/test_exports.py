@@ -42,8 +42,11 @@ EXPORTS = {
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
         "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "BatchStatus", "Capability",
-        "ClientStatus", "DaemonStatus", "Describe", "Fetch", "Hello", "LaneStatus", "Learn", "Learned",
-        "MemoryStatus", "ModelReply", "Name", "Refused", "Reply", "Request", "Status", "StatusReply", "TensorPart",
+        "ClientStatus", "DaemonStatus", "Describe", "Fetch", "Hello",
+        "HoldStatus", "LaneStatus", "Learn", "Learned",
+        "MemoStatus",
+        "MemoryStatus", "ModelReply", "Name", "Refused", "Reply", "Request",
+        "SpinStatus", "Status", "StatusReply", "TensorPart",
         "Welcome", "decode_reply", "decode_request", "encode", "header",
     ],
 }  # fmt: skip

@@ -9,6 +9,7 @@ from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig, Limi
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
+from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.events import (
     Answer,
     Arrived,
@@ -88,13 +89,16 @@ class Desk:
 
 
 def held(root: object) -> int:
-    """Returns how many elements all containers hold that can be reached from `root`."""
+    """Returns how many elements all containers hold that can be reached from `root`.
+
+    What ops cost is not counted: it is learned for good, and there are only so many ops.
+    """
     seen: set[int] = set()
     count = 0
     todo = [root]
     while todo:
         each = todo.pop()
-        if id(each) in seen:
+        if id(each) in seen or isinstance(each, Costs):
             continue
         seen.add(id(each))
         inner: Iterable[Any] = ()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from symbiosis_core.config import DEFAULT_LANES, BatchingConfig, DaemonConfig, LaneConfig
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.policy import LatencyFirst
 from symbiosis_scheduler.queues import Queues
@@ -40,13 +41,14 @@ class Bench:
         config = config or DaemonConfig()
         self.queues = Queues(config.lanes)
         self.policy = LatencyFirst(config)
+        self.known = Known()
 
     def push(self, *requests: Request) -> None:
         for each in requests:
             self.queues.push(each)
 
     def plan(self, now_us: int = 0) -> Plan:
-        plan = self.policy.plan(now_us, self.queues)
+        plan = self.policy.plan(now_us, self.queues, self.known)
         assert isinstance(plan, Plan)
         for part in plan.parts:
             self.queues.take(part)
@@ -68,7 +70,7 @@ def config(lanes: dict[str, LaneConfig] | None = None, max_rows: int = 512, exac
 
 def test_nothing_waits_nothing_is_planned() -> None:
     bench = Bench()
-    assert bench.policy.plan(0, bench.queues) is None
+    assert bench.policy.plan(0, bench.queues, bench.known) is None
 
 
 # -- lead ------------------------------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def test_who_comes_to_empty_queues_was_not_delayed_by_what_ran_before() -> None:
     bench = Bench()
     bench.push(request(1, "training", op=1))
     bench.plan()
-    assert bench.policy.plan(0, bench.queues) is None
+    assert bench.policy.plan(0, bench.queues, bench.known) is None
     bench.push(request(11, op=1), request(12, op=2), request(1, "training", op=1))
     assert parts(bench.plan()) == [(11, 0, 1), (1, 0, 1)]
 
@@ -308,7 +310,7 @@ def test_a_request_waits_for_one_batch_of_lower_lanes_at_most(
 
     def advance(arrivals: list[tuple[int, int, int]]) -> None:
         nonlocal now_us, slot
-        decision = bench.policy.plan(now_us, bench.queues)
+        decision = bench.policy.plan(now_us, bench.queues, bench.known)
         assert (decision is None) == (not delays)
         if isinstance(decision, Plan):
             for part in decision.parts:

@@ -16,6 +16,7 @@ from symbiosis_scheduler.events import (
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.request import Request
@@ -184,7 +185,7 @@ class Scripted:
     def __init__(self, decide: Callable[[list[Request]], Decision]) -> None:
         self._decide = decide
 
-    def plan(self, now_us: int, queues: Queues) -> Decision:
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         return self._decide([request for lane in queues.lanes for request in lane.waiting])
 
 
