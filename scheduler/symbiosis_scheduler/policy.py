@@ -23,11 +23,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.ids import OpId
-from symbiosis_core.specs import Direction
+from symbiosis_scheduler.filling import first_ready
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.queues import Lane, Level, Queues
@@ -35,14 +34,14 @@ from symbiosis_scheduler.request import Request
 
 __all__ = ["LatencyFirst", "Policy"]
 
-_ASKED: Final = 8
-"""Of how many groups of requests it is asked whether they are better held: it bounds what a decision costs."""
-
 
 class Policy(Protocol):
     """Decides. Found by an entry point in the group `symbiosis.policies`, called with a `DaemonConfig`.
 
     A policy may remember what it decided, but reads no clock and changes neither queues nor what is known.
+
+    Two attributes of its class may say more of it, and need not be there: `reads`, the keys of a lane that it
+    obeys (`symbiosis policy check` warns of others), and `explain(config, longest_us)`, see `explanations`.
     """
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
@@ -55,6 +54,8 @@ class Policy(Protocol):
 
 class LatencyFirst:
     """Lanes by priority, with ageing, chunks and riders; the module's docstring has the rules."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"priority", "chunk_rows", "max_wait_us", "max_hold_us"})
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows
@@ -76,38 +77,17 @@ class LatencyFirst:
             return None
         lead = self._aged(now_us, queues.levels)
         if lead is None:
-            lead, until_us = self._ready(now_us, first, queues, known)
+            heads = first.heads()
+            if self._exact:
+                lead = next(heads)
+            else:
+                lead, until_us = first_ready(heads, queues, known, now_us, self._max_rows)
             if lead is None:
                 return Hold(until_us)
         level = queues.lane(lead.lane).level
         self._lowest_rank = level.rank
         parts = [Part(lead, 0, lead.rows)] if self._exact else self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
-
-    def _ready(self, now_us: int, first: Level, queues: Queues, known: Known) -> tuple[Request | None, int]:
-        """Returns the first head that need not be held; or None, and until when the first of all may be held.
-
-        Heads that wait for the same are asked about once, and of different ones no more than `_ASKED`: the next
-        is not held.
-        """
-        earliest: int | None = None
-        asked: set[tuple[OpId, Direction]] = set()
-        for head in first.heads():
-            key = (head.op, head.direction)
-            if key in asked:
-                continue
-            most_us = 0 if self._exact or len(asked) == _ASKED else queues.lane(head.lane).config.max_hold_us
-            if not most_us:
-                return head, 0
-            asked.add(key)
-            until_us = known.convoys.hold_until(
-                head, first.cells[key], first.turns, now_us, most_us, self._max_rows
-            )
-            if until_us is None:
-                return head, 0
-            earliest = until_us if earliest is None else min(earliest, until_us)
-        assert earliest is not None  # the level has a head
-        return None, earliest
 
     def _aged(self, now_us: int, levels: Iterable[Level]) -> Request | None:
         """Returns the request that leads because of somebody's age, if there is one."""

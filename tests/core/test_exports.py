@@ -18,7 +18,8 @@ EXPORTS = {
     "symbiosis_core.clock": ["monotonic_us"],
     "symbiosis_core.config": [
         "DEFAULT_LANES", "BatchingConfig", "ComputeConfig", "DaemonConfig", "LaneConfig", "LimitsConfig",
-        "PolicyConfig", "check", "load",
+        "PolicyConfig",
+        "RuleConfig", "check", "load",
     ],
     "symbiosis_core.errors": [
         "BusyError", "ClosedError", "ConfigError", "DaemonGoneError", "DaemonSilentError", "LocalProtocolError",
