@@ -13,12 +13,16 @@ from typing import Final
 
 from symbiosis_core.errors import BusyError, LocalProtocolError, RefusedError, RemoteProtocolError
 from symbiosis_core.wire import (
+    AskQuota,
+    Configure,
+    Configured,
     Describe,
     Fetch,
     Hello,
     Learn,
     Learned,
     ModelReply,
+    QuotaState,
     Refused,
     Reply,
     Request,
@@ -37,6 +41,8 @@ ANSWERS: Final[dict[type[Request], type[Reply]]] = {
     Describe: ModelReply,
     Fetch: TensorPart,
     Learn: Learned,
+    AskQuota: QuotaState,
+    Configure: Configured,
     Status: StatusReply,
 }
 

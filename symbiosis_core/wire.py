@@ -23,9 +23,12 @@ __all__ = [
     "MAX_REQUEST_BYTES",
     "TENSOR_PART_BYTES",
     "VERSION",
+    "AskQuota",
     "BatchStatus",
     "Capability",
     "ClientStatus",
+    "Configure",
+    "Configured",
     "DaemonStatus",
     "Describe",
     "Fetch",
@@ -38,6 +41,7 @@ __all__ = [
     "MemoryStatus",
     "ModelReply",
     "Name",
+    "QuotaState",
     "Refused",
     "Reply",
     "Request",
@@ -84,6 +88,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     pid: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
     """The client's own word, for display only."""
     capabilities: Annotated[tuple[Capability, ...], Meta(max_length=16)] = ()
+    key: Annotated[str, Meta(max_length=256)] = ""
+    """What the client shows to be put into a lane by a rule that asks for it."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
@@ -141,6 +147,38 @@ class Learned(msgspec.Struct, frozen=True, tag="learned"):
     """The number by which calls name the segment, until the daemon ends."""
 
     op: int
+
+
+class AskQuota(msgspec.Struct, frozen=True, tag="ask_quota"):
+    """Asks which quota refused a client a forward, and until when."""
+
+    client: Annotated[int, Meta(ge=0)]
+
+
+class QuotaState(msgspec.Struct, frozen=True, tag="quota_state"):
+    """The quota that was reached; an empty `reason`: none, or not any more."""
+
+    reason: str = ""
+    remedy: str = ""
+    retry_after_s: float = 0.0
+
+
+class Configure(msgspec.Struct, frozen=True, tag="configure"):
+    """Asks the daemon to hold itself to another configuration from now on."""
+
+    source: Annotated[str, Meta(max_length=1024)]
+    """Names the text in errors."""
+    text: Annotated[str, Meta(max_length=MAX_REQUEST_BYTES // 2)]
+    """TOML."""
+
+
+class Configured(msgspec.Struct, frozen=True, tag="configured"):
+    """The configuration holds."""
+
+    policy: str
+    lanes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What of it only holds after a new start."""
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
@@ -278,8 +316,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_s: float | None = None
 
 
-Request = Hello | Describe | Fetch | Learn | Status
-Reply = Welcome | ModelReply | TensorPart | Learned | StatusReply | Refused
+Request = Hello | Describe | Fetch | Learn | AskQuota | Configure | Status
+Reply = Welcome | ModelReply | TensorPart | Learned | QuotaState | Configured | StatusReply | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

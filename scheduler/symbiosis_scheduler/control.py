@@ -6,6 +6,7 @@ carry no tensor larger than `wire.TENSOR_PART_BYTES`.
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -13,13 +14,17 @@ from typing import Any, Final
 import msgspec
 
 from symbiosis_core import __version__
+from symbiosis_core import config as configuration
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.errors import ConfigError, RefusalCode, RefusedError
+from symbiosis_core.ids import ClientId
 from symbiosis_core.telemetry import pss_bytes
 from symbiosis_core.wire import (
     TENSOR_PART_BYTES,
+    AskQuota,
     ClientStatus,
+    Configure,
+    Configured,
     DaemonStatus,
     Describe,
     Fetch,
@@ -29,6 +34,7 @@ from symbiosis_core.wire import (
     MemoryStatus,
     MemoStatus,
     ModelReply,
+    QuotaState,
     Reply,
     Request,
     SpinStatus,
@@ -41,6 +47,9 @@ from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.policies import check_installed
+from symbiosis_scheduler.reconfiguration import Reconfiguration
+from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.segments import Segments
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.negotiate import choose
@@ -59,7 +68,7 @@ class ControlPlane:
         self,
         address: str,
         layers: FrozenLayers,
-        config: DaemonConfig,
+        live: Reconfiguration,
         grants: Grants,
         transports: Mapping[str, Transport],
         data: DataPlaneThread,
@@ -67,13 +76,14 @@ class ControlPlane:
     ) -> None:
         self._address = address
         self._layers = layers
-        self._config = config
+        self._live = live
+        self._user = getpass.getuser()
         self._grants = grants
         self._transports = transports
         self._data = data
         self._threads = threads
         self._since_us = monotonic_us()
-        self._segments = Segments(layers, config.limits.segments)
+        self._segments = Segments(layers, live.config.limits.segments)
         self._server = ControlServer(address, self._answer)
 
     async def start(self) -> None:
@@ -93,23 +103,26 @@ class ControlPlane:
 
     async def _hello(self, hello: Hello) -> Reply:
         self._known_model(hello.model)
-        if hello.lane not in self._config.lanes:
-            lanes = ", ".join(self._config.lanes)
+        config = self._live.config
+        # Only processes of the daemon's user are let in, so that is whose client it is.
+        lane = lane_for(config, wish=hello.lane, name=hello.name, user=self._user, key=hello.key)
+        if lane not in config.lanes:
+            lanes = ", ".join(config.lanes)
             raise RefusedError(
-                RefusalCode.UNKNOWN_LANE, f"there is no lane {hello.lane!r}", f"the daemon's lanes are: {lanes}"
+                RefusalCode.UNKNOWN_LANE, f"there is no lane {lane!r}", f"the daemon's lanes are: {lanes}"
             )
         ours = [transport.capability() for transport in self._transports.values()]
         choice = choose(ours, hello.capabilities)
-        client, token = self._grants.issue(hello.name, hello.lane, hello.pid, choice.transport)
+        client, token = self._grants.issue(hello.name, lane, hello.pid, choice.transport, self._user)
         return Welcome(
             client=client,
             token=token,
             token_valid_s=VALID_S,
             model=self._layers.spec.name,
-            lane=hello.lane,
+            lane=lane,
             transport=choice.transport,
             endpoint=self._transports[choice.transport].endpoint(self._address),
-            max_rows=self._config.limits.max_rows,
+            max_rows=config.limits.max_rows,
             reasons=choice.reasons,
         )
 
@@ -129,6 +142,29 @@ class ControlPlane:
         # Also where it is known: another client's teaching may still be on its way to the data plane.
         await self._data.call(lambda: self._data.plane.learn(program) if program is not None else None)
         return Learned(spec.id)
+
+    async def _ask_quota(self, asked: AskQuota) -> Reply:
+        client = ClientId(asked.client)
+        reached, lane = await self._data.call(lambda: self._data.plane.quota_reached(client, monotonic_us()))
+        if reached is None:
+            return QuotaState()
+        return QuotaState(
+            reason=f"the quota lanes.{lane}.{reached.key} = {reached.rows_per_s} rows a second is used up",
+            remedy="the same call may be made again after that time; nothing that was begun was broken off",
+            retry_after_s=reached.retry_us / 1e6,
+        )
+
+    async def _configure(self, wanted: Configure) -> Reply:
+        try:
+            config = check_installed(wanted.source, configuration.check(wanted.source, wanted.text))
+            notes = await self._live.apply(config, wanted.source)
+        except ConfigError as error:
+            raise RefusedError(
+                RefusalCode.BAD_CONFIG,
+                str(error),
+                "the one before holds; try `symbiosis policy check`",
+            ) from None
+        return Configured(config.policy.name, tuple(config.lanes), notes)
 
     async def _status(self, _: Status) -> Reply:
         status = await self._data.call(self._look)
@@ -158,7 +194,7 @@ class ControlPlane:
             model=spec.name,
             dtype=spec.dtype.name.lower(),
             fingerprint=spec.fingerprint,
-            policy=self._config.policy.name,
+            policy=self._live.config.policy.name,
             threads=self._threads.most,
             draining=plane.draining,
             clients=clients,
@@ -203,5 +239,7 @@ _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Repl
     Describe: ControlPlane._describe,
     Fetch: ControlPlane._fetch,
     Learn: ControlPlane._learn,
+    AskQuota: ControlPlane._ask_quota,
+    Configure: ControlPlane._configure,
     Status: ControlPlane._status,
 }

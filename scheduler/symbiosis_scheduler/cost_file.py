@@ -16,8 +16,10 @@ import msgspec
 from symbiosis_core.logs import event, get_logger
 from symbiosis_scheduler.costs import Costs, Curves
 
-__all__ = ["CostFile"]
+__all__ = ["FOLDER", "CostFile", "Written", "read_costs"]
 
+FOLDER: Final = "costs"
+"""In the cache folder."""
 _VERSION: Final = 1
 _MOST_OPS: Final = 20_000
 _MOST_BYTES: Final = 64 << 20
@@ -25,11 +27,24 @@ _MOST_BYTES: Final = 64 << 20
 log = get_logger(__name__)
 
 
-class _Written(msgspec.Struct, frozen=True):
+class Written(msgspec.Struct, frozen=True):
+    """What stands in a file."""
+
     version: int
     of: str
     """What the times were measured on, for whoever looks into the file."""
     curves: Curves
+
+
+def read_costs(path: Path) -> Written | None:
+    """Returns what a daemon wrote down; None: it cannot be read, or is of another kind."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            return None
+        written = msgspec.json.decode(path.read_bytes(), type=Written)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return written if written.version == _VERSION else None
 
 
 class CostFile:
@@ -45,14 +60,8 @@ class CostFile:
 
     def load(self) -> Costs:
         """Returns the curves of the last daemon, or none."""
-        try:
-            if self.path.stat().st_size > _MOST_BYTES:
-                return Costs()
-            written = msgspec.json.decode(self.path.read_bytes(), type=_Written)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            return Costs()
-        known = (written.version, written.of) == (_VERSION, self._of)
-        return Costs(written.curves if known else None)
+        written = read_costs(self.path)
+        return Costs(written.curves if written is not None and written.of == self._of else None)
 
     def save(self, written_down: Curves) -> None:
         """Writes what `Costs.written_down` returned. A folder that cannot be written is told in the log."""
@@ -60,7 +69,7 @@ class CostFile:
         beside = self.path.with_suffix(".unfinished")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(msgspec.json.encode(_Written(_VERSION, self._of, curves)))
+            beside.write_bytes(msgspec.json.encode(Written(_VERSION, self._of, curves)))
             beside.rename(self.path)
         except OSError as error:
             log.warning(event("the costs of ops are not kept", file=self.path, reason=error.strerror))

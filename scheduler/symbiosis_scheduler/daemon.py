@@ -6,20 +6,23 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
-from symbiosis_core.kernel import Kernel, install_signals
+from symbiosis_core.kernel import Kernel, Service, install_signals
 from symbiosis_scheduler.bookkeeping import Bookkeeping
+from symbiosis_scheduler.cache import cache_folder
+from symbiosis_scheduler.config_watch import ConfigWatch
 from symbiosis_scheduler.control import ControlPlane
-from symbiosis_scheduler.cost_file import CostFile
+from symbiosis_scheduler.cost_file import FOLDER, CostFile
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
-from symbiosis_scheduler.embedded import cache_folder
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
@@ -40,9 +43,12 @@ async def serve(
     threads: ThreadChoice,
     *,
     parent: int | None = None,
+    config_file: Path | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until SIGTERM, SIGINT, the end of the process `parent`, or the first failure.
+
+    `config_file` is where `config` came from: when it changes, it is applied.
 
     The caller holds the `AddressClaim` of `address`.
 
@@ -50,9 +56,9 @@ async def serve(
         UsageError: the address cannot be written, or there is no process `parent`.
         ServiceFailedError: a service failed; its cause is the reason.
     """
-    grants = Grants(config.limits)
+    grants = Grants(config.limits, config.lanes)
     dtype = layers.spec.dtype.name.lower()
-    costs = CostFile(cache_folder() / "costs", layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
+    costs = CostFile(cache_folder() / FOLDER, layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
     transports = {name: transport(name) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
@@ -65,8 +71,11 @@ async def serve(
         return plane, doors
 
     data = DataPlaneThread(open_plane, drain_s=_DRAIN_S)
-    control = ControlPlane(address, layers, config, grants, transports, data, threads)
-    kernel = Kernel([data, Bookkeeping(data, costs), control, _Ready(on_ready)], stop_timeout_s=_STOP_S)
+    live = Reconfiguration(config, data, grants)
+    control = ControlPlane(address, layers, live, grants, transports, data, threads)
+    watch = [ConfigWatch(config_file, live)] if config_file is not None else []
+    services: list[Service] = [data, Bookkeeping(data, costs), control, *watch, _Ready(on_ready)]
+    kernel = Kernel(services, stop_timeout_s=_STOP_S)
     with install_signals(kernel), _tied_to(parent, kernel):
         await kernel.run()
 

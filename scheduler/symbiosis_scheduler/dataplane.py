@@ -23,6 +23,7 @@ from symbiosis_core.ids import ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
 from symbiosis_scheduler.events import (
+    Adopt,
     Answer,
     Arrived,
     ClientJoined,
@@ -39,7 +40,9 @@ from symbiosis_scheduler.events import (
 from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.grants import Grants, Tenant
 from symbiosis_scheduler.memo import Memo
+from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.program import Program
+from symbiosis_scheduler.quotas import Reached
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import spin_budget_us
@@ -76,7 +79,10 @@ class DataPlane:
         self._loop = loop
         self._executor = executor
         self._grants = grants
+        self._stream_priorities = sorted({lane.priority for lane in config.lanes.values()})
+        """Those that there are streams for, since the start."""
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
+        """The stream of each lane, by its priority."""
         self._spin_ns = spin_budget_us(config.compute.spin_us) * 1000
         self._newcomers: dict[ClientId, tuple[Tenant, Grant]] = {}
         self._underway: list[Launched] = []
@@ -98,6 +104,9 @@ class DataPlane:
         if self._draining is not None:
             raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")
         tenant, grant = self._grants.redeem(token, peer.pid)
+        if tenant.lane not in self._priorities:  # there was one when the place was promised
+            self._grants.release(tenant.client)
+            raise RefusedError(RefusalCode.UNKNOWN_LANE, f"there is no lane {tenant.lane!r} any more")
         self._newcomers[tenant.client] = (tenant, grant)
         return grant
 
@@ -111,7 +120,7 @@ class DataPlane:
         tenant, grant = self._newcomers.pop(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
         self._executor.attach(channel)
-        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes))
+        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user))
         log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
         self._wake()
 
@@ -144,6 +153,33 @@ class DataPlane:
         """From now on calls may name this segment."""
         self.state.learn(program.spec)
         self._executor.learn(program)
+
+    def adopt(self, config: DaemonConfig, policy: Policy) -> None:
+        """Holds everybody to another configuration from the next plan on.
+
+        Raises:
+            RefusedError: somebody is in a lane that it does not have. Nothing has changed.
+        """
+        taken = self.state.lanes_in_use | {tenant.lane for tenant, _ in self._newcomers.values()}
+        if missing := sorted(taken - set(config.lanes)):
+            raise RefusedError(
+                RefusalCode.UNKNOWN_LANE,
+                f"clients are in lanes that the configuration lacks: {', '.join(missing)}",
+                "keep these lanes until their clients have left",
+            )
+        self._tell(Adopt(config, policy))
+        order = sorted({lane.priority for lane in config.lanes.values()})
+        last = len(self._stream_priorities) - 1
+        self._priorities = {
+            name: self._stream_priorities[min(order.index(lane.priority), last)]
+            for name, lane in config.lanes.items()
+        }
+        self._wake()
+
+    def quota_reached(self, client: ClientId, now_us: int) -> tuple[Reached | None, str]:
+        """Returns the quota that keeps a client from beginning a forward, and the client's lane."""
+        seat = self.seats.get(client)
+        return (None, "") if seat is None else (self.state.quota_reached(client, now_us), seat.tenant.lane)
 
     @property
     def memo(self) -> Memo:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import msgspec
 
+from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
 from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.request import Request
 from symbiosis_transports.calls import Arrival
 
 __all__ = [
+    "Adopt",
     "Answer",
     "Arrived",
     "ClientJoined",
@@ -35,6 +38,7 @@ class ClientJoined(msgspec.Struct, frozen=True):
     client: ClientId
     lane: str
     slot_bytes: int
+    user: str = ""
 
 
 class ClientLeft(msgspec.Struct, frozen=True):
@@ -65,11 +69,18 @@ class PlanDone(msgspec.Struct, frozen=True):
     failed: dict[Request, RefusalCode] = {}
 
 
+class Adopt(msgspec.Struct, frozen=True):
+    """From now on another configuration holds, under this policy. Everybody's lane is in it; nothing is lost."""
+
+    config: DaemonConfig
+    policy: Policy
+
+
 class Drain(msgspec.Struct, frozen=True):
     """Refuse what comes, finish what is there. `SchedulerState.idle` tells when that is."""
 
 
-Event = ClientJoined | ClientLeft | Arrived | Turn | PlanDone | Drain
+Event = ClientJoined | ClientLeft | Arrived | Turn | PlanDone | Adopt | Drain
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@
     Arrived        a channel's `take()` gave these              Answer (refused at once), Drop
     Turn           all that is known has been told: decide      Run..., or else one Sleep
     PlanDone       the rows of a plan are computed, or failed   Answer
+    Adopt          another configuration and policy hold now    -
     Drain          nothing new is taken any more                -
 
 Only a `Turn` decides, so that everything that came in the meantime, from all channels, is part of one decision:
@@ -34,6 +35,7 @@ from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
 from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.events import (
+    Adopt,
     Answer,
     Arrived,
     ClientJoined,
@@ -51,8 +53,10 @@ from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Hold, Plan
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
+from symbiosis_scheduler.quotas import Quotas, Reached
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.statistics import ClientStatistics, SchedulerStatistics
+from symbiosis_transports.calls import Call
 
 __all__ = ["SchedulerState"]
 
@@ -75,12 +79,15 @@ class _Open:
 class _Client:
     """A client that is connected."""
 
-    __slots__ = ("id", "lane", "open", "refused", "requests", "rows", "slot_bytes")
+    __slots__ = ("began", "id", "lane", "open", "refused", "requests", "rows", "slot_bytes", "user")
 
     def __init__(self, joined: ClientJoined) -> None:
         self.id = joined.client
         self.lane = joined.lane
         self.slot_bytes = joined.slot_bytes
+        self.user = joined.user
+        self.began = False
+        """Whether its last request began a forward: one more of the same belongs to the same forward."""
         self.open: dict[SlotIndex, _Open] = {}
         self.requests = self.rows = self.refused = 0
 
@@ -114,6 +121,7 @@ class SchedulerState:
         """What was learned of ops and clients."""
         self._admission = Admission(ops, config.limits)
         self._queues = Queues(config.lanes)
+        self._quotas = Quotas(config.lanes)
         self._policy = policy
         for op in ops:
             self.known.introduce(op)
@@ -138,6 +146,15 @@ class SchedulerState:
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
         return not self._in_flight and not len(self._queues)
+
+    @property
+    def lanes_in_use(self) -> set[str]:
+        """The lanes that clients are in."""
+        return {client.lane for client in self._clients.values()}
+
+    def quota_reached(self, client: ClientId, now_us: int) -> Reached | None:
+        """Returns the quota that keeps a client from beginning a forward; None: there is none."""
+        return self._quotas.reached(client, now_us)
 
     def learn(self, op: Op) -> None:
         """From now on requests may ask for `op`, whose id is the number of ops before it."""
@@ -217,11 +234,13 @@ class SchedulerState:
         if event.client in self._clients or event.lane not in self._lanes:
             raise LocalProtocolError(f"{event} joins twice or in no lane")
         self._clients[event.client] = _Client(event)
+        self._quotas.join(event.client, event.lane, event.user)
         return []
 
     def _left(self, event: ClientLeft) -> list[Instruction]:
         if self._clients.pop(event.client, None) is not None:
             self._queues.remove(event.client)
+            self._quotas.leave(event.client)
             self.known.left(event.client)
         return []
 
@@ -238,6 +257,8 @@ class SchedulerState:
             refusal = self._admission.refusal(call, client.slot_bytes)
             if self._draining:
                 refusal = RefusalCode.DRAINING
+            elif refusal is None and self._over_quota(client, call, event.now_us):
+                refusal = RefusalCode.QUOTA
             if refusal is not None:
                 client.refused += 1
                 instructions.append(Answer(client.id, slot, generation, refusal, event.now_us))
@@ -259,6 +280,15 @@ class SchedulerState:
             self._queues.push(request)
             self.known.arrived(request)
         return instructions
+
+    def _over_quota(self, client: _Client, call: Call, now_us: int) -> bool:
+        """Whether the call would begin a forward that a quota does not allow yet; counts rows of all others."""
+        begins = call.op in self.known.travellers.starts and not call.direction
+        if begins and not client.began and self._quotas.reached(client.id, now_us) is not None:
+            return True
+        client.began = begins
+        self._quotas.charge(client.id, call.rows, now_us)
+        return False
 
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []
@@ -339,6 +369,18 @@ class SchedulerState:
             client.refused += 1
         return Answer(client.id, request.slot, request.generation, entry.refusal, request.arrived_us)
 
+    def _adopt(self, event: Adopt) -> list[Instruction]:
+        lanes = event.config.lanes
+        if self.lanes_in_use - set(lanes):
+            raise LocalProtocolError("somebody's lane is not in the configuration that is to be adopted")
+        self._queues = self._queues.moved_to(lanes)
+        members = {client.id: (client.lane, client.user) for client in self._clients.values()}
+        self._quotas = self._quotas.moved_to(lanes, members)
+        self._admission.limit(event.config.limits)
+        self._lanes = {lane.name: self._lanes.get(lane.name) or _Served() for lane in self._queues.lanes}
+        self._policy = event.policy
+        return []
+
     def _drain(self, _: Drain) -> list[Instruction]:
         self._draining = True
         return []
@@ -350,5 +392,6 @@ _HANDLERS: Final[dict[type[Event], Callable[[SchedulerState, Any], list[Instruct
     Arrived: SchedulerState._arrived,
     Turn: SchedulerState._turn,
     PlanDone: SchedulerState._done,
+    Adopt: SchedulerState._adopt,
     Drain: SchedulerState._drain,
 }

@@ -9,9 +9,12 @@ from symbiosis_core.ids import OpId, Token
 from symbiosis_core.segments import Fn, Node, Segment
 from symbiosis_core.specs import DType, ModelSpec, OpKind, OpSpec, Plane, TensorKind, TensorSpec
 from symbiosis_core.wire import (
+    AskQuota,
     BatchStatus,
     Capability,
     ClientStatus,
+    Configure,
+    Configured,
     DaemonStatus,
     Describe,
     Fetch,
@@ -21,6 +24,7 @@ from symbiosis_core.wire import (
     Learned,
     MemoryStatus,
     ModelReply,
+    QuotaState,
     Refused,
     Reply,
     Request,
@@ -45,11 +49,13 @@ SEGMENT: Final = Segment(
 )
 
 REQUESTS: Final[dict[str, Request]] = {
-    "hello": Hello("job-7", "training", "smollm2", 4321, (Capability("posix_shm", "b00t", ("GPU-1",)),)),
+    "hello": Hello("job-7", "training", "smollm2", 4321, (Capability("posix_shm", "b00t", ("GPU-1",)),), "secret"),
     "describe": Describe("smollm2"),
     "fetch": Fetch("smollm2", "model.norm.weight", 4096),
     "learn": Learn("smollm2", SEGMENT),
     "status": Status(),
+    "ask_quota": AskQuota(3),
+    "configure": Configure("a.toml", "[lanes.a]\npriority = 0\n"),
 }
 
 _MODEL = ModelSpec(
@@ -97,13 +103,16 @@ REPLIES: Final[dict[str, Reply]] = {
     "learned": Learned(212),
     "status_reply": StatusReply(_STATUS),
     "refused": Refused(RefusalCode.QUOTA, "64 clients are connected", "wait", 2.0),
+    "quota_state": QuotaState("used up", "wait", 1.5),
+    "configured": Configured("fifo", ("a",), ("a note",)),
 }
 
 # fmt: off
 GOLDEN: Final[dict[str, bytes]] = {
     "hello": (
-        b"\x86\xa4type\xa5hello\xa4name\xa5job-7\xa4lane\xa8training\xa5model\xa7smollm2\xa3pid\xcd\x10\xe1"
-        b"\xaccapabilities\x91\x83\xa9transport\xa9posix_shm\xa7boot_id\xa4b00t\xa7devices\x91\xa5GPU-1"
+        b"\x87\xa4type\xa5hello\xa4name\xa5job-7\xa4lane\xa8training\xa5model\xa7smol"
+        b"lm2\xa3pid\xcd\x10\xe1\xaccapabilities\x91\x83\xa9transport\xa9posix_shm\xa7bo"
+        b"ot_id\xa4b00t\xa7devices\x91\xa5GPU-1\xa3key\xa6secret"
     ),
     "describe": b"\x82\xa4type\xa8describe\xa5model\xa7smollm2",
     "fetch": b"\x84\xa4type\xa5fetch\xa5model\xa7smollm2\xa6tensor\xb1model.norm.weight\xa6offset\xcd\x10\x00",
@@ -148,6 +157,21 @@ GOLDEN: Final[dict[str, bytes]] = {
     "refused": (
         b"\x85\xa4type\xa7refused\xa4code\xa5quota\xa6reason\xb864 clients are connected\xa6remedy\xa4wait"
         b"\xadretry_after_s\xcb@\x00\x00\x00\x00\x00\x00\x00"
+    ),
+    "ask_quota": (
+        b"\x82\xa4type\xa9ask_quota\xa6client\x03"
+    ),
+    "configure": (
+        b"\x83\xa4type\xa9configure\xa6source\xa6a.toml\xa4text\xb7[lanes.a]\npr"
+        b"iority = 0\n"
+    ),
+    "quota_state": (
+        b"\x84\xa4type\xabquota_state\xa6reason\xa7used up\xa6remedy\xa4wait\xadre"
+        b"try_after_s\xcb?\xf8\x00\x00\x00\x00\x00\x00"
+    ),
+    "configured": (
+        b"\x84\xa4type\xaaconfigured\xa6policy\xa4fifo\xa5lanes\x91\xa1a\xa5notes\x91\xa6a "
+        b"note"
     ),
 }
 # fmt: on
