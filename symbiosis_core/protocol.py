@@ -28,7 +28,9 @@ from symbiosis_core.wire import (
     Request,
     Status,
     StatusReply,
+    TakeTrace,
     TensorPart,
+    TraceTaken,
     Welcome,
     decode_reply,
     encode,
@@ -43,6 +45,7 @@ ANSWERS: Final[dict[type[Request], type[Reply]]] = {
     Learn: Learned,
     AskQuota: QuotaState,
     Configure: Configured,
+    TakeTrace: TraceTaken,
     Status: StatusReply,
 }
 

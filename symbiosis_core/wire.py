@@ -48,7 +48,9 @@ __all__ = [
     "SpinStatus",
     "Status",
     "StatusReply",
+    "TakeTrace",
     "TensorPart",
+    "TraceTaken",
     "Welcome",
     "decode_reply",
     "decode_request",
@@ -179,6 +181,24 @@ class Configured(msgspec.Struct, frozen=True, tag="configured"):
     lanes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """What of it only holds after a new start."""
+
+
+class TakeTrace(msgspec.Struct, frozen=True, tag="take_trace"):
+    """Asks for what was recorded since the last time. A recording that nobody asks about ends by itself."""
+
+    recording: Annotated[int, Meta(ge=0)] = 0
+    """0: begin one."""
+    stop: bool = False
+    """Whether this is the last time."""
+
+
+class TraceTaken(msgspec.Struct, frozen=True, tag="trace_taken"):
+    """A piece of a trace."""
+
+    recording: int
+    data: bytes
+    dropped: int = 0
+    """Records that were not fetched in time, since the recording began."""
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
@@ -316,8 +336,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_s: float | None = None
 
 
-Request = Hello | Describe | Fetch | Learn | AskQuota | Configure | Status
-Reply = Welcome | ModelReply | TensorPart | Learned | QuotaState | Configured | StatusReply | Refused
+Request = Hello | Describe | Fetch | Learn | AskQuota | Configure | TakeTrace | Status
+Reply = Welcome | ModelReply | TensorPart | Learned | QuotaState | Configured | TraceTaken | StatusReply | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -40,6 +40,7 @@ from symbiosis_core.wire import (
     SpinStatus,
     Status,
     StatusReply,
+    TakeTrace,
     TensorPart,
     Welcome,
 )
@@ -166,6 +167,11 @@ class ControlPlane:
             ) from None
         return Configured(config.policy.name, tuple(config.lanes), notes)
 
+    async def _take_trace(self, wanted: TakeTrace) -> Reply:
+        return await self._data.call(
+            lambda: self._data.plane.take_trace(wanted, self._layers.spec.name, monotonic_us())
+        )
+
     async def _status(self, _: Status) -> Reply:
         status = await self._data.call(self._look)
         memory = msgspec.structs.replace(
@@ -241,5 +247,6 @@ _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Repl
     Learn: ControlPlane._learn,
     AskQuota: ControlPlane._ask_quota,
     Configure: ControlPlane._configure,
+    TakeTrace: ControlPlane._take_trace,
     Status: ControlPlane._status,
 }

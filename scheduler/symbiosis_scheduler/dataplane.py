@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.errors import BusyError, RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
+from symbiosis_core.wire import TakeTrace, TraceTaken
 from symbiosis_scheduler.events import (
     Adopt,
     Answer,
@@ -43,6 +44,7 @@ from symbiosis_scheduler.memo import Memo
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.quotas import Reached
+from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import spin_budget_us
@@ -89,6 +91,8 @@ class DataPlane:
         self.looks = self.look_hits = 0
         """How often the idle loop looked for more before it slept, and how often something came."""
         self._to_ring: set[ServerChannel] = set()
+        self._recording: Recorder | None = None
+        self._recordings = 0
         self._awake = False
         self._draining: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -175,6 +179,27 @@ class DataPlane:
             for name, lane in config.lanes.items()
         }
         self._wake()
+
+    def take_trace(self, wanted: TakeTrace, model: str, now_us: int) -> TraceTaken:
+        """Returns what was recorded since the last time; begins and ends recordings.
+
+        Raises:
+            BusyError: somebody else is recording.
+            RefusedError: the recording has ended.
+        """
+        recorder = self._recording
+        if not wanted.recording:
+            if recorder is not None and not recorder.forgotten(now_us):
+                raise BusyError(
+                    RefusalCode.QUOTA, "somebody is recording already", "try again later", retry_after_s=10
+                )
+            self._recordings += 1
+            recorder = self._recording = Recorder(self.state, model, now_us)
+        elif recorder is None or wanted.recording != self._recordings:
+            raise RefusedError(RefusalCode.ORDER, "this recording has ended", "begin another")
+        if wanted.stop:
+            self._recording = None
+        return TraceTaken(self._recordings, recorder.take(now_us), recorder.dropped)
 
     def quota_reached(self, client: ClientId, now_us: int) -> tuple[Reached | None, str]:
         """Returns the quota that keeps a client from beginning a forward, and the client's lane."""
@@ -279,7 +304,10 @@ class DataPlane:
     # -- instructions ----------------------------------------------------------------------------------------
 
     def _tell(self, what: Event) -> None:
-        for instruction in self.state.handle(what):
+        instructions = self.state.handle(what)
+        if self._recording is not None:
+            self._recording.note(what, instructions, monotonic_us())
+        for instruction in instructions:
             _CARRY_OUT[type(instruction)](self, instruction)
 
     def _run(self, instruction: Run) -> None:

@@ -30,7 +30,9 @@ from symbiosis_core.wire import (
     Request,
     Status,
     StatusReply,
+    TakeTrace,
     TensorPart,
+    TraceTaken,
     Welcome,
 )
 
@@ -55,6 +57,7 @@ REQUESTS: Final[dict[str, Request]] = {
     "learn": Learn("smollm2", SEGMENT),
     "status": Status(),
     "ask_quota": AskQuota(3),
+    "take_trace": TakeTrace(1, True),
     "configure": Configure("a.toml", "[lanes.a]\npriority = 0\n"),
 }
 
@@ -103,6 +106,7 @@ REPLIES: Final[dict[str, Reply]] = {
     "learned": Learned(212),
     "status_reply": StatusReply(_STATUS),
     "refused": Refused(RefusalCode.QUOTA, "64 clients are connected", "wait", 2.0),
+    "trace_taken": TraceTaken(1, b"\x01\x02", 3),
     "quota_state": QuotaState("used up", "wait", 1.5),
     "configured": Configured("fifo", ("a",), ("a note",)),
 }
@@ -173,5 +177,7 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"\x84\xa4type\xaaconfigured\xa6policy\xa4fifo\xa5lanes\x91\xa1a\xa5notes\x91\xa6a "
         b"note"
     ),
+    "take_trace": (b"\x83\xa4type\xaatake_trace\xa9recording\x01\xa4stop\xc3"),
+    "trace_taken": (b"\x84\xa4type\xabtrace_taken\xa9recording\x01\xa4data\xc4\x02\x01\x02\xa7dropped\x03"),
 }
 # fmt: on

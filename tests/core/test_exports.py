@@ -51,7 +51,9 @@ EXPORTS = {
         "MemoStatus",
         "MemoryStatus", "ModelReply", "Name",
         "QuotaState", "Refused", "Reply", "Request",
-        "SpinStatus", "Status", "StatusReply", "TensorPart",
+        "SpinStatus", "Status", "StatusReply", "TakeTrace",
+        "TensorPart",
+        "TraceTaken",
         "Welcome", "decode_reply", "decode_request", "encode", "header",
     ],
 }  # fmt: skip

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from symbiosis_core import toml_check
 from symbiosis_core.wire import Configure, Configured
+from symbiosis_scheduler.commands.console import wide_console
 from symbiosis_scheduler.config_warnings import warnings
 from symbiosis_scheduler.explanations import Delay, explain
 from symbiosis_scheduler.policies import load_checked, policy_class
@@ -52,7 +52,7 @@ def explain_file(
     settings = load_checked(file)
     measured = Measured.read(costs)
     said = explain(settings, policy_class(settings), measured.longest_us)
-    console = Console()
+    console = wide_console()
     for sentence in said.sentences:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if said.delays:
@@ -78,6 +78,28 @@ def apply(
     typer.echo(f"{where}: applied. Policy {done.policy}, lanes: {', '.join(done.lanes)}")
     for note in done.notes:
         typer.echo(f"note: {note}")
+
+
+@policy.command()
+def simulate(
+    trace: Annotated[Path, typer.Argument(help="What `symbiosis trace record` wrote.")],
+    policies: Annotated[list[Path], typer.Option("--policy", help="A configuration; give several to compare.")],
+    plot: Annotated[Path | None, typer.Option(help="Draw latencies into this SVG.", show_default=False)] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures into this file.", show_default=False)
+    ] = None,
+    clients: Annotated[int, typer.Option(min=0, max=100_000, help="So many instead of the trace's.")] = 0,
+    devices: Annotated[int, typer.Option(min=1, max=1024, help="A daemon on each; clients are dealt out.")] = 1,
+    requests: Annotated[int, typer.Option(min=0, help="Begin again until so many are answered. 0: once.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+) -> None:
+    """Play TRACE again in virtual time under each configuration, and lay the figures side by side."""
+    from symbiosis_scheduler.commands.simulation import run, show, write
+
+    settings = {str(file): load_checked(file) for file in policies}
+    worlds = run(trace, settings, clients=clients, devices=devices, requests=requests, seed=seed)
+    show(worlds)
+    write(worlds, json, plot)
 
 
 def _table(delays: tuple[Delay, ...]) -> Table:
