@@ -37,7 +37,7 @@ def mixed(decoding: int = 2, training: int = 1, forwards: int = 20) -> list[tupl
             rows = 256 if trains else 1
             done_us = us + 1000 + 20 * rows
             found.append((us, (Kind.ASK, us, client, 0, op, direction, rows)))
-            found.append((done_us, (Kind.BATCH, done_us, op, direction, rows, done_us - us, 1)))
+            found.append((done_us, (Kind.BATCH, done_us, op, direction, rows, done_us - us, 1, 0)))
             found.append((done_us, (Kind.ANSWER, done_us, client, 0)))
             us = done_us + THINKING_US
     found.sort(key=lambda each: each[0])
@@ -85,7 +85,7 @@ def test_every_policy_answers_everything(policy: str) -> None:
 def test_the_same_seed_plays_the_same_and_another_does_not() -> None:
     dice, trace = random.Random(1), mixed()
     trace = [
-        (*record[:5], round(record[5] * dice.uniform(0.7, 1.4)), 1) if record[0] == Kind.BATCH else record
+        (*record[:5], round(record[5] * dice.uniform(0.7, 1.4)), 1, 0) if record[0] == Kind.BATCH else record
         for record in trace
     ]
     load = read_load(trace)
@@ -120,7 +120,7 @@ def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -
     """A client that keeps three requests open: what it asks next depends on how many were answered."""
     trace: list[tuple[Any, ...]] = [(Kind.HEADER, 1, ""), (Kind.OP, 0, False), (Kind.JOIN, 0, 1, "training", "")]
     trace += [(Kind.ASK, 10 + slot, 1, slot, 0, 0, 64) for slot in range(3)]
-    trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1), (Kind.ANSWER, 500, 1, 0), (Kind.ASK, 600, 1, 0, 0, 0, 64)]
+    trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0), (Kind.ANSWER, 500, 1, 0), (Kind.ASK, 600, 1, 0, 0, 0, 64)]
     (script,) = read_load(trace).scripts
     assert list(script.needs) == [0, 0, 0, 1]
     assert list(script.delays_us) == [0, 1, 1, 100]
@@ -157,7 +157,7 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
         (Kind.JOIN, 0, 2, "inference", ""),
         (Kind.OP, 1, False),
         (Kind.ASK, 0, 1, 2, 1, 0, 3),
-        (Kind.BATCH, 80, 1, 0, 3, 30, 1),
+        (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50),
         (Kind.ANSWER, 80, 1, 2),
         (Kind.LEAVE, 80, 2),
     ]

@@ -19,6 +19,7 @@ from symbiosis_scheduler.events import (
     Instruction,
     PlanDone,
     Run,
+    Sleep,
     Turn,
 )
 from symbiosis_scheduler.plan import Plan
@@ -38,7 +39,10 @@ class Recorder:
         self._starts = state.known.travellers.starts
         self._began_us = self._asked_us = now_us
         self._ops: set[int] = set()
-        self._running: dict[Plan, int] = {}
+        self._running: dict[Plan, tuple[int, int]] = {}
+        """When each plan began, and by how much later than it could have."""
+        self._could_us: int | None = None
+        """Since when something waits that is not held."""
         self._done_us = 0
         self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128]))
         self.dropped = 0
@@ -61,6 +65,8 @@ class Recorder:
         us = now_us - self._began_us
         match event:
             case Arrived():
+                if self._could_us is None:
+                    self._could_us = us
                 for slot, _, call in event.arrivals:
                     self._note_op(call.op)
                     self._write(Kind.ASK, us, event.client, slot, call.op, call.direction, call.rows)
@@ -71,9 +77,7 @@ class Recorder:
             case ClientLeft():
                 self._write(Kind.LEAVE, us, event.client)
             case Turn():
-                for each in instructions:
-                    if isinstance(each, Run):
-                        self._running[each.plan] = us
+                self._note_turn(instructions, us)
         for each in instructions:
             if isinstance(each, Answer):
                 self._write(Kind.ANSWER, us, each.client, each.slot)
@@ -83,13 +87,22 @@ class Recorder:
             self._ops.add(op)
             self._write(Kind.OP, op, op in self._starts)
 
+    def _note_turn(self, instructions: Sequence[Instruction], us: int) -> None:
+        lag_us = us - (us if self._could_us is None else self._could_us)
+        for each in instructions:
+            if isinstance(each, Run):
+                self._running[each.plan] = (us, lag_us)
+            elif isinstance(each, Sleep):  # nothing waits, or it is held
+                self._could_us = None
+
     def _note_batch(self, plan: Plan, us: int) -> None:
-        began_us = self._running.pop(plan, None)
-        if began_us is not None:  # else it ran when the recording began
-            took_us = us - max(began_us, self._done_us)
-            clients = len(plan.clients)
-            self._write(Kind.BATCH, us, plan.op, Direction(plan.direction).value, plan.rows, took_us, clients)
-        self._done_us = us
+        running = self._running.pop(plan, None)
+        if running is not None:  # else it ran when the recording began
+            began_us, lag_us = running
+            took_us, clients = us - max(began_us, self._done_us), len(plan.clients)
+            direction = Direction(plan.direction).value
+            self._write(Kind.BATCH, us, plan.op, direction, plan.rows, took_us, clients, lag_us)
+        self._done_us = self._could_us = us
 
     def _write(self, kind: Kind, *fields: int | str | bool) -> None:
         if len(self._data) > _MOST_BYTES:

@@ -20,6 +20,7 @@ class LaneFigures(msgspec.Struct, frozen=True, kw_only=True):
     p50_us: float
     """Of requests, from arrival to answer."""
     p99_us: float
+    mean_us: float
     forward_p50_us: float
     """Of forwards, from their first request to their last answer; 0: none were whole."""
     forward_p99_us: float
@@ -80,6 +81,7 @@ def _lane(lane: str, players: Sequence[Player]) -> LaneFigures:
         requests=len(latencies),
         p50_us=quantile(latencies, 0.5),
         p99_us=quantile(latencies, 0.99),
+        mean_us=sum(latencies) / max(1, len(latencies)),
         forward_p50_us=quantile(forwards, 0.5),
         forward_p99_us=quantile(forwards, 0.99),
         rows_per_s=sum(rates),

@@ -6,7 +6,9 @@
     [LEAVE, us, client]
     [ASK, us, client, slot, op, direction, rows]        a request arrived
     [ANSWER, us, client, slot]                          it was answered
-    [BATCH, us, op, direction, rows, took us, clients]  a batch was done
+    [BATCH, us, op, direction, rows, took us, clients, lag us]
+                                                        a batch was done. It began so long after it could have:
+                                                        what a busy machine takes before a decision is carried out
 
 Times are microseconds since the recording began. No tensor, token id or adapter is ever in a trace.
 """
@@ -47,7 +49,7 @@ _FIELDS: Final = {
     Kind.LEAVE: (int, int),
     Kind.ASK: (int,) * 6,
     Kind.ANSWER: (int,) * 3,
-    Kind.BATCH: (int,) * 6,
+    Kind.BATCH: (int,) * 7,
 }
 _encoder: Final = msgspec.msgpack.Encoder()
 

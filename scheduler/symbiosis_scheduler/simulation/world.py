@@ -95,7 +95,7 @@ class Player:
 class Device:
     """One daemon on one device."""
 
-    __slots__ = ("busy_us", "looks_us", "running", "state")
+    __slots__ = ("busy_us", "looks_us", "running", "state", "unseen")
 
     def __init__(self, state: SchedulerState) -> None:
         self.state = state
@@ -103,6 +103,8 @@ class Device:
         self.looks_us = -1
         """When it is to be woken, at the earliest."""
         self.busy_us = 0
+        self.unseen: list[tuple[Player, Arrival]] = []
+        """What came while it computed: a daemon on a CPU looks when the batch is done."""
 
 
 class World:
@@ -135,7 +137,6 @@ class World:
         self.now_us = 0
         self.requests = 0
         self._order = 0
-        self._expected: dict[tuple[OpId, Direction, int], float] = {}
         self._calendar: list[tuple[int, int, int, object]] = []
         for player in self.players:
             script = player.script
@@ -193,30 +194,31 @@ class World:
         player.asked_us[slot] = (self.now_us, rows)
         if not player.first_us:
             player.first_us = self.now_us
-        call = Call(op, direction, rows, 0, _OUT_OFFSET)
-        arrived = Arrived(player.id, [Arrival(slot, Generation(1), call)], self.now_us)
-        for instruction in player.device.state.handle(arrived):
-            assert isinstance(instruction, Answer)  # refused: a quota
-            self._answered(player, instruction, again=False)
+        arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET))
+        if player.device.running is None:
+            self._see(player, arrival)
+        else:
+            player.device.unseen.append((player, arrival))
         if player.at < len(script):
             self._plan(player, script.delays_us[player.at])
+
+    def _see(self, player: Player, arrival: Arrival) -> None:
+        """The daemon finds a request: from now on it counts as waiting, as in a daemon's status."""
+        player.asked_us[arrival.slot] = (self.now_us, arrival.call.rows)
+        for instruction in player.device.state.handle(Arrived(player.id, [arrival], self.now_us)):
+            assert isinstance(instruction, Answer)  # refused: a quota
+            self._answered(player, instruction, again=False)
 
     def _turn(self, device: Device) -> None:
         for instruction in device.state.handle(Turn(self.now_us)):
             if isinstance(instruction, Run):
                 plan = device.running = instruction.plan
-                took_us = max(1, round(self._expected_us(plan) * self._load.times(self._dice)))
+                drawn_us = self._load.took_us(plan.op, plan.direction, plan.rows, self._dice)
+                took_us = max(1, round(drawn_us))
                 device.busy_us += took_us
                 self._put(self.now_us + took_us, _DONE, device)
             elif isinstance(instruction, Sleep) and instruction.until_us is not None:
                 self._look(device, max(instruction.until_us, self.now_us + 1))
-
-    def _expected_us(self, plan: Plan) -> float:
-        key = (plan.op, plan.direction, plan.rows)
-        expected_us = self._expected.get(key)
-        if expected_us is None:
-            expected_us = self._expected[key] = self._load.costs.expected_us(*key) or 1.0
-        return expected_us
 
     def _look(self, device: Device, us: int) -> None:
         if device.looks_us < 0 or us < device.looks_us:
@@ -224,6 +226,9 @@ class World:
             self._put(us, _LOOK, device)
 
     def _finish(self, device: Device, *, again: bool) -> None:
+        unseen, device.unseen = device.unseen, []
+        for player, arrival in unseen:
+            self._see(player, arrival)
         plan, device.running = device.running, None
         assert plan is not None  # the calendar says that it is done
         for instruction in device.state.handle(PlanDone(plan, self.now_us)):
