@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from symbiosis_bench.decisions import decisions
 from symbiosis_bench.end_to_end.command import end_to_end
 from symbiosis_bench.mixed.command import mixed
 
@@ -19,3 +20,4 @@ def _bench() -> None:
 
 bench.command("end-to-end")(end_to_end)
 bench.command("mixed")(mixed)
+bench.command("decisions")(decisions)

@@ -4,7 +4,8 @@
 
 1. *Lead.* Lanes go by priority. Ageing: a request that has waited its lane's `max_wait_us` goes before every
    lane, the oldest such first; `max_wait_us = 0` means that the lane does not age. Between clients of one level
-   the turn decides (see `queues`), also among aged ones: the oldest chooses the lane, the turn the client.
+   the turn decides (see `queues`), also among aged ones: the oldest chooses the lane, the turn the client. Where
+   no higher lane waits, age is nothing to go by, and the turn is everybody's.
 2. *Riders.* What waits for the lead's op and direction rides along, by priority, without padding: at most
    `batching.max_rows` rows in all, and of each lane at most its `chunk_rows` rows, one request or many.
 3. *One chunk.* Rows of a lower lane may delay a waiting request of a higher lane once, not twice. After a batch
@@ -75,7 +76,7 @@ class LatencyFirst:
                 break
         else:
             return None
-        lead = self._aged(now_us, queues.levels)
+        lead = self._aged(now_us, queues.levels, first)
         if lead is None:
             heads = first.heads()
             if self._exact:
@@ -89,7 +90,7 @@ class LatencyFirst:
         parts = [Part(lead, 0, lead.rows)] if self._exact else self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
-    def _aged(self, now_us: int, levels: Iterable[Level]) -> Request | None:
+    def _aged(self, now_us: int, levels: Iterable[Level], first: Level) -> Request | None:
         """Returns the request that leads because of somebody's age, if there is one."""
         oldest: Request | None = None
         oldest_ticket, oldest_lane = 0, None
@@ -109,6 +110,9 @@ class LatencyFirst:
         if delayed is not None and delayed.rank < oldest_lane.level.rank:
             return next(delayed.heads())
         heads = oldest_lane.level.heads()
+        if oldest_lane.level is first:
+            # It passes nobody. Were the aged alone to lead, a flood would shut out a client that asks for little.
+            return next(heads)
         aged = (head for head in heads if head.lane == oldest.lane and _is_aged(head, oldest_lane, now_us))
         return next(aged, oldest)
 
