@@ -25,18 +25,19 @@ from symbiosis_scheduler.request import Request
 __all__ = ["WeightedFair"]
 
 K = TypeVar("K", bound=Hashable)
-_KEPT: Final = 64
-"""Accounts that are kept before those that say nothing any more are looked for."""
+_LEAST_KEPT: Final = 64
+"""So many accounts are kept before those that say nothing any more are looked for."""
 
 
 class _Accounts(Generic[K]):
     """What each has been given, and where the one stands that is being served."""
 
-    __slots__ = ("_given", "_now")
+    __slots__ = ("_given", "_most", "_now")
 
     def __init__(self) -> None:
         self._given: dict[K, float] = {}
         self._now = 0.0
+        self._most = 2 * _LEAST_KEPT
 
     def standing(self, who: K) -> float:
         """Returns what counts as given: no less than to who is being served."""
@@ -47,9 +48,9 @@ class _Accounts(Generic[K]):
 
     def charge(self, who: K, cost: float) -> None:
         self._given[who] = self.standing(who) + cost
-        if len(self._given) > 2 * _KEPT:
-            ahead = {each: given for each, given in self._given.items() if given > self._now}
-            self._given = ahead
+        if len(self._given) > self._most:
+            self._given = {each: given for each, given in self._given.items() if given > self._now}
+            self._most = 2 * max(len(self._given), _LEAST_KEPT)  # so that looking costs O(1) a charge
 
 
 class WeightedFair:
@@ -93,7 +94,10 @@ class WeightedFair:
         self._clients[plan.lead.lane].serve(plan.lead.client)
         whole_us = known.costs.expected_us(plan.op, plan.direction, plan.rows) or float(plan.rows)
         a_row_us = whole_us / plan.rows
+        rows: dict[str, int] = {}
         for part in plan.parts:
-            request = part.request
-            self._clients[request.lane].charge(request.client, part.rows * a_row_us)
-            self._lanes.charge(request.lane, part.rows * a_row_us / self._weights[request.lane])
+            lane, taken = part.request.lane, part.stop - part.start
+            rows[lane] = rows.get(lane, 0) + taken
+            self._clients[lane].charge(part.request.client, taken * a_row_us)
+        for lane, taken in rows.items():
+            self._lanes.charge(lane, taken * a_row_us / self._weights[lane])
