@@ -114,6 +114,7 @@ class RefusalCode(StrEnum):
     DRAINING = "draining"
     FAILED = "failed"
     BAD_SEGMENT = "bad_segment"
+    NOT_LENT = "not_lent"
     BAD_CONFIG = "bad_config"
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from symbiosis_core.errors import BusyError, LocalProtocolError, RefusedError, RemoteProtocolError
 from symbiosis_core.wire import (
     AskQuota,
+    Borrow,
     Configure,
     Configured,
     Describe,
@@ -21,6 +22,7 @@ from symbiosis_core.wire import (
     Hello,
     Learn,
     Learned,
+    Loan,
     ModelReply,
     QuotaState,
     Refused,
@@ -46,6 +48,7 @@ ANSWERS: Final[dict[type[Request], type[Reply]]] = {
     AskQuota: QuotaState,
     Configure: Configured,
     TakeTrace: TraceTaken,
+    Borrow: Loan,
     Status: StatusReply,
 }
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum, StrEnum
-from typing import Final, NamedTuple, Protocol
+from math import prod
+from typing import Annotated, Final, NamedTuple, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from symbiosis_core.ids import OpId
 
@@ -23,6 +25,7 @@ __all__ = [
     "PLANE_ALIGNMENT",
     "DType",
     "Direction",
+    "LentTensor",
     "ModelSpec",
     "Op",
     "OpKind",
@@ -201,6 +204,20 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
         for extent in self.shape:
             count *= extent
         return count
+
+
+class LentTensor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a weight lies in the memory that is lent: elements in C order from byte `offset` on."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Annotated[int, Meta(ge=0)], ...]
+    offset: Annotated[int, Meta(ge=0)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return self.dtype.itemsize * prod(self.shape)
 
 
 class ModelSpec(msgspec.Struct, frozen=True):

@@ -158,6 +158,8 @@ def _allowed(annotation: Any) -> str:
             return _within("must be a number", low, high)
         case inspect.StrType(pattern=None, min_length=low, max_length=high):
             return _within("must be text", low, high, " characters")
+        case inspect.LiteralType(values=values):
+            return f"must be one of {', '.join(map(repr, values))}"
         case inspect.DictType(min_length=low, max_length=high):
             return _within("must be a table", low, high, " entries")
     return ""

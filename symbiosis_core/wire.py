@@ -16,7 +16,7 @@ from msgspec import Meta
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import Token
 from symbiosis_core.segments import Segment
-from symbiosis_core.specs import ModelSpec
+from symbiosis_core.specs import LentTensor, ModelSpec
 
 __all__ = [
     "MAX_REPLY_BYTES",
@@ -25,6 +25,7 @@ __all__ = [
     "VERSION",
     "AskQuota",
     "BatchStatus",
+    "Borrow",
     "Capability",
     "ClientStatus",
     "Configure",
@@ -37,6 +38,7 @@ __all__ = [
     "LaneStatus",
     "Learn",
     "Learned",
+    "Loan",
     "MemoStatus",
     "MemoryStatus",
     "ModelReply",
@@ -201,6 +203,26 @@ class TraceTaken(msgspec.Struct, frozen=True, tag="trace_taken"):
     """Records that were not fetched in time, since the recording began."""
 
 
+class Borrow(msgspec.Struct, frozen=True, tag="borrow"):
+    """Asks for the weights themselves, to be mapped by a client on the same host."""
+
+    model: Annotated[str, Meta(max_length=256)] = ""
+    boot_id: Annotated[str, Meta(max_length=64)] = ""
+    """Of the kernel that the client runs under: memory cannot be lent to another."""
+
+
+class Loan(msgspec.Struct, frozen=True, tag="loan"):
+    """The weights are lent: their descriptor is handed over at `endpoint`."""
+
+    endpoint: str
+    fingerprint: str
+    """Of the model whose weights these are."""
+    lent_bytes: int
+    """Size of the memory."""
+    tensors: tuple[LentTensor, ...]
+    """Where each weight lies in it. Tied weights lie at one place, fused ones beside each other."""
+
+
 class Status(msgspec.Struct, frozen=True, tag="status"):
     """Asks what the daemon is doing."""
 
@@ -336,8 +358,19 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_s: float | None = None
 
 
-Request = Hello | Describe | Fetch | Learn | AskQuota | Configure | TakeTrace | Status
-Reply = Welcome | ModelReply | TensorPart | Learned | QuotaState | Configured | TraceTaken | StatusReply | Refused
+Request = Hello | Describe | Fetch | Learn | Borrow | AskQuota | Configure | TakeTrace | Status
+Reply = (
+    Welcome
+    | ModelReply
+    | TensorPart
+    | Learned
+    | Loan
+    | QuotaState
+    | Configured
+    | TraceTaken
+    | StatusReply
+    | Refused
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

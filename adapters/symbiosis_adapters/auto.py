@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
+from symbiosis_adapters.capture import capture_decoding
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation, explain
+from symbiosis_adapters.lending import Lender, borrow
 from symbiosis_adapters.private import PrivateDaemon
 from symbiosis_adapters.session import Session
 from symbiosis_adapters.surgery import build
@@ -48,6 +51,15 @@ class Handle:
     def explain(self) -> Explanation:
         """How the model is cut, trip by trip, and why; with the graph cut, as of the latest forward. Print it."""
         return explain(self._model)
+
+    def capture(self) -> None:
+        """Has decode steps captured: the first takes seconds, the following a fraction of their time in Python.
+
+        Worth it for a client that generates thousands of tokens. With another cut than `graph` it does nothing.
+        """
+        deferral = vars(self._model).get("symbiosis_deferral")
+        if deferral is not None:
+            capture_decoding(self._model, deferral)
 
     def statistics(self) -> ChannelStatistics | None:
         """Counters of the data channel; None while detached."""
@@ -83,7 +95,8 @@ class AutoModelForCausalLM:
             lane: a lane of the daemon's policy. `training` yields to `inference`.
             name: how `symbiosis status` shows this client; by default the script's name and the pid.
             cut: `graph` (all frozen work between two attentions in one trip), `siblings` (q, k and v in one
-                trip) or `linear` (one trip per layer).
+                trip), `linear` (one trip per layer) or `lent` (none: this process computes, with the daemon's
+                weights, which are lent on its own host).
             dtype: must be the daemon's where given; for a private daemon it decides (default bfloat16).
             reconnect_s: how long a call waits for a daemon that went away before it raises `DaemonGoneError`;
                 default the environment's SYMBIOSIS_RECONNECT_S, else 0.
@@ -116,7 +129,7 @@ class AutoModelForCausalLM:
                     f"dtype={wanted}: the daemon holds {session.spec.name} in {held}; leave dtype out, or start a "
                     f"daemon with --dtype {wanted}"
                 )
-            model = build(session.spec, session, session.fetch, _cut(cut))
+            model = build(session.spec, session, session.fetch, _cut(cut), Lender(partial(borrow, session)))
             if attn_implementation is not None:
                 model.set_attn_implementation(attn_implementation)
         except BaseException:

@@ -15,7 +15,7 @@ __all__ = ["Cut", "Plan", "plan"]
 
 
 class Cut(StrEnum):
-    """How much of a model is one trip. Still to come: lent."""
+    """How much of a model is one trip."""
 
     LINEAR = "linear"
     """Every frozen layer on its own."""
@@ -23,6 +23,8 @@ class Cut(StrEnum):
     """Linears that read the same tensor go together."""
     GRAPH = "graph"
     """All row-wise frozen work between two attentions goes together: see `deferred`."""
+    LENT = "lent"
+    """No trips: the client maps the daemon's weights and computes everything itself."""
 
 
 class Plan(NamedTuple):
@@ -47,6 +49,8 @@ def plan(spec: ModelSpec, requested: Cut = Cut.GRAPH) -> Plan:
     ops = {op.members[0]: op for op in single}
     if len(ops) < len(single):
         raise RemoteProtocolError(f"the catalogue of {spec.name} has two ops for one layer")
+    if requested is Cut.LENT:
+        return Plan(Cut.LENT, ops, (), ())
     groups: list[OpSpec] = []
     reasons: list[str] = []
     taken: set[str] = set()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -118,6 +119,10 @@ class Known:
         return True
 
 
+Observer = Callable[[Trip, Recording, Sequence[StandIn], Sequence[Tensor]], None]
+"""Is told of a trip that was made: of what recording, for whom, and the values."""
+
+
 class Deferral:
     """Records for one model over one session. Several threads may use it, each with recordings of its own."""
 
@@ -136,6 +141,11 @@ class Deferral:
     def frozen(self, parameter: Any) -> Known | None:
         """Returns what the daemon has under the name of a parameter; None if it is no vector of this model."""
         return self._known.get(id(parameter)) if type(parameter) is FrozenVector else None
+
+    def known(self, names: Iterable[str]) -> list[Known]:
+        """Returns what the daemon has under these names of frozen vectors."""
+        wanted = set(names)
+        return [known for known in self._known.values() if known.name in wanted]
 
     def know(self, parameter: Tensor, spec: TensorSpec) -> None:
         """From now on `parameter`, if it is a frozen vector, is named instead of sent."""
@@ -333,7 +343,20 @@ class Deferral:
         self.forced[trip.spec.name] += 1
         if recording.mode.grad:
             recording.pass_by(trip.read)
-        return answers(trip, recording, wanted)
+        values = answers(trip, recording, wanted)
+        observer: Observer | None = getattr(self._open, "observer", None)
+        if observer is not None:
+            observer(trip, recording, wanted, values)
+        return values
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Tells `observer` of all trips that this thread makes inside."""
+        self._open.observer = observer
+        try:
+            yield
+        finally:
+            self._open.observer = None
 
     def _trip(self, recording: Recording, wanted: tuple[int, ...]) -> Trip:
         """Makes the segment of what `wanted` is computed from, and teaches it to the daemon."""

@@ -42,6 +42,8 @@ class Explanation(NamedTuple):
     blocks: tuple[BlockTrips, ...]
     """None with the graph cut until there was a forward."""
     reasons: tuple[str, ...]
+    taken: tuple[str, ...] = ()
+    """Layers whose weights somebody has taken, so that they are computed in this process."""
 
     @property
     def trips_per_forward(self) -> int:
@@ -57,9 +59,14 @@ class Explanation(NamedTuple):
             each = " each" if count > 1 else ""
             lines.append(f"  {name}: {len(first.trips)}{each}: {', '.join(first.trips)}")
         reasons = (*self.reasons, *(reason for block in self.blocks for reason in block.reasons))
-        return "\n".join(lines + [f"  not shared: {reason}" for reason in reasons])
+        lines += [f"  not shared: {reason}" for reason in reasons]
+        return "\n".join(
+            lines + [f"  computed here, with a weight of this process's own: {path}" for path in self.taken]
+        )
 
     def _count(self) -> str:
+        if self.cut is Cut.LENT:
+            return "no trips: computed here, with the daemon's weights"
         if self.cut is not Cut.GRAPH:
             return f"{self.trips_per_forward} trips per forward"
         if not self.blocks:
@@ -71,11 +78,13 @@ def explain(model: nn.Module) -> Explanation:
     """Returns how a model built by `surgery.build` is cut at this moment. Adapters may be around it."""
     planned: Plan = _attached(model, "symbiosis_plan") or Plan(Cut.LINEAR, {}, (), ())
     deferral: Deferral | None = _attached(model, "symbiosis_deferral")
+    layers = [module for module in model.modules() if isinstance(module, RemoteLayer)]
+    taken = tuple(layer.remote_path for layer in layers if layer.taken)
     if deferral is not None:
-        return Explanation(planned.cut, _made(model, deferral), ())
+        return Explanation(planned.cut, _made(model, deferral), (), taken)
     blocks: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
-    for layer in model.modules():
-        if not isinstance(layer, RemoteLayer):
+    for layer in layers:
+        if layer.taken:
             continue
         path, trip, reason = _trip(layer)
         trips, reasons = blocks.setdefault(path, ({}, {}))
@@ -83,7 +92,7 @@ def explain(model: nn.Module) -> Explanation:
         if reason:
             reasons[reason] = None
     table = tuple(BlockTrips(path, tuple(trips), tuple(why)) for path, (trips, why) in blocks.items())
-    return Explanation(planned.cut, table, planned.reasons)
+    return Explanation(planned.cut, table, planned.reasons, taken)
 
 
 def _attached(model: nn.Module, name: str) -> Any:

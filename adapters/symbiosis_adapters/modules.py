@@ -20,8 +20,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.placeholder import FrozenWeight, Lending, take
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
@@ -35,7 +36,7 @@ _PROBES = 16
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _eagerly(layer: RemoteLayer, x: torch.Tensor) -> torch.Tensor:
     layer.begin()
-    return value_of(layer.remote(x))  # what torch has compiled goes around __torch_function__
+    return value_of(RemoteLayer.forward(layer, x))  # what torch has compiled goes around __torch_function__
 
 
 class RemoteLayer(nn.Module):
@@ -45,12 +46,26 @@ class RemoteLayer(nn.Module):
     remote_path: str
     """The module path in the base model."""
     weight: torch.Tensor
+    captured: tuple[int, int, torch.dtype] | None = None
+    """The number of the layer in captured graphs, and the width and type of what comes out; see `capture`."""
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody has taken a weight of the layer: it may hold anything now, so it is computed here."""
+        for parameter in self._parameters.values():
+            if type(parameter) is not FrozenWeight and parameter is not None:
+                return True
+        return False
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Makes the trip. Under torch.compile the graph breaks here."""
+        """Makes the trip, unless the weight was taken. torch.compile breaks the graph here, or captures a node."""
         if torch.compiler.is_compiling():  # asking is much cheaper than `disable` around every call
-            output: torch.Tensor = _eagerly(self, input)
+            captured = self.captured
+            output: torch.Tensor = OPERATION(input, *captured) if captured is not None else _eagerly(self, input)
             return output
+        if self.taken:
+            here: torch.Tensor = super().forward(input)
+            return here
         return self.remote(input)
 
     def begin(self) -> None:
@@ -71,8 +86,9 @@ class RemoteLayer(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if prefix.endswith("base_layer."):
-            for leaf in self._parameters:
-                destination.pop(prefix + leaf, None)
+            for leaf, parameter in self._parameters.items():
+                if type(parameter) is FrozenWeight:
+                    destination.pop(prefix + leaf, None)
 
     def _load_from_state_dict(
         self,
@@ -84,15 +100,20 @@ class RemoteLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        own = {prefix + leaf for leaf in self._parameters}
+        if ".modules_to_save." in f".{prefix}":  # a copy that PEFT has made to be changed
+            for leaf, mine in self._parameters.items():
+                if type(mine) is FrozenWeight and prefix + leaf in state_dict:
+                    take(mine, "loading values of its own")
+        frozen = {leaf: mine for leaf, mine in self._parameters.items() if type(mine) is FrozenWeight}
+        own = {prefix + leaf for leaf in frozen}
         rest = {key: value for key, value in state_dict.items() if key not in own}
         super()._load_from_state_dict(
             rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         missing_keys[:] = [key for key in missing_keys if key not in own]
-        for leaf, mine in self._parameters.items():
+        for leaf, mine in frozen.items():
             given = state_dict.get(prefix + leaf)
-            if given is None or mine is None or isinstance(given, FrozenWeight):
+            if given is None or isinstance(given, FrozenWeight):
                 continue
             if given.shape != mine.shape or not self._holds(leaf, given):
                 error_msgs.append(f"{prefix}{leaf} differs from the daemon's, which cannot be changed from here")
@@ -172,11 +193,12 @@ def make_remote(
     remote: Callable[[torch.Tensor], torch.Tensor],
     dtype: torch.dtype,
     placeholders: dict[int, FrozenWeight],
+    lending: Lending | None = None,
 ) -> None:
     """Turns a layer into a remote one, in place.
 
     `placeholders` maps the id of a former parameter to what stands for it now: weights that were tied stay tied,
-    so that a model counts its parameters as plain transformers does.
+    so that a model counts its parameters as plain transformers does. `lending` has the real ones.
 
     Raises:
         UsageError: an embedding reads its table by itself, or renormalizes it.
@@ -190,7 +212,7 @@ def make_remote(
     for leaf, old in layer._parameters.items():
         if old is not None:
             if id(old) not in placeholders:
-                placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}")
+                placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}", lending)
             layer._parameters[leaf] = placeholders[id(old)]
 
 

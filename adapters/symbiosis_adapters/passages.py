@@ -61,15 +61,16 @@ class _Part(NamedTuple):
 
     module: nn.Module
     children: tuple[nn.Module | None, ...]
-    parameters: tuple[Any, ...]
+    parameters: tuple[tuple[Any, type], ...]
+    """With their types: a placeholder that was taken is the same object, and no placeholder any more."""
     vectors: tuple[Known, ...]
     """Of the parameters those that have values: a remote layer's have none."""
     attributes: tuple[tuple[str, Any], ...]
 
     @classmethod
     def of(cls, module: nn.Module, deferral: Deferral) -> _Part:
-        parameters = tuple(module._parameters.values())
-        vectors = tuple([known for each in parameters if (known := deferral.frozen(each)) is not None])
+        parameters = tuple([(each, type(each)) for each in module._parameters.values()])
+        vectors = tuple([known for each, _ in parameters if (known := deferral.frozen(each)) is not None])
         attributes = tuple([(k, v) for k, v in vars(module).items() if type(v) in (bool, int, float, str)])
         return cls(module, tuple(module._modules.values()), parameters, vectors, attributes)
 
@@ -87,8 +88,8 @@ class _Part(NamedTuple):
         for child, before in zip(children.values(), self.children, strict=True):
             if child is not before:
                 return False
-        for now, then in zip(parameters.values(), self.parameters, strict=True):
-            if now is not then:
+        for now, (then, kind) in zip(parameters.values(), self.parameters, strict=True):
+            if now is not then or type(now) is not kind:
                 return False
         return all(known.still() and not known.vector.requires_grad for known in self.vectors)
 

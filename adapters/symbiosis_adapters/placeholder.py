@@ -1,78 +1,140 @@
-"""What stands where a frozen weight would: its shape, dtype and device, and none of its values.
+"""What stands where a frozen weight would: its shape, dtype and device, and its values only where they are lent.
 
 PEFT, accelerate and transformers ask a base weight for `shape`, `dtype`, `device` and `numel()`, and put adapters
 where it is; on the meta device they would put them there too, which fails in backward. So a placeholder is an
-nn.Parameter on a real device: one element, expanded with stride 0. It answers questions about itself, can be
-moved, viewed and copied, and refuses whatever would read or replace its values, naming the layer and the
-operation. What gets around that (C++ code that never asks Python) finds a NaN.
+nn.Parameter on a real device: one element, expanded with stride 0. It answers questions about itself, and can be
+moved, viewed and copied. What needs its values is one of two things:
 
-A weight that was merged, decomposed or retyped here would change nothing in the daemon: silently wrong numbers.
+- A function that only computes something new of them (`questions.READS`: DoRA's norm, PiSSA's decomposition) gets
+  the lent values for this once. The placeholder stays one, and the daemon goes on computing the layer.
+- Anything else may write to them, keep them or train them. Then the placeholder is *taken*: it becomes an ordinary
+  parameter over memory of this process's own, and so do the views of it that led there. A layer with a taken
+  weight is computed here (`RemoteLayer`), for nobody can know what its weight holds now.
+
+Where the daemon does not lend, either is refused, naming the layer, the operation and whose code it is. What gets
+around all that (C++ code that never asks Python) finds a NaN: silently wrong numbers are the worst of outcomes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
 
-from symbiosis_core.errors import UsageError
+from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, VIEWS
+from symbiosis_adapters.refusals import LEND, RETYPE, TRAIN, refusal
+from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 
-__all__ = ["FrozenWeight"]
-
-
-def _names(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+__all__ = ["FrozenWeight", "Lending", "take", "takes"]
 
 
-_QUESTIONS = _names(
-    "__hash__ __len__ _has_compatible_shallow_copy_type can_cast dim element_size empty_like full_like get_device "
-    "has_names is_complex is_conj is_contiguous is_floating_point is_inference is_neg is_pinned is_same_size "
-    "is_shared is_signed ndimension nelement new_empty new_full new_ones new_tensor new_zeros numel ones_like "
-    "promote_types rand_like randint_like randn_like result_type size storage_offset stride zeros_like"
-)
-"""Answered from shape, dtype and device alone."""
-_VIEWS = _names("alias detach expand flatten permute reshape squeeze swapaxes t transpose unsqueeze view")
-"""Give another placeholder of the same layer."""
-_MOVES = _names("bfloat16 clone cpu cuda double float half pin_memory share_memory_ to type type_as xpu")
-"""Give a placeholder too, as long as the dtype stays."""
-_PATTERNS = _names("expand_as reshape_as to type_as view_as")
-"""Take a second tensor for its shape, dtype or device only."""
+class Lending(Protocol):
+    """Where the real values come from."""
 
-_LEND = (
-    "Lending real weights to a client is not available yet. Use an adapter that leaves the base weights alone "
-    "(for LoRA: default initialization, no DoRA), and merge into a model loaded with plain transformers"
-)
-_TRAIN = "The base is frozen for all its clients: train adapters, and keep it out of modules_to_save and bias"
-_RETYPE = (
-    "The daemon computes in its own dtype for all its clients. Use torch.autocast, or a daemon that was started "
-    "with the other dtype; adapters may have any dtype"
-)
+    def frozen(self, name: str) -> torch.Tensor:
+        """Returns a weight for reading.
+
+        Raises:
+            RefusedError: the daemon does not lend.
+        """
+
+    def private(self, name: str) -> torch.Tensor:
+        """Returns a weight in memory that nobody else has, to be written to. Raises as `frozen` does."""
+
+
+class _Nobody:
+    """Lends nothing."""
+
+    def frozen(self, name: str) -> torch.Tensor:
+        raise RefusedError(RefusalCode.NOT_LENT, "this model was built without a way to borrow them")
+
+    private = frozen
+
+
+_NOBODY = _Nobody()
+_takes = 0
 
 
 class FrozenWeight(nn.Parameter):
     """A parameter without values. `label` says whose it is: `model.layers.0.self_attn.q_proj.weight`."""
 
     label: str
+    lending: Lending | None
+    """Who has the values; None: nobody."""
+    _origin: tuple[FrozenWeight, Callable[[torch.Tensor], torch.Tensor]] | None
+    """Of what this is a view, and how it is made."""
+    _views: list[weakref.ref[FrozenWeight]]
+    """Views of this one; those that live are taken with it."""
 
     @classmethod
-    def of(cls, shape: Iterable[int], dtype: torch.dtype, device: torch.device | str, label: str) -> FrozenWeight:
+    def of(
+        cls,
+        shape: Iterable[int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+        label: str,
+        lending: Lending | None = None,
+    ) -> FrozenWeight:
         """Returns a placeholder; it takes the memory of one element."""
-        return cls._guard(torch.full((), torch.nan, dtype=dtype, device=device).expand(*shape), label)
+        data = torch.full((), torch.nan, dtype=dtype, device=device).expand(*shape)
+        return cls._guard(data, label, lending, None)
 
     @classmethod
-    def _guard(cls, data: torch.Tensor, label: str) -> FrozenWeight:
-        weight = data if isinstance(data, FrozenWeight) else cls(data, requires_grad=False)
-        weight.label = label
+    def _guard(cls, data: torch.Tensor, label: str, lending: Lending | None, origin: Any) -> FrozenWeight:
+        weight = cls(data, requires_grad=False)
+        weight.label, weight.lending, weight._origin, weight._views = label, lending, origin, []
         return weight
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenWeight:
-        copied: FrozenWeight = memo.setdefault(id(self), self.detach())
+    def _view(self, make: Callable[[torch.Tensor], torch.Tensor]) -> FrozenWeight:
+        """Returns the placeholder of a view. Torch functions are off."""
+        view = self._guard(make(self), self.label, self.lending, (self, make))
+        self._views = [known for known in self._views if known() is not None] + [weakref.ref(view)]
+        return view
+
+    def _copy(self) -> FrozenWeight:
+        """Returns a placeholder that shares no memory with this one if it is taken. Torch functions are off."""
+        if self._origin is None:
+            return self.of(self.shape, self.dtype, self.device, self.label, self.lending)
+        whole, make = self._origin
+        return whole._copy()._view(make)
+
+    def _read(self) -> torch.Tensor:
+        """Returns the lent values, for a function that only reads them. Torch functions are off."""
+        if self._origin is not None:
+            whole, make = self._origin
+            return make(whole._read())
+        return self._checked((self.lending or _NOBODY).frozen(self.label))
+
+    def _become(self, values: torch.Tensor) -> None:
+        views = [view for known in self._views if (view := known()) is not None]
+        self.data = values
+        self.__class__ = nn.Parameter  # type: ignore[assignment]  # modules and optimizers hold this very object
+        for view in views:
+            assert view._origin is not None  # it is a view
+            view._become(view._origin[1](self))
+        del self.label, self.lending, self._origin, self._views
+
+    def _checked(self, values: torch.Tensor) -> torch.Tensor:
+        if (values.shape, values.dtype) != (self.shape, self.dtype):
+            raise RemoteProtocolError(
+                f"the daemon lent {self.label} as {tuple(values.shape)} {values.dtype}, "
+                f"not {tuple(self.shape)} {self.dtype}"
+            )
+        return values.to(self.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if id(self) not in memo:
+            with torch._C.DisableTorchFunctionSubclass():
+                memo[id(self)] = self._copy()
+        copied: Self = memo[id(self)]
         return copied
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise _refusal(self, "saving or pickling it")
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        values = _with_values(self, "saving or pickling it", LEND)
+        return nn.Parameter(values, requires_grad=False).__reduce_ex__(protocol)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"FrozenWeight({self.label}, {tuple(self.shape)}, {self.dtype}, device={self.device})"
@@ -81,46 +143,74 @@ class FrozenWeight(nn.Parameter):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        named = kwargs or {}
         name = getattr(func, "__name__", str(func))
         first = args[0] if args else None
         with torch._C.DisableTorchFunctionSubclass():
-            if name == "__get__":
-                return _get(func, *args)
-            if name == "__set__":
-                return _set(func, *args)
-            if name in _QUESTIONS or (name in _PATTERNS and not isinstance(first, FrozenWeight)):
-                return func(*args, **kwargs)
-            if name in _VIEWS and isinstance(first, FrozenWeight):
-                return cls._guard(func(*args, **kwargs), first.label)
-            if name in _MOVES and isinstance(first, FrozenWeight):
-                return _move(func, first, args[1:], kwargs)
-            if name == "requires_grad_" and False in (*args[1:], *kwargs.values()):
+            if name == "__get__" and (found := _get(func, *args)) is not NotImplemented:
+                return found
+            if name == "__set__" and _set(func, *args):
+                return None
+            if name in QUESTIONS or (name in PATTERNS and not isinstance(first, FrozenWeight)):
+                return func(*args, **named)
+            if name in VIEWS and isinstance(first, FrozenWeight):
+                return first._view(lambda whole: func(whole, *args[1:], **named))
+            if name in MOVES and isinstance(first, FrozenWeight):
+                return _move(func, first, args[1:], named)
+            if name == "requires_grad_" and False in (*args[1:], *named.values()):
                 return first
-        raise _refusal(_find((args, kwargs)), f"torch's {name}()", _TRAIN if name == "requires_grad_" else _LEND)
+        attempt, remedy = _described(func, name)
+        if _only_reads(name, first, named):
+            args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
+        else:
+            for weight in _each((args, named)):
+                if isinstance(weight, FrozenWeight):  # one before may have been a view of it
+                    take(weight, attempt, remedy)
+        return func(*args, **named)  # with nothing but ordinary tensors, or with others that have a say
+
+
+def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
+    """Makes a placeholder, in place, an ordinary parameter over memory of this process's own.
+
+    What it is a view of is taken with it, and so are all other views of that.
+
+    Raises:
+        UsageError: the daemon does not lend. `attempt` says what the values were wanted for.
+    """
+    global _takes
+    root = _root(weight)
+    lending = root.lending or _NOBODY
+    _takes += 1
+    with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
+        root._become(_lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label))))
+
+
+def takes() -> int:
+    """Returns how often a placeholder was taken in this process."""
+    return _takes
 
 
 def _get(func: Any, weight: FrozenWeight, *_: Any) -> Any:
     """Reads a property. Whatever tensor it gives (`data`, `T`) is a placeholder again."""
-    attribute = func.__self__.__name__
-    if attribute.startswith("__"):  # the array interfaces
-        raise _refusal(weight, f"reading {attribute}")
+    if func.__self__.__name__.startswith("__"):  # the array interfaces
+        return NotImplemented
     value = func(weight)
-    return FrozenWeight._guard(value, weight.label) if isinstance(value, torch.Tensor) else value
+    return weight._view(func) if isinstance(value, torch.Tensor) else value
 
 
-def _set(func: Any, target: FrozenWeight, value: Any) -> None:
-    """Sets a property: only what changes no value and asks for no gradient."""
+def _set(func: Any, target: Any, value: Any) -> bool:
+    """Sets a property, if that changes no value and asks for no gradient."""
     attribute = func.__self__.__name__
-    if attribute == "requires_grad":
-        if value:
-            raise _refusal(target, "setting requires_grad", _TRAIN)
-    elif attribute == "data":
-        if not (isinstance(value, FrozenWeight) and value.shape == target.shape):
-            raise _refusal(target, "setting its data")
-    elif value is not None:
-        raise _refusal(target, f"setting its {attribute}")
+    if not isinstance(target, FrozenWeight):
+        return False
+    if attribute == "data":
+        if isinstance(value, torch.Tensor) and value.dtype != target.dtype:
+            raise refusal(target.label, f"converting it to {value.dtype}", RETYPE)
+        return isinstance(value, FrozenWeight) and _root(value) is _root(target) and value.shape == target.shape
+    if not (value is None or (attribute == "requires_grad" and not value)):
+        return False
     func(target, value)
+    return True
 
 
 def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -129,27 +219,68 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
     if not isinstance(moved, torch.Tensor):  # type() without an argument
         return moved
     if moved.dtype != weight.dtype:
-        raise _refusal(weight, f"converting it to {moved.dtype}", _RETYPE)
-    if moved.device == weight.device and func is not torch.Tensor.clone:
-        return weight
-    return FrozenWeight._guard(moved.expand(weight.shape), weight.label)
+        return _lent(
+            weight, f"converting it to {moved.dtype}", RETYPE, lambda: func(weight._read(), *args, **kwargs)
+        )
+    if func is torch.Tensor.clone:
+        return weight._copy()
+    return weight if moved.device == weight.device else weight._view(lambda whole: func(whole, *args, **kwargs))
 
 
-def _find(values: Any) -> FrozenWeight:
-    stack = [values]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, FrozenWeight):
-            return value
-        if isinstance(value, tuple | list):
-            stack.extend(value)
-        elif isinstance(value, dict):
-            stack.extend(value.values())
-    raise AssertionError("torch dispatched to FrozenWeight without one among the arguments")
+def _only_reads(name: str, first: Any, kwargs: dict[str, Any]) -> bool:
+    if name == "copy_":
+        return not isinstance(first, FrozenWeight)
+    return name in READS and kwargs.get("out") is None
 
 
-def _refusal(weight: FrozenWeight, attempt: str, remedy: str = _LEND) -> UsageError:
-    return UsageError(
-        f"{weight.label}: {attempt} is not possible, for its values are in the daemon and only its shape is here. "
-        f"{remedy}"
-    )
+def _with_values(values: Any, attempt: str, remedy: str) -> Any:
+    """Returns `values` with lent ones in the place of placeholders, in tuples, lists and dicts too."""
+    if isinstance(values, FrozenWeight):
+        weight = values
+
+        def read() -> torch.Tensor:
+            with torch._C.DisableTorchFunctionSubclass():
+                return weight._read()
+
+        return _lent(weight, attempt, remedy, read)
+    if isinstance(values, dict):
+        return {key: _with_values(each, attempt, remedy) for key, each in values.items()}
+    if type(values) in (tuple, list):
+        return type(values)([_with_values(each, attempt, remedy) for each in values])
+    return values
+
+
+def _each(values: Any) -> Iterator[torch.Tensor]:
+    """Yields the placeholders in `values`."""
+    if isinstance(values, FrozenWeight):
+        yield values
+    elif isinstance(values, tuple | list):
+        for each in values:
+            yield from _each(each)
+    elif isinstance(values, dict):
+        yield from _each(list(values.values()))
+
+
+def _root(weight: FrozenWeight) -> FrozenWeight:
+    while weight._origin is not None:
+        weight = weight._origin[0]
+    return weight
+
+
+def _lent(weight: FrozenWeight, attempt: str, remedy: str, action: Callable[[], Any]) -> Any:
+    """Does what needs the values, or says why that is not possible."""
+    try:
+        return action()
+    except RefusedError as error:
+        raise refusal(weight.label, attempt, remedy, error) from None
+
+
+def _described(func: Any, name: str) -> tuple[str, str]:
+    """Returns what was attempted, in words, and what to do about it where it is refused."""
+    if name == "requires_grad_":
+        return "training it", TRAIN
+    if name not in ("__get__", "__set__"):
+        return f"torch's {name}()", LEND
+    attribute = func.__self__.__name__
+    verb = "reading its" if name == "__get__" else "setting its"
+    return f"{verb} {attribute}", TRAIN if attribute in ("requires_grad", "grad") else LEND

@@ -165,6 +165,10 @@ class Recording:
         """Whether a client tensor is one of the inputs."""
         return id(x) in self._refs
 
+    def named(self, index: int) -> Tensor:
+        """Returns a client tensor as the client has it, where `inputs` may have a copy."""
+        return self._named[index]
+
     def vector(self, name: str) -> int:
         """Returns the reference of a frozen vector."""
         ref = self._refs.get(name)

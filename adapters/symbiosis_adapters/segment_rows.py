@@ -9,7 +9,7 @@ T rows of one call.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from symbiosis_core.segments import SegmentSpec
 from symbiosis_core.specs import Direction, DType
 from symbiosis_transports.tensors import torch_dtype
 
-__all__ = ["SegmentRows", "Trip", "answers"]
+__all__ = ["SegmentRows", "Trip", "answers", "replayed"]
 
 _memos = itertools.count(1)
 _MEMOS = 1 << 31
@@ -76,6 +76,21 @@ def _forward(trip: Trip, asked: Sequence[StandIn], inputs: Sequence[Tensor], mem
     rows = [x.reshape(-1, plane.width) for x, plane in zip(given, planes, strict=True)]
     values = trip.rows.call(trip.spec, Direction.FORWARD, rows, memo)
     return [value.resize_(each._shape) for value, each in zip(values, asked, strict=True)]
+
+
+def replayed(trip: Trip, shapes: Sequence[torch.Size], count: int) -> Callable[..., list[Tensor]]:
+    """Returns what makes `trip` again over other inputs of `count` rows, without autograd."""
+    call, spec = trip.rows.call, trip.spec
+    widths = [plane.width for plane in spec.planes_in(Direction.FORWARD)]
+
+    def again(*inputs: Tensor) -> list[Tensor]:
+        rows = [x.reshape(-1, width) for x, width in zip(inputs, widths, strict=True)]
+        assert len(rows[0]) == count  # `capture` keeps another graph for every batch size
+        return [
+            value.resize_(shape) for value, shape in zip(call(spec, Direction.FORWARD, rows), shapes, strict=True)
+        ]
+
+    return again
 
 
 class SegmentRows(torch.autograd.Function):

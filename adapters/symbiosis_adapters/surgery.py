@@ -7,6 +7,7 @@ would fail much later and far away.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,36 +22,48 @@ from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cores import watch_forwards
 from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
+from symbiosis_adapters.lending import BorrowedWeights, Lender
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.passages import add_passages
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.placeholder import FrozenWeight, Lending
 from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.siblings import SiblingGroup
-from symbiosis_core.errors import RemoteProtocolError, UsageError
+from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
 from symbiosis_core.specs import ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
 from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["build"]
 
+LARGE_BYTES = 1 << 20
+"""Tensors that a client keeps are mapped from this size on, rather than fetched and held by each."""
 Fetch = Callable[[TensorSpec], torch.Tensor]
 Remote = Callable[[torch.Tensor], torch.Tensor]
 
 
-def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> PreTrainedModel:
+def build(
+    spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH, lender: Lender | None = None
+) -> PreTrainedModel:
     """Returns the model of a catalogue, in eval mode, as from_pretrained would.
 
-    `fetch` returns a small tensor of the catalogue; the model keeps it.
+    `fetch` returns a small tensor of the catalogue; the model keeps it. `lender` has the values of all weights;
+    with Cut.LENT there must be one, and no rows are asked for.
 
     Raises:
+        RefusedError: the daemon does not lend its weights, and the cut is LENT.
         UsageError: this transformers cannot build the model.
         RemoteProtocolError: the catalogue does not fit the model.
     """
     planned = plan(spec, cut)
     model = _skeleton(spec)
     deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
-    _make_remote(model, planned, rows, deferral)
+    if planned.cut is Cut.LENT:
+        assert lender is not None  # the caller has seen to it
+        fetch = _set_lent(model, planned, lender.weights(), fetch)
+    else:
+        _make_remote(model, planned, rows, deferral, lender)
+        fetch = _mapping_large(lender, fetch)
     _set_tensors(model, spec, fetch, deferral)
     left = sorted(set(_meta_names(model)))
     if left:
@@ -61,7 +74,8 @@ def build(spec: ModelSpec, rows: Rows, fetch: Fetch, cut: Cut = Cut.GRAPH) -> Pr
     if spec.generation_config_json:
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
-    watch_forwards(model)
+    if planned.cut is not Cut.LENT:
+        watch_forwards(model)
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
         install_rules()
@@ -89,16 +103,57 @@ def _skeleton(spec: ModelSpec) -> PreTrainedModel:
     return model
 
 
-def _make_remote(model: PreTrainedModel, planned: Plan, rows: Rows, deferral: Deferral | None) -> None:
-    layers = dict(model.named_modules(remove_duplicate=False))
+def _set_lent(model: PreTrainedModel, planned: Plan, weights: BorrowedWeights, fetch: Fetch) -> Fetch:
+    """Gives the layers of the catalogue their weights. Returns who has the model's other tensors."""
+    lent: dict[int, nn.Parameter] = {}
+    alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
+    for path, layer in _layers(model, planned).items():
+        for leaf, old in layer._parameters.items():
+            if old is None:
+                continue
+            if id(old) not in lent:
+                lent[id(old)] = nn.Parameter(weights.frozen(f"{path}.{leaf}"), requires_grad=False)
+                alive.append(old)
+            layer._parameters[leaf] = lent[id(old)]
+    return lambda tensor: weights.frozen(tensor.name) if tensor.name in weights else fetch(tensor)
+
+
+def _mapping_large(lender: Lender | None, fetch: Fetch) -> Fetch:
+    """Returns who has the model's other tensors: large ones, such as experts, are mapped where they are lent."""
+    if lender is None:
+        return fetch
+
+    def value(tensor: TensorSpec) -> torch.Tensor:
+        if tensor.nbytes >= LARGE_BYTES:
+            with contextlib.suppress(RefusedError):
+                if tensor.name in (weights := lender.weights()):
+                    return weights.private(tensor.name)
+        return fetch(tensor)
+
+    return value
+
+
+def _make_remote(
+    model: PreTrainedModel, planned: Plan, rows: Rows, deferral: Deferral | None, lending: Lending | None
+) -> None:
+    layers = _layers(model, planned)
     placeholders: dict[int, FrozenWeight] = {}
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
     for path, remote in _remotes(planned, rows, deferral):
-        op, layer = planned.ops[path], layers.get(path)
+        alive.extend(layers[path].parameters(recurse=False))
+        make_remote(layers[path], path, remote, torch_dtype(planned.ops[path].dtype), placeholders, lending)
+
+
+def _layers(model: PreTrainedModel, planned: Plan) -> dict[str, nn.Module]:
+    """Returns the layers of the catalogue by path."""
+    layers = dict(model.named_modules(remove_duplicate=False))
+    found = {}
+    for path, op in planned.ops.items():
+        layer = layers.get(path)
         if layer is None or form(layer) != (op.kind, op.width_in, op.width_out):
             raise RemoteProtocolError(f"{path} is an op of the daemon, but no layer of {type(model).__name__}")
-        alive.extend(layer.parameters(recurse=False))
-        make_remote(layer, path, remote, torch_dtype(op.dtype), placeholders)
+        found[path] = layer
+    return found
 
 
 def _remotes(planned: Plan, rows: Rows, deferral: Deferral | None) -> Iterator[tuple[str, Remote]]:

@@ -17,11 +17,12 @@ from symbiosis_core import __version__
 from symbiosis_core import config as configuration
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.errors import ConfigError, RefusalCode, RefusedError
-from symbiosis_core.ids import ClientId
+from symbiosis_core.ids import ClientId, boot_id
 from symbiosis_core.telemetry import pss_bytes
 from symbiosis_core.wire import (
     TENSOR_PART_BYTES,
     AskQuota,
+    Borrow,
     ClientStatus,
     Configure,
     Configured,
@@ -31,6 +32,7 @@ from symbiosis_core.wire import (
     Hello,
     Learn,
     Learned,
+    Loan,
     MemoryStatus,
     MemoStatus,
     ModelReply,
@@ -48,6 +50,7 @@ from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.lending import Withheld
 from symbiosis_scheduler.policies import check_installed
 from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.rules import lane_for
@@ -55,6 +58,7 @@ from symbiosis_scheduler.segments import Segments
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
+from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.zmq_link import ControlServer
 
 __all__ = ["ControlPlane"]
@@ -172,6 +176,18 @@ class ControlPlane:
             lambda: self._data.plane.take_trace(wanted, self._layers.spec.name, monotonic_us())
         )
 
+    async def _borrow(self, borrow: Borrow) -> Reply:
+        self._known_model(borrow.model)
+        lent = self._layers.lent
+        if isinstance(lent, Withheld):
+            raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
+        if borrow.boot_id != boot_id():
+            raise RefusedError(
+                RefusalCode.NOT_LENT, "the client runs on another host", "weights can be lent on the daemon's host"
+            )
+        endpoint, fingerprint = POSIX_SHM.endpoint(self._address), self._layers.spec.fingerprint
+        return Loan(endpoint, fingerprint, lent.memory.nbytes, lent.tensors)
+
     async def _status(self, _: Status) -> Reply:
         status = await self._data.call(self._look)
         memory = msgspec.structs.replace(
@@ -248,5 +264,6 @@ _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Repl
     AskQuota: ControlPlane._ask_quota,
     Configure: ControlPlane._configure,
     TakeTrace: ControlPlane._take_trace,
+    Borrow: ControlPlane._borrow,
     Status: ControlPlane._status,
 }

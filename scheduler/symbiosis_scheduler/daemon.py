@@ -21,6 +21,7 @@ from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.packing import Packing
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.state import SchedulerState
@@ -56,6 +57,7 @@ async def serve(
         UsageError: the address cannot be written, or there is no process `parent`.
         ServiceFailedError: a service failed; its cause is the reason.
     """
+    layers.pack_with(Packing(config.compute.packed_bytes))
     grants = Grants(config.limits, config.lanes)
     dtype = layers.spec.dtype.name.lower()
     costs = CostFile(cache_folder() / FOLDER, layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
@@ -66,7 +68,7 @@ async def serve(
         state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=most, costs=costs.load())
         streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
-        plane = DataPlane(loop, state, executor, grants, config)
+        plane = DataPlane(loop, state, executor, grants, config, layers.lent)
         doors = [one.listen(loop, one.endpoint(address), plane) for one in transports.values()]
         return plane, doors
 

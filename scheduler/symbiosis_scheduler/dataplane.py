@@ -40,6 +40,7 @@ from symbiosis_scheduler.events import (
 )
 from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.lending import UNASKED, Lent, Withheld
 from symbiosis_scheduler.memo import Memo
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.program import Program
@@ -75,6 +76,7 @@ class DataPlane:
         executor: Executor,
         grants: Grants,
         config: DaemonConfig,
+        lent: Lent | Withheld = UNASKED,
     ) -> None:
         self.seats: Final[dict[ClientId, Seat]] = {}
         self.state = state
@@ -83,6 +85,7 @@ class DataPlane:
         self._grants = grants
         self._stream_priorities = sorted({lane.priority for lane in config.lanes.values()})
         """Those that there are streams for, since the start."""
+        self._lent = lent
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
         self._spin_ns = spin_budget_us(config.compute.spin_us) * 1000
@@ -101,10 +104,7 @@ class DataPlane:
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
         """See `Host.redeem`. Only processes of this daemon's user are let in."""
-        if peer.uid != os.getuid():
-            raise RefusedError(
-                RefusalCode.PERMISSION, f"user {peer.uid} may not use the daemon of user {os.getuid()}"
-            )
+        _check_user(peer)
         if self._draining is not None:
             raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")
         tenant, grant = self._grants.redeem(token, peer.pid)
@@ -113,6 +113,13 @@ class DataPlane:
             raise RefusedError(RefusalCode.UNKNOWN_LANE, f"there is no lane {tenant.lane!r} any more")
         self._newcomers[tenant.client] = (tenant, grant)
         return grant
+
+    def lend(self, peer: Peer) -> int:
+        """See `Host.lend`. Only processes of this daemon's user get the weights."""
+        _check_user(peer)
+        if isinstance(self._lent, Withheld):
+            raise RefusedError(RefusalCode.NOT_LENT, self._lent.reason, self._lent.remedy)
+        return self._lent.memory.fd
 
     def abandoned(self, grant: Grant) -> None:
         """See `Host.abandoned`."""
@@ -238,12 +245,14 @@ class DataPlane:
         self._gather()
         self._finish()
         running = len(self._underway)
-        self._tell(Turn(monotonic_us()))
+        if not self.state.idle:
+            self._tell(Turn(monotonic_us()))
         if self._underway:
             if len(self._underway) == running:
                 # A device is at work and nothing more can be started: no event of torch wakes a loop, so look
                 # again, but let others have the core. Never so on a CPU, where nothing is left running.
                 os.sched_yield()
+            self._finish()  # on a CPU it is done: who waits for it need not wait for the loop, too
             self._loop.call_soon(self._turn)
         elif self._draining is not None and self.state.idle:
             if not self._draining.done():
@@ -350,3 +359,8 @@ _CARRY_OUT: Final[Mapping[type[Instruction], Callable[[DataPlane, Any], None]]] 
     Drop: DataPlane._drop_instructed,
     Sleep: DataPlane._sleep,
 }
+
+
+def _check_user(peer: Peer) -> None:
+    if peer.uid != os.getuid():
+        raise RefusedError(RefusalCode.PERMISSION, f"user {peer.uid} may not use the daemon of user {os.getuid()}")

@@ -22,7 +22,9 @@ from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_core.specs import Direction, ModelSpec, OpSpec
 from symbiosis_scheduler.catalogue import catalogue_of, trial
 from symbiosis_scheduler.fingerprint import fingerprint, raw_bytes
+from symbiosis_scheduler.lending import Heap, Place
 from symbiosis_scheduler.loading import LoadedModel
+from symbiosis_scheduler.packing import FEW_ROWS, FewRows, Packing
 from symbiosis_scheduler.weights import Relocation, fuse, named_tensors, own, storage_bytes, trim_heap
 
 __all__ = ["FrozenLayers"]
@@ -34,21 +36,23 @@ class FrozenLayers:
     device: torch.device
     """Where the ops' weights lie, and where `apply` wants its rows."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        """Takes the model over: its tensors move into memory of this object's own, and stay usable.
+    def __init__(self, loaded: LoadedModel, place: Place | None = None) -> None:
+        """Takes the model over: its weights move to `place`, by default the heap, and stay usable.
 
         All of it on the CPU, where the fingerprint and the small tensors come from; see `move_to`.
 
         Raises:
             UsageError: the model cannot be lent.
         """
-        model = loaded.model
+        model, place = loaded.model, place or Heap()
         self.device = torch.device("cpu")
         catalogue = catalogue_of(model)
         modules = dict(model.named_modules())
         members_of = {op.id: [modules[member] for member in op.members] for op in catalogue.ops}
-        fused = {id: _fused(members) for id, members in members_of.items() if len(members) > 1}
-        own(model, except_for=[member for id in fused for member in members_of[id]])
+        fused = {id: _fused(members, place) for id, members in members_of.items() if len(members) > 1}
+        own(model, except_for=[member for id in fused for member in members_of[id]], place=place)
+        self.lent: Final = place.close(model.named_parameters(remove_duplicate=False))
+        """What clients may map, or why nothing."""
         self._ops: Final = [
             fused[op.id] if op.id in fused else _single(members_of[op.id][0]) for op in catalogue.ops
         ]
@@ -100,6 +104,12 @@ class FrozenLayers:
         self.device = device
         del moved  # it holds what is to be freed
         trim_heap()
+
+    def pack_with(self, packing: Packing) -> None:
+        """From now on linears that multiply few rows on the CPU pack their weight first, once."""
+        for layer in self._ops:
+            if isinstance(layer, _Linear):
+                layer.packing = packing
 
     def apply(self, op: OpSpec, direction: Direction, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Returns the answer rows, written into `out` where given. On a GPU they are queued, not computed yet.
@@ -171,7 +181,7 @@ class FrozenLayers:
 class _Linear:
     """y = x W + b, W as D x O: a view of what the module holds, so that the bits are those of the module."""
 
-    __slots__ = ("_bias_O", "_bias_apart", "_weight_DO", "_weight_OD", "widths")
+    __slots__ = ("_bias_O", "_bias_apart", "_few_rows", "_weight_DO", "_weight_OD", "packing", "widths")
 
     def __init__(self, weight_DO: Tensor, bias_O: Tensor | None, *, bias_apart: bool = False) -> None:
         width_in, width_out = weight_DO.shape
@@ -180,21 +190,39 @@ class _Linear:
         self._weight_OD = weight_DO.t()
         self._bias_O = bias_O
         self._bias_apart = bias_apart
+        self._few_rows: FewRows | None = None
+        self.packing: Packing | None = None
+        """To be asked, once, at the first product of few rows."""
 
     def move(self, moved: Callable[[Tensor], Tensor]) -> None:
         self._weight_DO = moved(self._weight_DO)
         self._weight_OD = self._weight_DO.t()
         self._bias_O = None if self._bias_O is None else moved(self._bias_O)
+        self._few_rows = self.packing = None
 
     # mm and addmm into `out` take the time of F.linear and give its bits, for 1, 8 and 256 rows, in bfloat16 and
     # float32. So there is one way for all; mv would be up to 1.8 times slower for one row of bfloat16.
 
     def forward(self, x_RD: Tensor, out_RO: Tensor | None) -> Tensor:
+        if x_RD.shape[0] <= FEW_ROWS:
+            if self.packing is not None:
+                self._pack(self.packing)
+            if self._few_rows is not None:
+                y_RO = self._few_rows(x_RD)
+                return y_RO if out_RO is None else out_RO.copy_(y_RO)
+        return self._forward(x_RD, out_RO)
+
+    def _forward(self, x_RD: Tensor, out_RO: Tensor | None = None) -> Tensor:
         if self._bias_O is None:
             return torch.mm(x_RD, self._weight_DO, out=out_RO)
         if self._bias_apart:
             return torch.mm(x_RD, self._weight_DO, out=out_RO).add_(self._bias_O)
         return torch.addmm(self._bias_O, x_RD, self._weight_DO, out=out_RO)
+
+    def _pack(self, packing: Packing) -> None:
+        self.packing = None
+        if not self._bias_apart:
+            self._few_rows = packing.pack(self._weight_OD, self._bias_O, self._forward)
 
     def backward(self, dy_RO: Tensor, out_RD: Tensor | None) -> Tensor:
         return torch.mm(dy_RO, self._weight_OD, out=out_RD)
@@ -248,8 +276,8 @@ def _single(module: nn.Module) -> _Linear | _Embedding:
     return _Linear(weight_DO, bias_O, bias_apart=_adds_bias_apart(module))
 
 
-def _fused(members: list[nn.Module]) -> _Linear:
-    weight_OD, bias_O = fuse([member for member in members if isinstance(member, nn.Linear)])
+def _fused(members: list[nn.Module], place: Place) -> _Linear:
+    weight_OD, bias_O = fuse([member for member in members if isinstance(member, nn.Linear)], place)
     return _Linear(weight_OD.t(), bias_O)
 
 

@@ -10,6 +10,7 @@ R is rows of the batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.segments import Fn, Node, SegmentSpec
 from symbiosis_core.specs import DType
-from symbiosis_scheduler.steps import Pull, Reads, Weights, pull_of, reads_of, step_of
+from symbiosis_scheduler.norms import norms_in
+from symbiosis_scheduler.steps import Pull, Reads, Step, Weights, pull_of, reads_of, rms_norm, step_of
 from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["Program", "Saved"]
@@ -42,7 +44,9 @@ class Program:
         self._vectors = [weights.vector(name) for name in segment.tensors]
         self._nodes = segment.nodes
         self._outputs = segment.outputs
+        self._unmade: list[Tensor | None] = [None] * len(segment.nodes)
         self._steps = [(node.args, step_of(node, weights)) for node in segment.nodes]
+        self._run = self._shortest()
         self._dead = self._deaths(segment.outputs)
         self._pulled = self._reaching()
         self._pulls: dict[int, tuple[Pull, Reads]] = {
@@ -116,18 +120,17 @@ class Program:
         return _joined(pieces)
 
     def _forward(self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None) -> list[Tensor]:
-        values: list[Tensor | None] = [*inputs, *self._vectors]
-        for value, (args, step) in enumerate(self._steps, self._first):
-            made = step(*[values[arg] for arg in args])
-            values.append(made)
+        values: list[Tensor | None] = [*inputs, *self._vectors, *self._unmade]
+        for (value, args, step), dead_now in zip(self._run, self._dead, strict=True):
+            made = values[value] = step(*[values[arg] for arg in args])
             if saved is not None and value in self.saved:
                 saved[value] = made
-            for dead in self._dead[value - self._first]:
+            for dead in dead_now:
                 values[dead] = None
         return [_there(values, output) for output in self._outputs]
 
     def _backward(self, inputs: Sequence[Tensor], dys: Sequence[Tensor], saved: Saved | None) -> list[Tensor]:
-        values: list[Tensor | None] = [*inputs, *self._vectors, *[None] * len(self._nodes)]
+        values: list[Tensor | None] = [*inputs, *self._vectors, *self._unmade]
         for value, tensor in (saved or {}).items():
             values[value] = tensor
         for value in self._again if saved is None else self._again_with_saved:
@@ -160,10 +163,22 @@ class Program:
     def _node(self, value: int) -> Node:
         return self._nodes[value - self._first]
 
+    def _shortest(self) -> list[tuple[int, tuple[int, ...], Step]]:
+        """Returns the steps of a forward: value, arguments, step; chains that one function computes as one."""
+        norms = norms_in(self.spec)
+        inside = frozenset(chain.from_iterable(norm.inside for norm in norms.values()))
+        run: list[tuple[int, tuple[int, ...], Step]] = []
+        for value, (args, step) in enumerate(self._steps, self._first):
+            if (norm := norms.get(value)) is not None:
+                run.append((value, (norm.of,), rms_norm(norm.epsilon)))
+            elif value not in inside:
+                run.append((value, args, step))
+        return run
+
     def _deaths(self, outputs: Iterable[int]) -> list[list[int]]:
-        """Returns, per node, the values that nobody reads after it."""
-        last = {arg: index for index, node in enumerate(self._nodes) for arg in node.args if arg >= self._first}
-        dead: list[list[int]] = [[] for _ in self._nodes]
+        """Returns, per step of a forward, the values that nobody reads after it."""
+        last = {arg: index for index, (_, args, _) in enumerate(self._run) for arg in args if arg >= self._first}
+        dead: list[list[int]] = [[] for _ in self._run]
         for value, index in last.items():
             if value not in set(outputs):
                 dead[index].append(value)

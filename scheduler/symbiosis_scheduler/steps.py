@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from symbiosis_core.segments import Fn, Node
 from symbiosis_transports.tensors import torch_dtype
 
-__all__ = ["Layer", "Pull", "Reads", "Step", "Weights", "pull_of", "reads_of", "step_of"]
+__all__ = ["Layer", "Pull", "Reads", "Step", "Weights", "pull_of", "reads_of", "rms_norm", "step_of"]
 
 Step = Callable[..., Tensor]
 """Takes the values of a node's arguments and returns its own."""
@@ -82,6 +82,11 @@ def step_of(node: Node, weights: Weights) -> Step:
             logits_RV, target_R1.reshape(-1), ignore_index=ignored, reduction="none"
         ).unsqueeze(1)
     return _UNARY[node.fn]
+
+
+def rms_norm(epsilon: float) -> Step:
+    """Returns what computes an RMS norm of whole rows, without a weight. See `norms`."""
+    return lambda x: F.rms_norm(x, x.shape[-1:], None, epsilon)
 
 
 def pull_of(node: Node, weights: Weights, width: int) -> Pull:

@@ -1,4 +1,4 @@
-"""Where the weights lie: one copy, in memory of the daemon's own.
+"""Where the weights lie: one copy, in memory of the daemon's own, which may be lent (`lending`).
 
 Every tensor is copied once, one after the other, out of what transformers loaded. Where no dtype had to change,
 that is a view into the mapped checkpoint: it starts at an odd address, it dies with the file, and it keeps the
@@ -20,38 +20,44 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from symbiosis_scheduler.lending import Place
+
 __all__ = ["Relocation", "fuse", "named_tensors", "own", "storage_bytes", "trim_heap"]
 
 
-def fuse(linears: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """Moves the linears' weights and biases into one tensor each; the linears keep views of them.
+def fuse(linears: list[nn.Linear], place: Place) -> tuple[Tensor, Tensor | None]:
+    """Moves the linears' weights and biases into one tensor each at `place`; the linears keep views of them.
 
     A linear without a bias has zeros in the fused one; where none has any, there is no fused bias.
     """
     widths_out = [linear.out_features for linear in linears]
     first_OD = linears[0].weight.data
-    weight_OD = first_OD.new_empty((sum(widths_out), first_OD.shape[1]))
+    weight_OD = place.empty((sum(widths_out), first_OD.shape[1]), first_OD.dtype)
     for linear, rows in zip(linears, weight_OD.split(widths_out), strict=True):
         linear.weight.data = rows.copy_(linear.weight.data)  # frees the member's own before the next is copied
     bias_O = None
     if any(linear.bias is not None for linear in linears):
-        bias_O = first_OD.new_zeros(sum(widths_out))
+        bias_O = place.empty((sum(widths_out),), first_OD.dtype).zero_()
         for linear, part in zip(linears, bias_O.split(widths_out), strict=True):
             if linear.bias is not None:
                 linear.bias.data = part.copy_(linear.bias.data)
     return weight_OD, bias_O
 
 
-def own(model: PreTrainedModel, except_for: list[nn.Module]) -> None:
-    """Moves every other tensor to memory of its own. Tensors that lie at one place share their copy, too."""
+def own(model: PreTrainedModel, except_for: list[nn.Module], place: Place) -> None:
+    """Moves every other tensor: parameters to `place`, buffers to memory of their own.
+
+    Tensors that lie at one address share their copy, too.
+    """
     moved = {id(parameter) for module in except_for for parameter in module.parameters(recurse=False)}
     copies: dict[tuple[int, torch.Size], Tensor] = {}
     for tensor in chain(model.parameters(), model.buffers()):
         if id(tensor) not in moved:
-            place = (tensor.data_ptr(), tensor.shape)
-            if place not in copies:
-                copies[place] = tensor.data.clone()
-            tensor.data = copies[place]
+            address = (tensor.data_ptr(), tensor.shape)
+            if address not in copies:
+                fresh = place.empty(tensor.shape, tensor.dtype) if isinstance(tensor, nn.Parameter) else None
+                copies[address] = tensor.data.clone() if fresh is None else fresh.copy_(tensor.data)
+            tensor.data = copies[address]
     trim_heap()
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -18,11 +19,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.lending import BorrowedWeights, Lender
 from symbiosis_adapters.surgery import build
+from symbiosis_core.config import LendingConfig
+from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.ids import OpId
 from symbiosis_core.segments import Segment, SegmentSpec
 from symbiosis_core.specs import Direction, DType, Op, OpKind, OpSpec, TensorSpec
+from symbiosis_core.wire import Loan
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.lending import Withheld, place_for
 from symbiosis_scheduler.loading import LoadedModel
 from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.segments import Segments
@@ -55,6 +61,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "falcon": {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4},
 }
+MIXTURES: dict[str, dict[str, Any]] = {"mixtral": {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}}
+"""Their experts are no ops, so most of their weights are local."""
 
 
 class Trip(NamedTuple):
@@ -169,10 +177,15 @@ class LayerRows(CountingRows):
 class Pair:
     """A tiny plain model, and remote ones made of its catalogue."""
 
-    def __init__(self, architecture: str, dtype: DType = DType.FLOAT32) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        dtype: DType = DType.FLOAT32,
+        allow: Literal["same_user", "nobody"] = "same_user",
+    ) -> None:
         config = AutoConfig.for_model(
             architecture,
-            **CONFIGS[architecture],
+            **{**CONFIGS, **MIXTURES}[architecture],
             vocab_size=VOCABULARY,
             bos_token_id=1,
             eos_token_id=2,
@@ -182,7 +195,9 @@ class Pair:
             torch.manual_seed(11)
             base = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype)).eval().requires_grad_(False)
         self._base: PreTrainedModel = base
-        layers = FrozenLayers(LoadedModel("tiny", "someone/tiny", dtype, copy.deepcopy(base)))
+        lent = copy.deepcopy(base)
+        place = place_for(lent, LendingConfig(allow=allow), torch.device("cpu"))
+        layers = FrozenLayers(LoadedModel("tiny", "someone/tiny", dtype, lent), place)
         self.rows = LayerRows(layers)
         self.spec = layers.spec
 
@@ -197,7 +212,15 @@ class Pair:
 
     def remote(self, cut: Cut = Cut.GRAPH) -> Any:
         """Returns a model whose frozen layers run in `rows`."""
-        return build(self.spec, self.rows, self.fetch, cut)
+        return build(self.spec, self.rows, self.fetch, cut, Lender(self.borrow))
+
+    def borrow(self) -> BorrowedWeights:
+        """Returns the weights of `rows`, as another process would get them."""
+        lent = self.rows.layers.lent
+        if isinstance(lent, Withheld):
+            raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
+        loan = Loan("", self.spec.fingerprint, lent.memory.nbytes, lent.tensors)
+        return BorrowedWeights(os.dup(lent.memory.fd), loan)
 
     def fetch(self, tensor: TensorSpec) -> torch.Tensor:
         """Returns a copy of one small tensor."""

@@ -34,3 +34,13 @@ def test_a_compiled_model_equals_plain(cut: Cut) -> None:
         assert explain(model).trips_per_forward == len(pair.rows.forward)
         torch.testing.assert_close(outputs.loss, expected.loss)
         torch.testing.assert_close(outputs.logits, expected.logits)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_computes_with_weights_that_were_taken() -> None:
+    pair = Pair("llama")
+    model, plain = pair.remote(), pair.plain()
+    for each in (model, plain):
+        each.model.layers[1].mlp.up_proj.weight.data *= 2
+    compiled: Any = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(input_ids=IDS).logits, plain(input_ids=IDS).logits)

@@ -57,7 +57,7 @@ def test_a_demotion_is_counted_and_explained() -> None:
 
 def test_before_a_forward_the_graph_cut_promises_nothing() -> None:
     model = Pair("llama").remote()
-    assert explain(model) == (Cut.GRAPH, (), ())
+    assert explain(model) == (Cut.GRAPH, (), (), ())
     assert str(explain(model)) == (
         "cut: graph, trips are decided while it runs; after a forward they are listed here"
     )

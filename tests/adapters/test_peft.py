@@ -27,7 +27,6 @@ from peft import (
 from safetensors.torch import load_file
 
 from symbiosis_adapters.cut import Cut
-from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import LAYERS, Pair
 
@@ -94,15 +93,6 @@ CASES: dict[str, tuple[str, Callable[[], PeftConfig]]] = {
     "vera": ("llama", config(VeraConfig, r=4, target_modules=QV)),
     "ln": ("llama", config(LNTuningConfig)),
 }
-NEEDS_VALUES: dict[str, Callable[[], PeftConfig]] = {
-    "dora": lora(QV, use_dora=True),
-    "pissa": lora(QV, init_lora_weights="pissa"),
-    "olora": lora(QV, init_lora_weights="olora"),
-    "saved head": lora(QV, modules_to_save=["lm_head"]),
-    "bias": lora(["q_proj"], bias="all"),
-}
-
-
 CUTS = [Cut.GRAPH, Cut.SIBLINGS]
 APART = ["lora all", "lora opt", "ia3", "adalora"]
 """Cases for the linear cut, too; it is the one that siblings fall back to."""
@@ -200,22 +190,6 @@ def test_training_and_generation_equal_plain_peft(name: str, cut: Cut) -> None:
     remote.check(plain)
     torch.testing.assert_close(logits(remote.model), logits(plain.model), rtol=1e-4, atol=1e-5)
     assert torch.equal(tokens(remote.model), tokens(plain.model))
-
-
-@pytest.mark.parametrize("name", NEEDS_VALUES)
-def test_a_method_that_reads_the_base_is_refused_by_name(name: str) -> None:
-    arch = "qwen2" if name == "bias" else "llama"
-    with pytest.raises(UsageError, match=r"(weight|bias): .* is not possible"):
-        adapt(Pair(arch).remote(), NEEDS_VALUES[name])
-
-
-def test_merging_is_refused_and_the_model_lives_on() -> None:
-    model = adapt(Pair("llama").remote(), lora(QV))
-    before = logits(model)
-    for merge in (model.merge_and_unload, lambda: model.merge_adapter(safe_merge=True)):
-        with pytest.raises(UsageError, match="is not possible"):
-            merge()
-    assert torch.equal(logits(model), before)
 
 
 @pytest.mark.parametrize("cut", Cut)

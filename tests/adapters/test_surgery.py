@@ -110,8 +110,8 @@ def test_moving_to_the_same_device_and_dtype_is_free(pair: Pair) -> None:
         lambda model: model.resize_token_embeddings(120, mean_resizing=False),
     ],
 )
-def test_what_would_change_the_base_is_refused(attempt: Any) -> None:
-    remote = Pair("llama").remote()
+def test_what_would_change_the_base_is_refused_where_that_is_not_lent(attempt: Any) -> None:
+    remote = Pair("llama", allow="nobody").remote()
     expected = remote(input_ids=IDS).logits
     with pytest.raises(UsageError, match="is not possible"):
         attempt(remote)
@@ -119,12 +119,13 @@ def test_what_would_change_the_base_is_refused(attempt: Any) -> None:
     assert remote.config.vocab_size == 96
 
 
-def test_saving_the_base_is_refused(tmp_path: Path) -> None:
+def test_saving_a_base_that_is_not_lent_is_refused(tmp_path: Path) -> None:
+    pair = Pair("llama", allow="nobody")
     with pytest.raises(UsageError, match="is not possible"):
-        Pair("llama").remote().save_pretrained(tmp_path)
+        pair.remote().save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
     with pytest.raises(UsageError, match="saving or pickling"):
-        torch.save(Pair("llama").remote().state_dict(), tmp_path / "base.pt")
+        torch.save(pair.remote().state_dict(), tmp_path / "base.pt")
 
 
 def without(spec: ModelSpec, name: str) -> ModelSpec:

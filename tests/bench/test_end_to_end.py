@@ -50,6 +50,8 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
         assert told[key]["verified"] is True
         assert told[key]["median"] > 0
         assert len(told[key]["rounds"]) == 1
+    assert told["decode_tax"]["lent"]["median"] > 0
+    assert told["decode_tax"]["beside"]["lent_token_s"]["median"] > 0
     lengths = told["settings"]["scale"]["skewed_tokens"]
     assert told["padding_saved"]["median"] == sum(lengths) / (len(lengths) * max(lengths))
     assert told["client_peak_activations"]["beside"]["split_arena_bytes"]["median"] > 0

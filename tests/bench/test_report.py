@@ -25,6 +25,7 @@ SETTINGS = Settings(
     device="cpu",
     threads=2,
     cut="",
+    capture=True,
     quick=False,
     only=(),
     scale=QUICK,

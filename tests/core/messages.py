@@ -7,10 +7,11 @@ from typing import Final
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import OpId, Token
 from symbiosis_core.segments import Fn, Node, Segment
-from symbiosis_core.specs import DType, ModelSpec, OpKind, OpSpec, Plane, TensorKind, TensorSpec
+from symbiosis_core.specs import DType, LentTensor, ModelSpec, OpKind, OpSpec, Plane, TensorKind, TensorSpec
 from symbiosis_core.wire import (
     AskQuota,
     BatchStatus,
+    Borrow,
     Capability,
     ClientStatus,
     Configure,
@@ -22,6 +23,7 @@ from symbiosis_core.wire import (
     LaneStatus,
     Learn,
     Learned,
+    Loan,
     MemoryStatus,
     ModelReply,
     QuotaState,
@@ -55,6 +57,7 @@ REQUESTS: Final[dict[str, Request]] = {
     "describe": Describe("smollm2"),
     "fetch": Fetch("smollm2", "model.norm.weight", 4096),
     "learn": Learn("smollm2", SEGMENT),
+    "borrow": Borrow("smollm2", "b00t"),
     "status": Status(),
     "ask_quota": AskQuota(3),
     "take_trace": TakeTrace(1, True),
@@ -104,6 +107,7 @@ REPLIES: Final[dict[str, Reply]] = {
     "model": ModelReply(_MODEL),
     "tensor": TensorPart(0, 4, b"\x00\x01\x02\x03"),
     "learned": Learned(212),
+    "loan": Loan("/tmp/s.data", "f00d", 8192, (LentTensor("l.q.weight", DType.BFLOAT16, (576, 2), 64),)),
     "status_reply": StatusReply(_STATUS),
     "refused": Refused(RefusalCode.QUOTA, "64 clients are connected", "wait", 2.0),
     "trace_taken": TraceTaken(1, b"\x01\x02", 3),
@@ -125,6 +129,11 @@ GOLDEN: Final[dict[str, bytes]] = {
         b'\xc0\x00\x00\x01\x97\xa4take\x91\x05\xff\xc0\x01\x08\xc0\x92\x03\x06'
     ),
     "learned": b'\x82\xa4type\xa7learned\xa2op\xcc\xd4',
+    "borrow": b'\x83\xa4type\xa6borrow\xa5model\xa7smollm2\xa7boot_id\xa4b00t',
+    "loan": (
+        b"\x85\xa4type\xa4loan\xa8endpoint\xab/tmp/s.data\xabfingerprint\xa4f00d\xaalent_bytes\xcd \x00"
+        b"\xa7tensors\x91\x94\xaal.q.weight\x02\x92\xcd\x02@\x02@"
+    ),
     "status": b"\x81\xa4type\xa6status",
     "welcome": (
         b"\x8a\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"

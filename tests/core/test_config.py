@@ -18,6 +18,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "lanes.training": LaneConfig,
     "batching": config.BatchingConfig,
     "limits": config.LimitsConfig,
+    "lending": config.LendingConfig,
     "compute": config.ComputeConfig,
 }
 
@@ -133,7 +134,7 @@ def test_all_problems_of_all_tables_come_at_once(tmp_path: Path) -> None:
         load(path)
     assert str(caught.value).splitlines() == [
         f"{path}: polcy = {{}}: unknown key; did you mean `policy`? "
-        "allowed: batching, compute, lanes, limits, policy, rules",
+        "allowed: batching, compute, lanes, lending, limits, policy, rules",
         f"{path}: lanes.training.priority: missing; must be an integer, 0 to 100",
         f"{path}: lanes.training.chunk_rows = 0: must be an integer, 1 to 1048576",
         f"{path}: batching.exact = 1: must be true or false",
@@ -157,3 +158,10 @@ def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         DaemonConfig().limits.slots = 9  # type: ignore[misc]
+
+
+def test_who_may_borrow_is_said_by_name() -> None:
+    assert DaemonConfig().lending.allow == "same_user"
+    assert check("good", '[lending]\nallow = "nobody"').lending.allow == "nobody"
+    (problem,) = problems('[lending]\nallow = "everybody"')
+    assert problem == Problem("lending.allow", "everybody", "must be one of 'nobody', 'same_user'")

@@ -86,7 +86,7 @@ def test_what_is_right_is_read_as_msgspec_reads_it() -> None:
         ("numbers = [1, 'x']", "numbers[1]", [1, "x"], "Expected `int`, got `str`"),
         ("word = 'long'", "word", "long", "must be text, at most 3 characters"),
         ("colour = 'green'", "colour", "green", "Invalid enum value 'green'"),
-        ("mode = 'c'", "mode", "c", "Invalid enum value 'c'"),
+        ("mode = 'c'", "mode", "c", "must be one of 'a', 'b'"),
         ("maybe = 'x'", "maybe", "x", "Expected `int | null`, got `str`"),
         ("neded = 1", "neded", 1, None),
     ],

@@ -60,7 +60,7 @@ class Survivor:
 def churn(daemon: DaemonProcess, dice: random.Random, start_tenant: StartTenant, stop: threading.Event) -> int:
     """Brings and takes away other clients until told to stop, and returns how many events there were."""
     events, guests = 0, list[Any]()
-    victim = start_tenant("train", daemon.address, 1)
+    victims = [start_tenant("train", daemon.address, 1)]
     while not stop.is_set():
         event = dice.choice(["come", "go", "work", "swap", "crash"])
         if event == "come" and len(guests) < 3:
@@ -74,10 +74,10 @@ def churn(daemon: DaemonProcess, dice: random.Random, start_tenant: StartTenant,
             guest = get_peft_model(guests.pop(), LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM"))
             guest(input_ids=torch.randint(3, 128, (1, 7))).logits.sum().backward()
             guests.append(guest.unload())
-        elif event == "crash" and victim is not None:
+        elif event == "crash" and victims:
+            victim = victims.pop()
             victim.kill()
             victim.wait(30)
-            victim = None
         events += 1
     for guest in guests:
         guest.symbiosis.close()

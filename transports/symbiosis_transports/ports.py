@@ -171,6 +171,13 @@ class Host(Protocol):
             RefusedError: unknown, expired or used token, or a user who may not.
         """
 
+    def lend(self, peer: Peer) -> int:
+        """Returns the descriptor of the sealed weights, which stays the host's.
+
+        Raises:
+            RefusedError: they are not lent, or not to this user.
+        """
+
     def abandoned(self, grant: Grant) -> None:
         """The token was redeemed, but no channel came of it: the place is free again."""
 

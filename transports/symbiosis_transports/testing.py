@@ -84,6 +84,10 @@ class EchoDaemon:
         self._clients += 1
         return Grant(ClientId(self._clients), self._slots, self._slot_bytes)
 
+    def lend(self, peer: Peer) -> int:
+        """See `Host.lend`. An echo has no weights."""
+        raise RefusedError(RefusalCode.NOT_LENT, "there are no weights here")
+
     def abandoned(self, grant: Grant) -> None:
         """A client left during its handshake."""
         with self.changed:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from symbiosis_bench.end_to_end.crew import BenchFailedError
-from symbiosis_bench.end_to_end.figures import KEYS
+from symbiosis_bench.end_to_end.figures import KEYS, Figure
 from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.report import Report, mismatches, settings_line, show, to_json
 from symbiosis_bench.end_to_end.run import run
@@ -52,6 +52,7 @@ def end_to_end(
         int | None, typer.Option(min=1, help="Of torch in a process. [default: all cores]", show_default=False)
     ] = None,
     cut: Annotated[str, typer.Option(help="Of the clients. [default: the library's]", show_default=False)] = "",
+    capture: Annotated[bool, typer.Option(help="Capture the decode steps of generating clients.")] = True,
 ) -> None:
     """Measure clients on a shared base against plain PEFT, in separate processes, and compare their results."""
     settings = Settings(
@@ -60,6 +61,7 @@ def end_to_end(
         device=str(device),
         threads=threads or len(os.sched_getaffinity(0)),
         cut=cut,
+        capture=capture,
         quick=quick,
         only=_keys(only),
         scale=_scaled(QUICK if quick else FULL, rounds),
@@ -75,8 +77,14 @@ def end_to_end(
         Progress(console) as progress,
     ):
         progress.tell(settings_line(settings))
-        figures = run(settings, progress, Path(folder))
-    conclude(Report(machine=this_machine(), settings=settings, figures=figures), console, json)
+        machine = this_machine()
+
+        def keep(figures: dict[str, Figure]) -> None:
+            if json is not None:
+                json.write_bytes(to_json(Report(machine=machine, settings=settings, figures=figures)))
+
+        figures = run(settings, progress, Path(folder), keep)
+    conclude(Report(machine=machine, settings=settings, figures=figures), console, json)
 
 
 def conclude(report: Report, console: Console, json: Path | None) -> None:

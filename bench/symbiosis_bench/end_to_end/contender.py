@@ -63,10 +63,12 @@ def open_plain(folder: str, dtype: str, device: str) -> Any:
     return model.to(device)
 
 
-def open_split(address: str, lane: str, name: str, cut: str, device: str) -> Any:
+def open_split(address: str, lane: str, name: str, cut: str, device: str, *, capture: bool = False) -> Any:
     """Returns the same on a shared base. No cut: the library's default."""
     chosen: dict[str, Any] = {"cut": cut} if cut else {}
     model = AutoModelForCausalLM.from_pretrained(address, lane=lane, name=name, **chosen)
+    if capture:
+        model.symbiosis.capture()
     return model if device == "cpu" else model.to(device)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from symbiosis_bench.end_to_end.spread import Spread
 from symbiosis_bench.end_to_end.verification import Check
 
-__all__ = ["KEYS", "TARGETS", "Figure", "Target", "figure"]
+__all__ = ["KEYS", "TARGETS", "Figure", "Target", "figure", "with_lent"]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class Figure(Spread, frozen=True, kw_only=True):
     """What the figure is made of, and other contenders; units are in the names."""
     notes: dict[str, str]
     lent: Spread | None = None
-    """The same under the cut `lent`, which does not exist yet."""
+    """The same under the cut `lent`, in which clients compute with the daemon's weights themselves."""
 
 
 def figure(
@@ -77,4 +77,16 @@ def figure(
         checks=tuple(checks),
         beside=dict(beside or {}),
         notes=dict(notes or {}),
+    )
+
+
+def with_lent(measured: Figure, lent: Figure) -> Figure:
+    """Returns a figure with the same one of lent clients beside it; both must have been verified."""
+    return msgspec.structs.replace(
+        measured,
+        verified=measured.verified and lent.verified,
+        checks=measured.checks + lent.checks,
+        beside=lent.beside | measured.beside,
+        notes=lent.notes | measured.notes,
+        lent=Spread(median=lent.median, min=lent.min, max=lent.max, rounds=lent.rounds),
     )

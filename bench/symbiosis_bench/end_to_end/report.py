@@ -53,7 +53,9 @@ def settings_line(settings: Settings) -> str:
     environment = " ".join(f"{name}={value}" for name, value in settings.environment.items())
     return (
         f"{settings.model} in {settings.dtype} on {settings.device}; {settings.threads} threads in every process; "
-        f"cut: {settings.cut or 'as the library chooses'}; environment: {environment or 'no variable of interest'}"
+        f"cut: {settings.cut or 'as the library chooses'}; "
+        f"decode steps {'captured' if settings.capture else 'eager'}; "
+        f"environment: {environment or 'no variable of interest'}"
     )
 
 
@@ -76,6 +78,10 @@ def show(console: Console, report: Report) -> None:
         )
     console.print(table)
     for key, figure in report.figures.items():
+        if figure.lent is not None:
+            said = f"{key} with lent weights: {_number(figure.lent.median)} "
+            said += f"({_number(figure.lent.min)}..{_number(figure.lent.max)})"
+            console.print(said, markup=False, highlight=False)
         beside = ", ".join(f"{name} {_number(spread.median)}" for name, spread in figure.beside.items())
         for line in (beside, *(f"{name}: {said}" for name, said in figure.notes.items())):
             if line:

@@ -25,8 +25,13 @@ _FOUR_INFERENCE: Final = ("inference",) * 4
 _FOUR_TRAINING: Final = ("training",) * 4
 
 
-def run(settings: Settings, progress: Progress, folder: Path) -> dict[str, Figure]:
-    """Measures the keys that are wanted, and returns them in the order of `KEYS`. Ends all it started."""
+def run(
+    settings: Settings, progress: Progress, folder: Path, keep: Callable[[dict[str, Figure]], object]
+) -> dict[str, Figure]:
+    """Measures the keys that are wanted, and returns them in the order of `KEYS`. Ends all it started.
+
+    `keep` is given all that there is after every key, so that a run that is stopped was not in vain.
+    """
     wanted = frozenset(settings.only or KEYS)
     found: dict[str, Figure] = {}
     with Children(folder, read_message) as children:
@@ -35,6 +40,7 @@ def run(settings: Settings, progress: Progress, folder: Path) -> dict[str, Figur
             if keys & wanted:
                 for key, figure in stage(site, keys & wanted):
                     found[key] = figure
+                    keep(found)
                     progress.tell(f"{key}: {figure.median:.3g} ({figure.min:.3g}..{figure.max:.3g})")
     return {key: found[key] for key in KEYS if key in found}
 

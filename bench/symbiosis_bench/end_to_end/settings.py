@@ -101,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of torch in every process, also in the daemon: all cores unless told otherwise."""
     cut: str
     """Empty: the library's default."""
+    capture: bool
+    """Whether generating clients have their decode steps captured."""
     quick: bool
     only: tuple[str, ...]
     """Empty: every key."""

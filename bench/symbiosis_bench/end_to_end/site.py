@@ -71,6 +71,11 @@ class Site:
         """How many threads each of several processes may get: all it would take by itself, or one."""
         return (0, 1) if self.settings.threads > 1 else (0,)
 
+    @property
+    def lends(self) -> bool:
+        """Whether clients with lent weights are measured beside the others."""
+        return self.settings.device == "cpu" and self.settings.cut != "lent"
+
     def main(self) -> Daemon:
         """Returns the daemon on the base of this run. Starts it when it is first asked for."""
         if self._main is None:
@@ -124,10 +129,14 @@ class Site:
             options = [kind, *self._options(daemon), f"--members={len(lanes)}"]
             return Crew(kind, self._children, [self._start(kind, "nursery", *options)], forks=len(lanes))
         started = [
-            self._start(f"{kind}-{client}", "worker", kind, *self._options(daemon, client, lane))
+            self._start(f"{kind}-{client}", "worker", *self._worker(kind), *self._options(daemon, client, lane))
             for client, lane in enumerate(lanes)
         ]
         return Crew(kind, self._children, started)
+
+    def _worker(self, kind: str) -> tuple[str, str]:
+        """Returns how a worker is told what it is: a lent one is a split one with a cut of its own."""
+        return ("split", "--cut=lent") if kind == "lent" else (kind, f"--cut={self.settings.cut}")
 
     def _options(self, daemon: Daemon, client: int = 0, lane: str = "") -> list[str]:
         given = {
@@ -138,7 +147,7 @@ class Site:
             "address": daemon.address,
             "lane": lane,
             "name": f"bench-{client}",
-            "cut": self.settings.cut,
+            "capture": str(self.settings.capture and lane == "inference"),
         }
         return [f"--{key}={value}" for key, value in given.items()]
 

@@ -5,9 +5,10 @@ The two take turns, round by round, and the other one sleeps meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from symbiosis_bench.end_to_end.figures import Figure, figure
+from symbiosis_bench.end_to_end.crew import Crew
+from symbiosis_bench.end_to_end.figures import Figure, figure, with_lent
 from symbiosis_bench.end_to_end.gpu import cuda_bytes
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged, Measured, Train, Trained
 from symbiosis_bench.end_to_end.pairs import Pair, reports, same_adapters, take_turns
@@ -26,14 +27,23 @@ def solo(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
         for lane, keys in (("training", {"train_tax", "client_peak_activations"}), ("inference", {"decode_tax"}))
         if keys & wanted
     }
-    with site.crews(site.main(), plain, *split.values()) as (reference, *others):
-        crews = dict(zip(split, others, strict=True))
+    lent = {f"lent {lane}": ("lent", lanes) for lane, (_, lanes) in split.items()} if site.lends else {}
+    with site.crews(site.main(), plain, *split.values(), *lent.values()) as (reference, *others):
+        crews = dict(zip((*split, *lent), others, strict=True))
         if "train_tax" in wanted:
-            yield "train_tax", train_tax(site, (reference, crews["training"]))
+            yield "train_tax", _beside_lent(train_tax, site, reference, crews, "training")
         if "decode_tax" in wanted:
-            yield "decode_tax", decode_tax(site, (reference, crews["inference"]))
+            yield "decode_tax", _beside_lent(decode_tax, site, reference, crews, "inference")
         if "client_peak_activations" in wanted:
             yield "client_peak_activations", client_peak(site, reference, crews["training"])
+
+
+def _beside_lent(
+    measure: Callable[[Site, Pair], Figure], site: Site, plain: Crew, crews: Mapping[str, Crew], lane: str
+) -> Figure:
+    measured = measure(site, (plain, crews[lane]))
+    lent = crews.get(f"lent {lane}")
+    return measured if lent is None else with_lent(measured, measure(site, (plain, lent)))
 
 
 def train_tax(site: Site, pair: Pair) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from symbiosis_bench.end_to_end.crew import BenchFailedError, Crew
-from symbiosis_bench.end_to_end.figures import Figure, figure
+from symbiosis_bench.end_to_end.figures import Figure, figure, with_lent
 from symbiosis_bench.end_to_end.gpu import cuda_bytes
 from symbiosis_bench.end_to_end.messages import Decode, Measured, Order, Peak, Peaked, Train
 from symbiosis_bench.end_to_end.pairs import reports, same_adapters, take_turns
@@ -45,12 +45,18 @@ def client_peak(site: Site, plain: Crew, split: Crew) -> Figure:
 
 
 def memory_share(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
-    """Yields `memory_share`. The same clients run on a tiny base first, and then on the big one."""
+    """Yields `memory_share`."""
     site.leave_main()  # whoever else maps the libraries makes everybody's share of them smaller
+    measured = _memory_share(site, "split")
+    yield "memory_share", with_lent(measured, _memory_share(site, "lent")) if site.lends else measured
+
+
+def _memory_share(site: Site, kind: str) -> Figure:
+    """Weighs clients of a kind. The same ones run on a tiny base first, and then on the big one."""
     with site.daemon_on(site.scale.tiny_base) as daemon:
-        tiny = _weigh(site, daemon, site.scale.tiny_base)
+        tiny = _weigh(site, daemon, site.scale.tiny_base, kind)
     with site.daemon_on(site.scale.big_base) as daemon:
-        big = _weigh(site, daemon, site.scale.big_base)
+        big = _weigh(site, daemon, site.scale.big_base, kind)
         base_bytes = daemon.status().memory.base
     shares = [
         share(of_daemon, of_clients, clients_on_tiny, base_bytes)
@@ -58,16 +64,13 @@ def memory_share(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figu
     ]
     beside = {
         "base_bytes": spread([base_bytes]),
-        "daemon_bytes": spread([of_daemon for of_daemon, _ in big]),
-        "clients_bytes": spread([of_clients for _, of_clients in big]),
-        "clients_on_tiny_bytes": spread([of_clients for _, of_clients in tiny]),
+        f"{kind}_daemon_bytes": spread([of_daemon for of_daemon, _ in big]),
+        f"{kind}_clients_bytes": spread([of_clients for _, of_clients in big]),
+        f"{kind}_clients_on_tiny_bytes": spread([of_clients for _, of_clients in tiny]),
         "dedicated_copies": spread([float(len(site.scale.memory_lanes))]),
     }
     notes = {"base": str(site.scale.big_base)}
-    yield (
-        "memory_share",
-        figure("memory_share", spread(shares), quick=site.settings.quick, beside=beside, notes=notes),
-    )
+    return figure("memory_share", spread(shares), quick=site.settings.quick, beside=beside, notes=notes)
 
 
 def share(of_daemon: int, of_clients: int, clients_on_tiny: int, base_bytes: int) -> float:
@@ -75,10 +78,10 @@ def share(of_daemon: int, of_clients: int, clients_on_tiny: int, base_bytes: int
     return (of_daemon + of_clients - clients_on_tiny) / base_bytes
 
 
-def _weigh(site: Site, daemon: Daemon, base: Base) -> list[tuple[int, int]]:
+def _weigh(site: Site, daemon: Daemon, base: Base, kind: str) -> list[tuple[int, int]]:
     """Returns the PSS of the daemon and of all clients, after each has worked, once a round."""
     weighed = []
-    with site.crews(daemon, ("split", site.scale.memory_lanes)) as (crew,):
+    with site.crews(daemon, (kind, site.scale.memory_lanes)) as (crew,):
         orders = _orders(site)
         for number in range(site.scale.crowd_rounds):
             site.progress.say(f"memory_share, width {base.hidden}: round {number + 1}")

@@ -53,6 +53,7 @@ def mixed(
         device="cpu",
         threads=len(os.sched_getaffinity(0)),
         cut="",
+        capture=False,
         quick=quick,
         only=(),
         scale=QUICK if quick else FULL,

@@ -49,6 +49,7 @@ def serve(
     from symbiosis_scheduler.daemon import serve as serve_layers
     from symbiosis_scheduler.devices import find_device
     from symbiosis_scheduler.layers import FrozenLayers
+    from symbiosis_scheduler.lending import place_for
     from symbiosis_scheduler.loading import load
     from symbiosis_scheduler.policies import make_policy
     from symbiosis_scheduler.threads import ThreadChoice
@@ -58,7 +59,8 @@ def serve(
     policy, threads, claim = make_policy(settings), ThreadChoice(settings.compute.threads), AddressClaim(address)
     claim.take()  # like all that can be refused: before a minute is spent on loading
     try:
-        layers = FrozenLayers(load(model, DType[dtype.name]))
+        loaded = load(model, DType[dtype.name])
+        layers = FrozenLayers(loaded, place_for(loaded.model, settings.lending, place))
         if place != layers.device:
             layers.move_to(place)
         spec = layers.spec

@@ -7,6 +7,7 @@ passes the memory at the start, rings a side that sleeps, and tells of the other
     attach.py   the handshake: token in, memory out
     server.py   the daemon's end
     client.py   the client's end
+    collect.py  the client's way to the weights themselves
 """
 
 from __future__ import annotations

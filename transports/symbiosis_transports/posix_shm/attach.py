@@ -3,17 +3,21 @@
 client  Attach(version, token) ------------------------------->  daemon
         <--------- Attached(slots, slot_bytes) + the arena's fd
         <--------- or Refused(code, reason, remedy), and the end
+or      Collect(version) -------------------------------------->
+        <--------- Handed(version) + the sealed weights' fd, or Refused, and the end
 later   one zero byte, either way: "look into the arena"
         <--------- Goodbye(reason, breach), and the end
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 
 import msgspec
 
+from symbiosis_core.errors import RemoteProtocolError
 from symbiosis_core.ids import Token
 from symbiosis_core.wire import Refused
 from symbiosis_transports.ports import Peer
@@ -24,9 +28,12 @@ __all__ = [
     "VERSION",
     "Attach",
     "Attached",
+    "Collect",
     "Goodbye",
-    "decode_attach",
+    "Handed",
+    "check_owner",
     "decode_from_daemon",
+    "decode_opening",
     "encode",
     "peer_of",
 ]
@@ -42,6 +49,18 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
 
     version: int
     token: Token
+
+
+class Collect(msgspec.Struct, frozen=True, tag="collect"):
+    """The client asks for the weights themselves. The connection carries nothing else."""
+
+    version: int
+
+
+class Handed(msgspec.Struct, frozen=True, tag="handed"):
+    """The daemon lends its weights; their descriptor travels with this message."""
+
+    version: int
 
 
 class Attached(msgspec.Struct, frozen=True, tag="attached"):
@@ -60,27 +79,27 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_attach_decoder = msgspec.msgpack.Decoder(Attach)
-_from_daemon: msgspec.msgpack.Decoder[Attached | Goodbye | Refused] = msgspec.msgpack.Decoder(
-    Attached | Goodbye | Refused
-)
+Opening = Attach | Collect
+FromDaemon = Attached | Handed | Goodbye | Refused
+_openings: msgspec.msgpack.Decoder[Opening] = msgspec.msgpack.Decoder(Opening)
+_from_daemon: msgspec.msgpack.Decoder[FromDaemon] = msgspec.msgpack.Decoder(FromDaemon)
 
 
-def encode(message: Attach | Attached | Goodbye | Refused) -> bytes:
+def encode(message: Opening | FromDaemon) -> bytes:
     """Returns the datagram for `message`."""
     return _encoder.encode(message)
 
 
-def decode_attach(datagram: bytes | memoryview) -> Attach:
+def decode_opening(datagram: bytes | memoryview) -> Opening:
     """Returns the client's opening.
 
     Raises:
         msgspec.MsgspecError: it is none.
     """
-    return _attach_decoder.decode(datagram)
+    return _openings.decode(datagram)
 
 
-def decode_from_daemon(datagram: bytes | memoryview) -> Attached | Goodbye | Refused:
+def decode_from_daemon(datagram: bytes | memoryview) -> FromDaemon:
     """Returns what the daemon said.
 
     Raises:
@@ -93,3 +112,13 @@ def peer_of(sock: socket.socket) -> Peer:
     """Returns who is at the other end of a Unix socket, as the kernel vouches."""
     pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Peer(pid, uid)
+
+
+def check_owner(sock: socket.socket, endpoint: str) -> None:
+    """Lets a client deal with a daemon of its own user, or of root, and nobody else who got hold of the path.
+
+    Raises:
+        RemoteProtocolError: somebody else listens there.
+    """
+    if (uid := peer_of(sock).uid) not in (os.getuid(), 0):
+        raise RemoteProtocolError(f"the daemon at {endpoint} belongs to user {uid}; choose another address")

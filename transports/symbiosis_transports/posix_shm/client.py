@@ -43,9 +43,9 @@ from symbiosis_transports.posix_shm.attach import (
     Attach,
     Attached,
     Goodbye,
+    check_owner,
     decode_from_daemon,
     encode,
-    peer_of,
 )
 from symbiosis_transports.waiting import client_spin_us
 
@@ -86,7 +86,7 @@ class ShmClientChannel:
         sock.settimeout(timeout_s)
         try:
             sock.connect(endpoint)
-            _check_owner(sock, endpoint)
+            check_owner(sock, endpoint)
             sock.send(encode(Attach(VERSION, token)))
             datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
         except TimeoutError:
@@ -95,6 +95,9 @@ class ShmClientChannel:
         except OSError as error:
             sock.close()
             raise DaemonGoneError(endpoint, error.strerror or str(error)) from None
+        except RemoteProtocolError:
+            sock.close()
+            raise
         try:
             welcome = _read_welcome(datagram, endpoint)
             if len(fds) != 1:
@@ -263,13 +266,6 @@ class ShmClientChannel:
             self._arena.close()
 
 
-def _check_owner(sock: socket.socket, endpoint: str) -> None:
-    """Rows are handed to a daemon of this user, or of root, and to nobody else who got hold of the path."""
-    if (uid := peer_of(sock).uid) not in (os.getuid(), 0):
-        sock.close()
-        raise RemoteProtocolError(f"the daemon at {endpoint} belongs to user {uid}; choose another address")
-
-
 def _read_welcome(datagram: bytes, endpoint: str) -> Attached:
     if not datagram:
         raise DaemonGoneError(endpoint, "it hung up during the handshake")
@@ -281,6 +277,8 @@ def _read_welcome(datagram: bytes, endpoint: str) -> Attached:
         raise refusal(message)
     if isinstance(message, Goodbye):
         raise DaemonGoneError(endpoint, message.reason)
+    if not isinstance(message, Attached):
+        raise RemoteProtocolError(f"the daemon answered {type(message).__name__} to a client that attached")
     if message.version != VERSION:
         raise RemoteProtocolError(f"the daemon speaks data plane version {message.version}, not {VERSION}")
     return message

@@ -36,8 +36,10 @@ from symbiosis_transports.posix_shm.attach import (
     MAX_DATAGRAM_BYTES,
     VERSION,
     Attached,
+    Collect,
     Goodbye,
-    decode_attach,
+    Handed,
+    decode_opening,
     encode,
     peer_of,
 )
@@ -101,13 +103,16 @@ class ShmListener:
 
     def _greet(self, sock: socket.socket) -> None:
         try:
-            opening = decode_attach(sock.recv(MAX_DATAGRAM_BYTES))
+            opening = decode_opening(sock.recv(MAX_DATAGRAM_BYTES))
             if opening.version != VERSION:
                 raise RefusedError(
                     RefusalCode.VERSION,
                     f"the client speaks data plane version {opening.version}, the daemon {VERSION}",
                     "install the same release of symbiosis-llm on both sides",
                 )
+            if isinstance(opening, Collect):
+                self._hand_over(sock)
+                return
             grant = self._host.redeem(opening.token, peer_of(sock))
         except BlockingIOError:
             return
@@ -119,6 +124,14 @@ class ShmListener:
             self._turn_away(sock, Refused(error.code, error.reason, error.remedy))
         else:
             self._let_in(sock, grant)
+
+    def _hand_over(self, sock: socket.socket) -> None:
+        """Passes the weights' descriptor to who may have it, and hangs up."""
+        peer = peer_of(sock)
+        fd = self._host.lend(peer)
+        socket.send_fds(sock, [encode(Handed(VERSION))], [fd])
+        log.info(event("weights lent", pid=peer.pid))
+        self._turn_away(sock, None)
 
     def _let_in(self, sock: socket.socket, grant: Grant) -> None:
         """Lends an arena to a client whose token was good."""

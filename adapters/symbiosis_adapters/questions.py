@@ -1,0 +1,37 @@
+"""What can be done to a weight whose values are elsewhere: which torch functions ask what, by their names.
+
+Whatever stands in no list may need, keep or change the values; `placeholder` treats it so.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["MOVES", "PATTERNS", "QUESTIONS", "READS", "VIEWS"]
+
+
+def _names(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+QUESTIONS: Final = _names(
+    "__hash__ __len__ _has_compatible_shallow_copy_type can_cast dim element_size empty_like full_like get_device "
+    "has_names is_complex is_conj is_contiguous is_floating_point is_inference is_neg is_pinned is_same_size "
+    "is_shared is_signed ndimension nelement new_empty new_full new_ones new_tensor new_zeros numel ones_like "
+    "promote_types rand_like randint_like randn_like result_type size storage_offset stride zeros_like"
+)
+"""Answered from shape, dtype and device alone."""
+VIEWS: Final = _names("alias detach expand flatten permute reshape squeeze swapaxes t transpose unsqueeze view")
+"""Give another placeholder of the same layer."""
+MOVES: Final = _names("bfloat16 clone cpu cuda double float half pin_memory share_memory_ to type type_as xpu")
+"""Give a placeholder too, as long as the dtype stays; else values of the other dtype."""
+PATTERNS: Final = _names("expand_as reshape_as to type_as view_as")
+"""Take a second tensor for its shape, dtype or device only."""
+READS: Final = _names(
+    "__add__ __matmul__ __mul__ __neg__ __pow__ __radd__ __rmatmul__ __rmul__ __rsub__ __rtruediv__ __sub__ "
+    "__truediv__ abs add addmm all allclose amax amin any baddbmm bmm cat div divide dot einsum eq equal exp ge "
+    "gt isclose isfinite isinf isnan item le linalg_eigh linalg_matrix_norm linalg_norm linalg_pinv linalg_qr "
+    "linalg_svd linalg_svdvals linalg_vector_norm linear log lt matmul matrix_norm mean mm mul multiply mv ne neg "
+    "norm outer pow prod qr rsub sqrt square stack std sub subtract sum svd svd_lowrank tolist true_divide var"
+)
+"""Give something new, and neither write to what they read nor hand it on."""

@@ -1,0 +1,120 @@
+"""A captured decode step gives what an eager one gives, in as many trips, and notices what it depended on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from symbiosis_adapters.capture import capture_decoding
+from tests.adapters.local import LAYERS, Pair
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+PROMPT = torch.tensor([[5, 17, 3, 41], [9, 2, 60, 33]])
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def adapted(model: Any) -> Any:
+    """Puts the same random LoRA on q and v of every model."""
+    torch.manual_seed(3)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(model, config).eval()
+
+
+def captured(pair: Pair) -> Any:
+    remote = pair.remote()
+    capture_decoding(remote, remote.symbiosis_deferral)
+    return adapted(remote)
+
+
+@torch.no_grad()
+def steps(model: Any, prompt: Tensor, count: int) -> Iterator[Tensor]:
+    """Yields the logits of a greedy generation, token by token."""
+    out = model(input_ids=prompt, use_cache=True)
+    for _ in range(count):
+        yield out.logits[:, -1]
+        token = out.logits[:, -1:].argmax(-1)
+        out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+
+
+def assert_same_steps(mine: Any, plain: Any, prompt: Tensor, count: int = 4) -> None:
+    for got, expected in zip(steps(mine, prompt, count), steps(plain, prompt, count), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_captured_step_is_an_eager_one_and_notices_changes() -> None:
+    """One model, for tracing it takes seconds: batches, adapters switched off, a norm that is no longer frozen."""
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain()), captured(pair)
+    assert_same_steps(mine, plain, PROMPT[:1])
+    pair.rows.trips.clear()
+    list(steps(mine, PROMPT[:1], 6))
+    assert len(pair.rows.trips) == (LAYERS + 1) * 7
+    assert_same_steps(mine, plain, PROMPT)
+    with mine.disable_adapter(), plain.disable_adapter():
+        assert_same_steps(mine, plain, PROMPT)
+    assert_same_steps(mine, plain, PROMPT)
+    for model in (mine, plain):
+        model.get_submodule("base_model.model.model.norm").weight.data.mul_(1.5)
+    assert_same_steps(mine, plain, PROMPT)
+
+
+def test_a_hook_that_is_put_on_after_the_capture_is_called() -> None:
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain()), captured(pair)
+    list(steps(mine, PROMPT, 3))
+    called = []
+    mine.base_model.model.model.layers[1].mlp.register_forward_hook(lambda *_: called.append(1))
+    assert_same_steps(mine, plain, PROMPT)
+    assert len(called) == 5
+
+
+def test_generation_and_training_go_on_beside_a_capture() -> None:
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain()), captured(pair)
+    given = {"input_ids": PROMPT, "attention_mask": torch.ones_like(PROMPT), "max_new_tokens": 6}
+    assert torch.equal(mine.generate(**given, do_sample=False), plain.generate(**given, do_sample=False))
+    losses = []
+    for model in (mine, plain):
+        model.train()
+        loss = model(input_ids=PROMPT, labels=PROMPT).loss
+        loss.backward()
+        losses.append(loss)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+
+
+def test_a_copy_of_a_captured_model_captures_for_itself() -> None:
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain()), captured(pair)
+    list(steps(mine, PROMPT, 3))
+    copied = copy.deepcopy(mine)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    assert_same_steps(mine, plain, PROMPT)
+    with plain.disable_adapter():
+        assert_same_steps(copied, plain, PROMPT)
+
+
+def test_a_layer_whose_weight_was_taken_is_not_computed_by_a_captured_graph() -> None:
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain()), captured(pair)
+    assert_same_steps(mine, plain, PROMPT)
+    for model in (mine, plain):
+        model.merge_adapter()
+    assert_same_steps(mine, plain, PROMPT)
+    with plain.disable_adapter():
+        unmerged = list(steps(plain, PROMPT, 4))
+    assert not torch.allclose(unmerged[1], list(steps(mine, PROMPT, 4))[1])
