@@ -10,7 +10,7 @@ DEV_READY := $(VENV)/.dev-ready
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo bench compat test lint types contracts wheel-smoke check clean
+.PHONY: help demo bench compat test test-long lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -25,6 +25,9 @@ compat: $(READY) ## every method on every family against plain PEFT, into docs/c
 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
+
+test-long: $(DEV_READY) ## the tests that take minutes or want a quiet machine
+	$(BIN)/pytest -m long $(ARGS)
 
 lint: $(DEV_READY) ## ruff: rules and format
 	$(BIN)/ruff check .

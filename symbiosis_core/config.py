@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from symbiosis_core import toml_check
+from symbiosis_core.errors import ConfigError, Problem
 from symbiosis_core.wire import Name
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "LendingConfig",
     "LimitsConfig",
     "PolicyConfig",
+    "RuleConfig",
     "check",
     "load",
 ]
@@ -46,6 +48,40 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Holding: how long a small request of this lane may wait for others that are about to ask for the same, so
     that one reading of the weights serves them all. 0: never. A client alone is never held. Pays for lanes of few
     rows; a training batch is bound by computing, and sharing its weights saves nothing."""
+
+    weight: Annotated[float, Meta(ge=0.001, le=1000)] = 1.0
+    """`weighted_fair`: this lane's share of the daemon's time, in proportion to the others'."""
+    first_token_us: Annotated[int, Meta(ge=0, le=600_000_000)] = 0
+    """Target for the time from the beginning of a forward that reads a prompt to its token. `deadline` orders by
+    it, and `symbiosis bench mixed` counts who keeps it. 0: none."""
+    token_us: Annotated[int, Meta(ge=0, le=600_000_000)] = 0
+    """The same for every later token."""
+    max_clients: Annotated[int, Meta(ge=0, le=4096)] = 0
+    """Clients of this lane at the same time. 0: as many as `limits.max_clients`."""
+    max_clients_per_user: Annotated[int, Meta(ge=0, le=4096)] = 0
+    """Clients of one user in this lane. 0: no limit of its own."""
+    client_rows_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    """Quota: rows that one client may have computed a second, in the long run, with two seconds' worth saved up at
+    most. Judged where a forward begins, which is then refused with the time to try again; a forward that was begun
+    is never broken off. 0: no quota."""
+    user_rows_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    """The same for all clients of one user in this lane together."""
+
+
+class RuleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Puts clients into a lane, whatever lane they ask for. The first rule that fits decides.
+
+    What is left out fits everybody. A rule that names nothing fits all.
+    """
+
+    lane: Name
+    """Where those go that the rule fits; one of the file's lanes."""
+    name: Annotated[str, Meta(max_length=128)] = ""
+    """The client's name, with `*` and `?` as in a shell. It is the client's own word."""
+    user: Annotated[str, Meta(max_length=128)] = ""
+    """The client's user name; between processes of one host the kernel's word."""
+    key: Annotated[str, Meta(max_length=256)] = ""
+    """A secret that the client shows (`SYMBIOSIS_KEY`), so that a lane is for those who have it."""
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,6 +160,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The lanes by name. A file that names any replaces the defaults, `inference` and `training`, and must name
     all; there is no daemon without a lane. A client asks for its lane in `Hello`, whose limits a name must keep.
     """
+    rules: Annotated[tuple[RuleConfig, ...], Meta(max_length=256)] = ()
+    """Who goes into which lane, whatever it asks for."""
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
     lending: LendingConfig = LendingConfig()
@@ -136,7 +174,16 @@ def check(source_name: str, text: str) -> DaemonConfig:
     Raises:
         ConfigError: carries every problem that was found, not only the first.
     """
-    return toml_check.check(source_name, text, DaemonConfig)
+    found = toml_check.check(source_name, text, DaemonConfig)
+    lanes = ", ".join(found.lanes)
+    problems = [
+        Problem(f"rules[{position}].lane", rule.lane, f"there is no such lane; the file's lanes are {lanes}")
+        for position, rule in enumerate(found.rules)
+        if rule.lane not in found.lanes
+    ]
+    if problems:
+        raise ConfigError(source_name, problems)
+    return found
 
 
 def load(path: str | Path) -> DaemonConfig:

@@ -115,6 +115,7 @@ class RefusalCode(StrEnum):
     FAILED = "failed"
     BAD_SEGMENT = "bad_segment"
     NOT_LENT = "not_lent"
+    BAD_CONFIG = "bad_config"
 
 
 class RefusedError(SymbiosisError):

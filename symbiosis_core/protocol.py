@@ -13,7 +13,10 @@ from typing import Final
 
 from symbiosis_core.errors import BusyError, LocalProtocolError, RefusedError, RemoteProtocolError
 from symbiosis_core.wire import (
+    AskQuota,
     Borrow,
+    Configure,
+    Configured,
     Describe,
     Fetch,
     Hello,
@@ -21,12 +24,15 @@ from symbiosis_core.wire import (
     Learned,
     Loan,
     ModelReply,
+    QuotaState,
     Refused,
     Reply,
     Request,
     Status,
     StatusReply,
+    TakeTrace,
     TensorPart,
+    TraceTaken,
     Welcome,
     decode_reply,
     encode,
@@ -39,6 +45,9 @@ ANSWERS: Final[dict[type[Request], type[Reply]]] = {
     Describe: ModelReply,
     Fetch: TensorPart,
     Learn: Learned,
+    AskQuota: QuotaState,
+    Configure: Configured,
+    TakeTrace: TraceTaken,
     Borrow: Loan,
     Status: StatusReply,
 }

@@ -106,6 +106,9 @@ def _value(annotation: Any, data: object, path: str, problems: list[Problem]) ->
         return _struct(plain, data, path, problems)
     if get_origin(plain) is dict and isinstance(data, dict):
         return _table(annotation, get_args(plain), data, path, problems)
+    item = get_args(plain)[0] if get_origin(plain) is tuple else None
+    if isinstance(item, type) and issubclass(item, msgspec.Struct) and isinstance(data, list):
+        return tuple([_struct(item, each, f"{path}[{position}]", problems) for position, each in enumerate(data)])
     return _leaf(annotation, data, path, problems)
 
 

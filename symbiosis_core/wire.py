@@ -23,27 +23,36 @@ __all__ = [
     "MAX_REQUEST_BYTES",
     "TENSOR_PART_BYTES",
     "VERSION",
+    "AskQuota",
     "BatchStatus",
     "Borrow",
     "Capability",
     "ClientStatus",
+    "Configure",
+    "Configured",
     "DaemonStatus",
     "Describe",
     "Fetch",
     "Hello",
+    "HoldStatus",
     "LaneStatus",
     "Learn",
     "Learned",
     "Loan",
+    "MemoStatus",
     "MemoryStatus",
     "ModelReply",
     "Name",
+    "QuotaState",
     "Refused",
     "Reply",
     "Request",
+    "SpinStatus",
     "Status",
     "StatusReply",
+    "TakeTrace",
     "TensorPart",
+    "TraceTaken",
     "Welcome",
     "decode_reply",
     "decode_request",
@@ -83,6 +92,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     pid: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
     """The client's own word, for display only."""
     capabilities: Annotated[tuple[Capability, ...], Meta(max_length=16)] = ()
+    key: Annotated[str, Meta(max_length=256)] = ""
+    """What the client shows to be put into a lane by a rule that asks for it."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
@@ -140,6 +151,56 @@ class Learned(msgspec.Struct, frozen=True, tag="learned"):
     """The number by which calls name the segment, until the daemon ends."""
 
     op: int
+
+
+class AskQuota(msgspec.Struct, frozen=True, tag="ask_quota"):
+    """Asks which quota refused a client a forward, and until when."""
+
+    client: Annotated[int, Meta(ge=0)]
+
+
+class QuotaState(msgspec.Struct, frozen=True, tag="quota_state"):
+    """The quota that was reached; an empty `reason`: none, or not any more."""
+
+    reason: str = ""
+    remedy: str = ""
+    retry_after_s: float = 0.0
+
+
+class Configure(msgspec.Struct, frozen=True, tag="configure"):
+    """Asks the daemon to hold itself to another configuration from now on."""
+
+    source: Annotated[str, Meta(max_length=1024)]
+    """Names the text in errors."""
+    text: Annotated[str, Meta(max_length=MAX_REQUEST_BYTES // 2)]
+    """TOML."""
+
+
+class Configured(msgspec.Struct, frozen=True, tag="configured"):
+    """The configuration holds."""
+
+    policy: str
+    lanes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What of it only holds after a new start."""
+
+
+class TakeTrace(msgspec.Struct, frozen=True, tag="take_trace"):
+    """Asks for what was recorded since the last time. A recording that nobody asks about ends by itself."""
+
+    recording: Annotated[int, Meta(ge=0)] = 0
+    """0: begin one."""
+    stop: bool = False
+    """Whether this is the last time."""
+
+
+class TraceTaken(msgspec.Struct, frozen=True, tag="trace_taken"):
+    """A piece of a trace."""
+
+    recording: int
+    data: bytes
+    dropped: int = 0
+    """Records that were not fetched in time, since the recording began."""
 
 
 class Borrow(msgspec.Struct, frozen=True, tag="borrow"):
@@ -211,6 +272,43 @@ class BatchStatus(msgspec.Struct, frozen=True):
     """Seconds spent computing."""
 
 
+class HoldStatus(msgspec.Struct, frozen=True):
+    """What holding has brought since the daemon started, in microseconds."""
+
+    count: int = 0
+    """Requests that were held for others."""
+    hits: int = 0
+    """Holds for which somebody came."""
+    expected_us: float = 0.0
+    """What all holds together were expected to save, less the waiting."""
+    actual_us: float = 0.0
+    """What they did save, less what was waited. Negative: holding has cost more than it brought."""
+    prediction_error_us: float = 0.0
+    """By how much the next arrival of a client is usually predicted wrong."""
+    pause_us: float = 0.0
+    """How long clients usually take from an answer to the next request: what the error is to be measured by."""
+    off: bool = False
+    """Whether holding has turned itself off for now, because it did not pay."""
+
+
+class MemoStatus(msgspec.Struct, frozen=True):
+    """What is kept of forwards for their backwards."""
+
+    bytes: int = 0
+    budget: int = 0
+    hits: int = 0
+    misses: int = 0
+    """Backwards that had to compute again what was not kept."""
+
+
+class SpinStatus(msgspec.Struct, frozen=True):
+    """How often the idle daemon looked for requests before it slept."""
+
+    looks: int = 0
+    hits: int = 0
+    """Looks in which something came."""
+
+
 class MemoryStatus(msgspec.Struct, frozen=True):
     """What the daemon holds, in bytes."""
 
@@ -237,6 +335,12 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     lanes: tuple[LaneStatus, ...]
     batches: BatchStatus
     memory: MemoryStatus
+    holds: HoldStatus = HoldStatus()
+    memo: MemoStatus = MemoStatus()
+    spins: SpinStatus = SpinStatus()
+    device: str = "cpu"
+    threads_policy: str = ""
+    """Who gets how many threads, in words."""
 
 
 class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
@@ -254,8 +358,19 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_s: float | None = None
 
 
-Request = Hello | Describe | Fetch | Learn | Borrow | Status
-Reply = Welcome | ModelReply | TensorPart | Learned | Loan | StatusReply | Refused
+Request = Hello | Describe | Fetch | Learn | Borrow | AskQuota | Configure | TakeTrace | Status
+Reply = (
+    Welcome
+    | ModelReply
+    | TensorPart
+    | Learned
+    | Loan
+    | QuotaState
+    | Configured
+    | TraceTaken
+    | StatusReply
+    | Refused
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

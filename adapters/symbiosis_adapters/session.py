@@ -31,7 +31,18 @@ from symbiosis_core.ids import OpId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.segments import Segment, SegmentSpec, check, describe
 from symbiosis_core.specs import Direction, ModelSpec, Op, OpSpec, TensorSpec
-from symbiosis_core.wire import Describe, Fetch, Hello, Learn, Learned, ModelReply, TensorPart, Welcome
+from symbiosis_core.wire import (
+    AskQuota,
+    Describe,
+    Fetch,
+    Hello,
+    Learn,
+    Learned,
+    ModelReply,
+    QuotaState,
+    TensorPart,
+    Welcome,
+)
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ChannelStatistics, ClientChannel
 from symbiosis_transports.registry import names, transport
@@ -47,6 +58,8 @@ T = TypeVar("T")
 _ATTACH_TIMEOUT_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+KEY_VARIABLE = "SYMBIOSIS_KEY"
+"""What a client shows to be put into a lane by a rule that asks for it."""
 
 
 class Session:
@@ -164,6 +177,8 @@ class Session:
         except BusyError:
             raise
         except RefusedError as error:
+            if error.code is RefusalCode.QUOTA:
+                raise self._quota(error) from None
             raise RefusedError(error.code, f"{op.name}: {error.reason}", _REMEDIES.get(error.code, "")) from None
         except DaemonGoneError as error:
             self._detach()
@@ -171,6 +186,14 @@ class Session:
         except BaseException:  # an interrupt or a silent daemon: the slots' state is unknown
             self._detach()
             raise
+
+    def _quota(self, error: RefusedError) -> BusyError:
+        """Returns the error that says which quota was reached, and until when: the slot's code says neither."""
+        with ControlClient(self.address.control) as link:
+            state = link.ask(AskQuota(self.welcome.client))
+        assert isinstance(state, QuotaState)  # the conversation lets nothing else through
+        retry_after_s = state.retry_after_s
+        return BusyError(error.code, state.reason or error.reason, state.remedy, retry_after_s=retry_after_s)
 
     def _resolve(self, op: SegmentSpec) -> SegmentSpec:
         """Returns the segment under the number that this daemon knows it by, teaching it where need be."""
@@ -205,7 +228,8 @@ class Session:
             raise ClosedError("this is a forked child; call from_pretrained in the process that uses the model")
         with ControlClient(self.address.control) as link:
             capabilities = tuple(transport(name).capability() for name in names())
-            hello = Hello(self._name, self._lane, self.address.model, self._pid, capabilities)
+            key = os.environ.get(KEY_VARIABLE, "")
+            hello = Hello(self._name, self._lane, self.address.model, self._pid, capabilities, key)
             welcome = link.ask(hello)
             assert isinstance(welcome, Welcome)  # the conversation lets nothing else through
             described = link.ask(Describe(welcome.model))

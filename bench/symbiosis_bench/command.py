@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from symbiosis_bench.compat.command import compat
+from symbiosis_bench.decisions import decisions
 from symbiosis_bench.end_to_end.command import end_to_end
+from symbiosis_bench.mixed.command import mixed
 
 __all__ = ["bench"]
 
@@ -19,3 +21,5 @@ def _bench() -> None:
 
 bench.command("end-to-end")(end_to_end)
 bench.command("compat")(compat)
+bench.command("mixed")(mixed)
+bench.command("decisions")(decisions)

@@ -36,6 +36,10 @@ class Admission:
         assert op.id == len(self._row_bytes)
         self._row_bytes.append(tuple([_row_bytes(op, direction) for direction in Direction]))
 
+    def limit(self, limits: LimitsConfig) -> None:
+        """From now on these limits hold."""
+        self._max_rows = limits.max_rows
+
     def refusal(self, call: Call, slot_bytes: int) -> RefusalCode | None:
         """Returns why the call cannot be computed in a slot of that many bytes; None: it can.
 

@@ -6,6 +6,7 @@ carry no tensor larger than `wire.TENSOR_PART_BYTES`.
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -13,15 +14,18 @@ from typing import Any, Final
 import msgspec
 
 from symbiosis_core import __version__
+from symbiosis_core import config as configuration
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import RefusalCode, RefusedError
-from symbiosis_core.ids import boot_id
+from symbiosis_core.errors import ConfigError, RefusalCode, RefusedError
+from symbiosis_core.ids import ClientId, boot_id
 from symbiosis_core.telemetry import pss_bytes
 from symbiosis_core.wire import (
     TENSOR_PART_BYTES,
+    AskQuota,
     Borrow,
     ClientStatus,
+    Configure,
+    Configured,
     DaemonStatus,
     Describe,
     Fetch,
@@ -30,11 +34,15 @@ from symbiosis_core.wire import (
     Learned,
     Loan,
     MemoryStatus,
+    MemoStatus,
     ModelReply,
+    QuotaState,
     Reply,
     Request,
+    SpinStatus,
     Status,
     StatusReply,
+    TakeTrace,
     TensorPart,
     Welcome,
 )
@@ -43,7 +51,11 @@ from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.lending import Withheld
+from symbiosis_scheduler.policies import check_installed
+from symbiosis_scheduler.reconfiguration import Reconfiguration
+from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.segments import Segments
+from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
@@ -61,21 +73,22 @@ class ControlPlane:
         self,
         address: str,
         layers: FrozenLayers,
-        config: DaemonConfig,
+        live: Reconfiguration,
         grants: Grants,
         transports: Mapping[str, Transport],
         data: DataPlaneThread,
-        threads: int,
+        threads: ThreadChoice,
     ) -> None:
         self._address = address
         self._layers = layers
-        self._config = config
+        self._live = live
+        self._user = getpass.getuser()
         self._grants = grants
         self._transports = transports
         self._data = data
         self._threads = threads
         self._since_us = monotonic_us()
-        self._segments = Segments(layers, config.limits.segments)
+        self._segments = Segments(layers, live.config.limits.segments)
         self._server = ControlServer(address, self._answer)
 
     async def start(self) -> None:
@@ -95,23 +108,26 @@ class ControlPlane:
 
     async def _hello(self, hello: Hello) -> Reply:
         self._known_model(hello.model)
-        if hello.lane not in self._config.lanes:
-            lanes = ", ".join(self._config.lanes)
+        config = self._live.config
+        # Only processes of the daemon's user are let in, so that is whose client it is.
+        lane = lane_for(config, wish=hello.lane, name=hello.name, user=self._user, key=hello.key)
+        if lane not in config.lanes:
+            lanes = ", ".join(config.lanes)
             raise RefusedError(
-                RefusalCode.UNKNOWN_LANE, f"there is no lane {hello.lane!r}", f"the daemon's lanes are: {lanes}"
+                RefusalCode.UNKNOWN_LANE, f"there is no lane {lane!r}", f"the daemon's lanes are: {lanes}"
             )
         ours = [transport.capability() for transport in self._transports.values()]
         choice = choose(ours, hello.capabilities)
-        client, token = self._grants.issue(hello.name, hello.lane, hello.pid, choice.transport)
+        client, token = self._grants.issue(hello.name, lane, hello.pid, choice.transport, self._user)
         return Welcome(
             client=client,
             token=token,
             token_valid_s=VALID_S,
             model=self._layers.spec.name,
-            lane=hello.lane,
+            lane=lane,
             transport=choice.transport,
             endpoint=self._transports[choice.transport].endpoint(self._address),
-            max_rows=self._config.limits.max_rows,
+            max_rows=config.limits.max_rows,
             reasons=choice.reasons,
         )
 
@@ -131,6 +147,34 @@ class ControlPlane:
         # Also where it is known: another client's teaching may still be on its way to the data plane.
         await self._data.call(lambda: self._data.plane.learn(program) if program is not None else None)
         return Learned(spec.id)
+
+    async def _ask_quota(self, asked: AskQuota) -> Reply:
+        client = ClientId(asked.client)
+        reached, lane = await self._data.call(lambda: self._data.plane.quota_reached(client, monotonic_us()))
+        if reached is None:
+            return QuotaState()
+        return QuotaState(
+            reason=f"the quota lanes.{lane}.{reached.key} = {reached.rows_per_s} rows a second is used up",
+            remedy="the same call may be made again after that time; nothing that was begun was broken off",
+            retry_after_s=reached.retry_us / 1e6,
+        )
+
+    async def _configure(self, wanted: Configure) -> Reply:
+        try:
+            config = check_installed(wanted.source, configuration.check(wanted.source, wanted.text))
+            notes = await self._live.apply(config, wanted.source)
+        except ConfigError as error:
+            raise RefusedError(
+                RefusalCode.BAD_CONFIG,
+                str(error),
+                "the one before holds; try `symbiosis policy check`",
+            ) from None
+        return Configured(config.policy.name, tuple(config.lanes), notes)
+
+    async def _take_trace(self, wanted: TakeTrace) -> Reply:
+        return await self._data.call(
+            lambda: self._data.plane.take_trace(wanted, self._layers.spec.name, monotonic_us())
+        )
 
     async def _borrow(self, borrow: Borrow) -> Reply:
         self._known_model(borrow.model)
@@ -172,13 +216,18 @@ class ControlPlane:
             model=spec.name,
             dtype=spec.dtype.name.lower(),
             fingerprint=spec.fingerprint,
-            policy=self._config.policy.name,
-            threads=self._threads,
+            policy=self._live.config.policy.name,
+            threads=self._threads.most,
             draining=plane.draining,
             clients=clients,
             lanes=statistics.lanes,
             batches=statistics.batches,
             memory=MemoryStatus(base=spec.base_bytes, arenas=sum(client.arena_bytes for client in clients), pss=0),
+            holds=statistics.holds,
+            memo=MemoStatus(plane.memo.bytes, plane.memo.budget_bytes, plane.memo.hits, plane.memo.misses),
+            spins=SpinStatus(plane.looks, plane.look_hits),
+            device=str(self._layers.device),
+            threads_policy=self._threads.policy,
         )
 
 
@@ -212,6 +261,9 @@ _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Repl
     Describe: ControlPlane._describe,
     Fetch: ControlPlane._fetch,
     Learn: ControlPlane._learn,
+    AskQuota: ControlPlane._ask_quota,
+    Configure: ControlPlane._configure,
+    TakeTrace: ControlPlane._take_trace,
     Borrow: ControlPlane._borrow,
     Status: ControlPlane._status,
 }

@@ -5,204 +5,203 @@ layers, and taking whatever is ready batches next to nothing (four decoding clie
 batching is made, in two ways, each bounded by the lane's `max_hold_us`:
 
 - *Companions.* Clients that were answered together come back together, each after its own thinking. The first to
-  come is held until the others are there, or until the time by which each of them has so far come (mean plus four
-  mean deviations, as TCP waits for its acknowledgements).
-- *Rendezvous.* A forward starts with token ids. A client that starts one is held for another that is due to
-  start one, too, judged by how long its forwards have taken. It is paid once; afterwards they are companions.
+  come is held for those of the others whose coming saves more, by the measured curves, than the time until they
+  are expected; for nobody else, and never for longer than what there is to save, or than the time by which each of
+  them has so far come (mean plus four mean deviations).
+- *Rendezvous.* A forward starts with token ids. A client that starts one is held for another that is due to start
+  one, too, where forwards beside it, as many as convoys last, would save more than the time until it is due. It is
+  paid once; afterwards they are companions.
 
 Who does not come in time is held for no more: it left the convoy, and is only met again by chance, or at a
-rendezvous after a pause that doubles with every disappointment. Large requests are not held: they are bound by
-computing, not by reading.
+rendezvous after a pause that doubles with every disappointment. `holds` keeps the books, and ends holding where it
+does not pay.
 
 Pure: `now` is an argument, and all that is kept is a few numbers per client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from heapq import nsmallest
 from typing import Final
 
-from symbiosis_core.ids import ClientId, OpId
+from symbiosis_core.ids import ClientId
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.costs import Costs
+from symbiosis_scheduler.holds import Holds
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.request import Request
+from symbiosis_scheduler.travellers import Traveller, Travellers
 
-__all__ = ["FEW_ROWS", "Convoys"]
+__all__ = ["Convoys"]
 
-FEW_ROWS: Final = 32
-"""Up to this many rows a request is worth holding. Measured: 8 rows cost 1.2 times one row, 256 rows 16 times."""
-_LEAST_SLACK_US: Final = 200
-"""A client is given at least this much more than it usually takes."""
 _LONGEST_PAUSE: Final = 64
 """Forwards after which a client that disappointed is waited for again."""
-
-
-class _Estimate:
-    """A mean and a mean deviation, as in RFC 6298."""
-
-    __slots__ = ("deviation", "mean")
-
-    def __init__(self) -> None:
-        self.mean = self.deviation = -1.0
-
-    def add(self, value: float) -> None:
-        if self.mean < 0:
-            self.mean, self.deviation = value, value / 2
-            return
-        self.deviation += (abs(value - self.mean) - self.deviation) / 4
-        self.mean += (value - self.mean) / 8
-
-    @property
-    def late(self) -> float:
-        """When to stop waiting; negative if nothing is known."""
-        return self.mean + max(4 * self.deviation, _LEAST_SLACK_US) if self.mean >= 0 else -1.0
-
-
-class _Traveller:
-    """What is known of one client."""
-
-    __slots__ = (
-        "answered_us",
-        "companions",
-        "forward",
-        "paused",
-        "pauses",
-        "started_us",
-        "starts_with",
-        "thinking",
-    )
-
-    def __init__(self) -> None:
-        self.companions: frozenset[ClientId] = frozenset()
-        self.answered_us = -1
-        """When its last request was answered; -1: it is waiting for an answer."""
-        self.thinking = _Estimate()
-        """From an answer to the next request."""
-        self.started_us = -1
-        self.starts_with: OpId | None = None
-        self.forward = _Estimate()
-        """From the start of one forward to the start of the next."""
-        self.paused = 0
-        """Forwards for which nobody waits for it at a rendezvous."""
-        self.pauses = 1
+_AWAITED: Final = 16
+"""Of those who are missing, so many are looked at, the soonest first: it bounds what a decision costs."""
 
 
 class Convoys:
-    """Says which requests are better held. Told of every request, plan and departure."""
+    """Says which requests are better held. Told of every plan and departure."""
 
-    def __init__(self) -> None:
-        self.starts: Final[set[OpId]] = set()
-        """Ops that take token ids, so that a forward begins with them."""
-        self._travellers: dict[ClientId, _Traveller] = {}
+    def __init__(self, costs: Costs, travellers: Travellers) -> None:
+        self._costs = costs
+        self._travellers = travellers
+        self.holds = Holds()
         self.missed = 0
         """How often somebody was waited for and did not come in time."""
 
     def __repr__(self) -> str:
-        return f"<Convoys of {len(self._travellers)}: {self.missed} missed>"
+        return f"<Convoys of {len(self._travellers.all)}: {self.missed} missed>"
 
-    def arrived(self, request: Request) -> None:
-        """A client wants something."""
-        traveller = self._travellers.setdefault(request.client, _Traveller())
-        now_us = request.arrived_us
-        if traveller.answered_us >= 0:
-            traveller.thinking.add(now_us - traveller.answered_us)
-            traveller.answered_us = -1
-        if request.direction is Direction.FORWARD and request.op in self.starts:
-            if traveller.started_us >= 0:
-                traveller.forward.add(now_us - traveller.started_us)
-            traveller.started_us, traveller.starts_with = now_us, request.op
-            traveller.paused = max(0, traveller.paused - 1)
-
-    def finished(self, plan: Plan, now_us: int) -> None:
-        """A plan's rows are computed; whose request is complete travels on."""
-        answered = frozenset(
-            part.request.client
-            for part in plan.parts
-            if part.stop == part.request.rows and part.request.rows <= FEW_ROWS
-        )
-        for client in plan.clients:
-            traveller = self._travellers.get(client)
-            if traveller is not None:
-                traveller.answered_us = now_us
-                traveller.companions = answered - {client} if client in answered else frozenset()
+    def finished(self, plan: Plan, answered: frozenset[ClientId]) -> None:
+        """A plan's rows are computed. Those whose request is complete travel on together."""
+        gains: dict[int, float] = {}
+        for part in plan.parts:
+            request = part.request
+            traveller = self._travellers.all.get(request.client)
+            if traveller is None or request.client not in answered:
+                continue
+            rows = request.rows
+            if rows not in gains:
+                gains[rows] = max(0.0, self._costs.saving_us(plan.op, plan.direction, rows, rows))
+            traveller.gaining_us += gains[rows]
+            traveller.companions = answered
 
     def left(self, client: ClientId) -> None:
         """A client is gone. Nobody waits for it."""
-        self._travellers.pop(client, None)
+        self.holds.left(client)
 
     def hold_until(
         self,
         lead: Request,
-        present: Collection[ClientId],
+        present: Mapping[Request, int],
         waiting: Collection[ClientId],
         now_us: int,
         most_us: int,
+        max_rows: int,
     ) -> int | None:
         """Returns until when a plan led by `lead` is better held; None: start it.
 
-        `present` has the clients whose requests would be in it, `waiting` all that have any request waiting.
+        `present` has the requests that would be in it with the rows already taken of each, `waiting` all clients
+        that have any request waiting. A plan has at most `max_rows` rows.
         """
-        if not most_us or lead.rows > FEW_ROWS or len(self._travellers) < 2:
-            return None
-        traveller = self._travellers.get(lead.client)
-        if traveller is None:
+        travellers = self._travellers.all
+        traveller = travellers.get(lead.client)
+        if not most_us or traveller is None or len(travellers) < 2:
             return None
         latest_us = lead.arrived_us + most_us
-        until_us = self._companions_until(traveller, present, waiting, now_us, latest_us)
-        if until_us is None and lead.direction is Direction.FORWARD and lead.op in self.starts:
-            until_us = self._rendezvous_until(lead, present, now_us, latest_us)
+        if latest_us <= now_us:
+            return None
+        until_us: int | None = None
+        if len(traveller.companions) > 1:
+            until_us = self._companions_until(lead, traveller, present, waiting, now_us, latest_us, max_rows)
+        if until_us is None and lead.direction is Direction.FORWARD and lead.op in self._travellers.starts:
+            until_us = self._rendezvous_until(lead, traveller, present, now_us, latest_us)
         return until_us
 
     def _companions_until(
         self,
-        traveller: _Traveller,
-        present: Collection[ClientId],
+        lead: Request,
+        traveller: Traveller,
+        present: Mapping[Request, int],
         waiting: Collection[ClientId],
         now_us: int,
         latest_us: int,
+        max_rows: int,
     ) -> int | None:
-        missing = [client for client in traveller.companions if client not in present]
-        if not missing:
+        missing = self._missing(lead, traveller, waiting, now_us)
+        rows = sum([request.rows - taken for request, taken in present.items()])
+        alone_us = self._costs.expected_us(lead.op, lead.direction, rows)
+        if not missing or alone_us is None:
             return None
-        until_us, late = 0, []
-        for client in missing:
-            other = self._travellers.get(client)
-            due_us = -1.0
-            if other is not None and client not in waiting and other.answered_us >= 0:
-                due_us = other.answered_us + other.thinking.late if other.thinking.mean >= 0 else now_us + 1000
-            due = min(int(due_us), latest_us)
-            if due <= now_us:
-                late.append(client)
+        apart_us, best_us = alone_us, 0.0
+        wait_us = worth_us = late_us = latest_of_all_us = 0.0
+        joining: list[ClientId] = []
+        for position, (expected_us, other_late_us, client) in enumerate(missing, 1):
+            more = self._travellers.all[client].rows
+            if rows + more > max_rows:
+                break
+            rows += more
+            other_us = self._costs.expected_us(lead.op, lead.direction, more)
+            joint_us = self._costs.expected_us(lead.op, lead.direction, rows)
+            assert other_us is not None and joint_us is not None  # as `alone_us`
+            apart_us += other_us
+            latest_of_all_us = max(latest_of_all_us, other_late_us)
+            saving_us = apart_us - joint_us
+            if saving_us - (expected_us - now_us) > best_us:
+                wait_us, worth_us, late_us = expected_us - now_us, saving_us, latest_of_all_us
+                best_us = saving_us - wait_us
+                joining = [client for _, _, client in missing[:position]]
+        if not joining:
+            return None
+        return self._held(lead, now_us, min(late_us, latest_us), wait_us, worth_us, frozenset(joining))
+
+    def _missing(
+        self, lead: Request, traveller: Traveller, waiting: Collection[ClientId], now_us: int
+    ) -> list[tuple[float, float, ClientId]]:
+        """Returns who may still come: when it is expected, when it is late, and who; the soonest first."""
+        coming, gone = [], []
+        for client in traveller.companions:
+            if client == lead.client or client in waiting:
+                continue
+            other = self._travellers.all.get(client)
+            if other is None or other.answered_us < 0:
+                continue
+            expected_us, late_us = other.due_us(now_us)
+            if late_us <= now_us:
+                gone.append(client)
             else:
-                until_us = max(until_us, due)
-        if late:
-            traveller.companions -= frozenset(late)
+                coming.append((expected_us, late_us, client))
+        if gone:
+            traveller.companions -= frozenset(gone)
             self.missed += 1
-        return until_us or None
+        return nsmallest(_AWAITED, coming)
 
     def _rendezvous_until(
-        self, lead: Request, present: Collection[ClientId], now_us: int, latest_us: int
+        self, lead: Request, traveller: Traveller, present: Mapping[Request, int], now_us: int, latest_us: int
     ) -> int | None:
         """Waits for the next one that is due to start what `lead` starts."""
-        soonest: int | None = None
-        for client, other in self._travellers.items():
-            if client in present or other.paused or other.starts_with != lead.op:
+        here = {request.client for request in present}
+        soonest: tuple[float, float, float, ClientId] | None = None
+        for client, other in self._travellers.all.items():
+            if client in here or other.paused or other.starts_with != lead.op or not other.forward.known:
                 continue
-            if other.forward.mean < 0:
-                continue
-            expected_us = other.started_us + int(other.forward.mean)
-            late_us = other.started_us + int(other.forward.late)
-            if expected_us > latest_us:
-                continue  # too far: next time
+            expected_us = max(float(now_us), other.started_us + other.forward.mean)
+            late_us = other.started_us + other.forward.late
             if late_us <= now_us:
                 self._disappointed(other)
                 continue
-            due_us = min(late_us, latest_us)
-            if due_us > now_us and (soonest is None or due_us < soonest):
-                soonest = due_us
-        return soonest
+            worth_us = min(traveller.gain_us, other.gain_us) * self._travellers.lasting
+            if expected_us - now_us < worth_us and (soonest is None or expected_us < soonest[0]):
+                soonest = (expected_us, late_us, worth_us, client)
+        if soonest is None:
+            return None
+        expected_us, late_us, worth_us, client = soonest
+        return self._held(
+            lead, now_us, min(late_us, latest_us), expected_us - now_us, worth_us, frozenset((client,))
+        )
 
-    def _disappointed(self, traveller: _Traveller) -> None:
+    def _held(
+        self,
+        lead: Request,
+        now_us: int,
+        until_us: float,
+        wait_us: float,
+        worth_us: float,
+        missing: frozenset[ClientId],
+    ) -> int | None:
+        """Returns until when, by no more than there is to save; None where that has passed or holding is off."""
+        if not self.holds.allowed(lead):
+            return None
+        began_us = self.holds.began_us(lead)
+        until = int(min(until_us, (now_us if began_us is None else began_us) + worth_us))
+        if until <= now_us:
+            return None
+        self.holds.hold(lead, now_us, wait_us, worth_us, missing)
+        return until
+
+    def _disappointed(self, traveller: Traveller) -> None:
         traveller.paused = traveller.pauses
         traveller.pauses = min(2 * traveller.pauses, _LONGEST_PAUSE)
         self.missed += 1

@@ -6,11 +6,16 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
-from symbiosis_core.kernel import Kernel, install_signals
+from symbiosis_core.kernel import Kernel, Service, install_signals
+from symbiosis_scheduler.bookkeeping import Bookkeeping
+from symbiosis_scheduler.cache import cache_folder
+from symbiosis_scheduler.config_watch import ConfigWatch
 from symbiosis_scheduler.control import ControlPlane
+from symbiosis_scheduler.cost_file import FOLDER, CostFile
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
@@ -18,6 +23,7 @@ from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.packing import Packing
 from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
@@ -38,9 +44,12 @@ async def serve(
     threads: ThreadChoice,
     *,
     parent: int | None = None,
+    config_file: Path | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until SIGTERM, SIGINT, the end of the process `parent`, or the first failure.
+
+    `config_file` is where `config` came from: when it changes, it is applied.
 
     The caller holds the `AddressClaim` of `address`.
 
@@ -49,11 +58,14 @@ async def serve(
         ServiceFailedError: a service failed; its cause is the reason.
     """
     layers.pack_with(Packing(config.compute.packed_bytes))
-    grants = Grants(config.limits)
+    grants = Grants(config.limits, config.lanes)
+    dtype = layers.spec.dtype.name.lower()
+    costs = CostFile(cache_folder() / FOLDER, layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
     transports = {name: transport(name) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-        state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=plans_in_flight(layers.device))
+        most = plans_in_flight(layers.device)
+        state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=most, costs=costs.load())
         streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
         plane = DataPlane(loop, state, executor, grants, config, layers.lent)
@@ -61,8 +73,11 @@ async def serve(
         return plane, doors
 
     data = DataPlaneThread(open_plane, drain_s=_DRAIN_S)
-    control = ControlPlane(address, layers, config, grants, transports, data, threads.most)
-    kernel = Kernel([data, control, _Ready(on_ready)], stop_timeout_s=_STOP_S)
+    live = Reconfiguration(config, data, grants)
+    control = ControlPlane(address, layers, live, grants, transports, data, threads)
+    watch = [ConfigWatch(config_file, live)] if config_file is not None else []
+    services: list[Service] = [data, Bookkeeping(data, costs), control, *watch, _Ready(on_ready)]
+    kernel = Kernel(services, stop_timeout_s=_STOP_S)
     with install_signals(kernel), _tied_to(parent, kernel):
         await kernel.run()
 

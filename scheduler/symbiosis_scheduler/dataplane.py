@@ -18,15 +18,13 @@ from typing import Any, Final
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.errors import BusyError, RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
-from symbiosis_scheduler.executor import Executor, Launched
-from symbiosis_scheduler.grants import Grants, Tenant
-from symbiosis_scheduler.lending import UNASKED, Lent, Withheld
-from symbiosis_scheduler.program import Program
-from symbiosis_scheduler.state import (
+from symbiosis_core.wire import TakeTrace, TraceTaken
+from symbiosis_scheduler.events import (
+    Adopt,
     Answer,
     Arrived,
     ClientJoined,
@@ -37,10 +35,18 @@ from symbiosis_scheduler.state import (
     Instruction,
     PlanDone,
     Run,
-    SchedulerState,
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.executor import Executor, Launched
+from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.lending import UNASKED, Lent, Withheld
+from symbiosis_scheduler.memo import Memo
+from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.program import Program
+from symbiosis_scheduler.quotas import Reached
+from symbiosis_scheduler.simulation.recorder import Recorder
+from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import spin_budget_us
 
@@ -77,12 +83,19 @@ class DataPlane:
         self._loop = loop
         self._executor = executor
         self._grants = grants
+        self._stream_priorities = sorted({lane.priority for lane in config.lanes.values()})
+        """Those that there are streams for, since the start."""
         self._lent = lent
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
+        """The stream of each lane, by its priority."""
         self._spin_ns = spin_budget_us(config.compute.spin_us) * 1000
         self._newcomers: dict[ClientId, tuple[Tenant, Grant]] = {}
         self._underway: list[Launched] = []
+        self.looks = self.look_hits = 0
+        """How often the idle loop looked for more before it slept, and how often something came."""
         self._to_ring: set[ServerChannel] = set()
+        self._recording: Recorder | None = None
+        self._recordings = 0
         self._awake = False
         self._draining: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -95,6 +108,9 @@ class DataPlane:
         if self._draining is not None:
             raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")
         tenant, grant = self._grants.redeem(token, peer.pid)
+        if tenant.lane not in self._priorities:  # there was one when the place was promised
+            self._grants.release(tenant.client)
+            raise RefusedError(RefusalCode.UNKNOWN_LANE, f"there is no lane {tenant.lane!r} any more")
         self._newcomers[tenant.client] = (tenant, grant)
         return grant
 
@@ -115,7 +131,7 @@ class DataPlane:
         tenant, grant = self._newcomers.pop(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
         self._executor.attach(channel)
-        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes))
+        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user))
         log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
         self._wake()
 
@@ -148,6 +164,59 @@ class DataPlane:
         """From now on calls may name this segment."""
         self.state.learn(program.spec)
         self._executor.learn(program)
+
+    def adopt(self, config: DaemonConfig, policy: Policy) -> None:
+        """Holds everybody to another configuration from the next plan on.
+
+        Raises:
+            RefusedError: somebody is in a lane that it does not have. Nothing has changed.
+        """
+        taken = self.state.lanes_in_use | {tenant.lane for tenant, _ in self._newcomers.values()}
+        if missing := sorted(taken - set(config.lanes)):
+            raise RefusedError(
+                RefusalCode.UNKNOWN_LANE,
+                f"clients are in lanes that the configuration lacks: {', '.join(missing)}",
+                "keep these lanes until their clients have left",
+            )
+        self._tell(Adopt(config, policy))
+        order = sorted({lane.priority for lane in config.lanes.values()})
+        last = len(self._stream_priorities) - 1
+        self._priorities = {
+            name: self._stream_priorities[min(order.index(lane.priority), last)]
+            for name, lane in config.lanes.items()
+        }
+        self._wake()
+
+    def take_trace(self, wanted: TakeTrace, model: str, now_us: int) -> TraceTaken:
+        """Returns what was recorded since the last time; begins and ends recordings.
+
+        Raises:
+            BusyError: somebody else is recording.
+            RefusedError: the recording has ended.
+        """
+        recorder = self._recording
+        if not wanted.recording:
+            if recorder is not None and not recorder.forgotten(now_us):
+                raise BusyError(
+                    RefusalCode.QUOTA, "somebody is recording already", "try again later", retry_after_s=10
+                )
+            self._recordings += 1
+            recorder = self._recording = Recorder(self.state, model, now_us)
+        elif recorder is None or wanted.recording != self._recordings:
+            raise RefusedError(RefusalCode.ORDER, "this recording has ended", "begin another")
+        if wanted.stop:
+            self._recording = None
+        return TraceTaken(self._recordings, recorder.take(now_us), recorder.dropped)
+
+    def quota_reached(self, client: ClientId, now_us: int) -> tuple[Reached | None, str]:
+        """Returns the quota that keeps a client from beginning a forward, and the client's lane."""
+        seat = self.seats.get(client)
+        return (None, "") if seat is None else (self.state.quota_reached(client, now_us), seat.tenant.lane)
+
+    @property
+    def memo(self) -> Memo:
+        """What is kept of forwards for their backwards."""
+        return self._executor.memo
 
     def hang_up(self, reason: str) -> None:
         """Ends every channel. Clients see a daemon that is gone, and why."""
@@ -218,6 +287,7 @@ class DataPlane:
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
         if self._spin_ns and self._look():
+            self.look_hits += 1
             self._loop.call_soon(self._turn)
             return
         armed = [seat.channel.arm() for seat in self.seats.values()]
@@ -230,6 +300,7 @@ class DataPlane:
 
     def _look(self) -> bool:
         """Whether something comes within the spin budget."""
+        self.looks += 1
         end = time.perf_counter_ns() + self._spin_ns
         channels = [seat.channel for seat in self.seats.values()]
         while True:
@@ -242,7 +313,10 @@ class DataPlane:
     # -- instructions ----------------------------------------------------------------------------------------
 
     def _tell(self, what: Event) -> None:
-        for instruction in self.state.handle(what):
+        instructions = self.state.handle(what)
+        if self._recording is not None:
+            self._recording.note(what, instructions, monotonic_us())
+        for instruction in instructions:
             _CARRY_OUT[type(instruction)](self, instruction)
 
     def _run(self, instruction: Run) -> None:

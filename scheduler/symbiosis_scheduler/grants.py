@@ -6,10 +6,11 @@ The control plane issues, the data plane redeems, in two threads; this table is 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.config import LimitsConfig
+from symbiosis_core.config import LaneConfig, LimitsConfig
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
 from symbiosis_core.ids import ClientId, Token, new_token
 from symbiosis_transports.ports import Grant
@@ -29,37 +30,45 @@ class Tenant(NamedTuple):
     pid: int
     transport: str
     since_us: int
+    user: str = ""
 
 
 class Grants:
     """Tokens that were issued, and the tenants who redeemed theirs."""
 
-    def __init__(self, limits: LimitsConfig) -> None:
+    def __init__(self, limits: LimitsConfig, lanes: Mapping[str, LaneConfig] | None = None) -> None:
         self._limits = limits
+        self._lanes = dict(lanes or {})
         self._lock = threading.Lock()
         self._issued: dict[Token, Tenant] = {}
         self._tenants: dict[ClientId, Tenant] = {}
         self._last = 0
 
-    def issue(self, name: str, lane: str, pid: int, transport: str) -> tuple[ClientId, Token]:
+    def adopt(self, limits: LimitsConfig, lanes: Mapping[str, LaneConfig]) -> None:
+        """From now on these limits hold, for who comes."""
+        with self._lock:
+            self._limits, self._lanes = limits, dict(lanes)
+
+    def issue(self, name: str, lane: str, pid: int, transport: str, user: str = "") -> tuple[ClientId, Token]:
         """Promises a place for `VALID_S` seconds.
 
         Raises:
-            BusyError: every place is taken or promised.
+            BusyError: every place is taken or promised: all of them, the lane's, or the user's in it.
         """
         now_us = monotonic_us()
         with self._lock:
             self._lapse(now_us)
-            if len(self._issued) + len(self._tenants) >= self._limits.max_clients:
-                raise BusyError(
-                    RefusalCode.QUOTA,
-                    f"all {self._limits.max_clients} places are taken",
-                    "try again later, or raise limits.max_clients",
-                    retry_after_s=1.0,
-                )
+            held = [*self._issued.values(), *self._tenants.values()]
+            _check_places("limits.max_clients", self._limits.max_clients, len(held))
+            config = self._lanes.get(lane)
+            if config is not None:
+                users = [tenant.user for tenant in held if tenant.lane == lane]
+                _check_places(f"lanes.{lane}.max_clients", config.max_clients, len(users))
+                own = users.count(user)
+                _check_places(f"lanes.{lane}.max_clients_per_user", config.max_clients_per_user, own)
             self._last += 1
             client, token = ClientId(self._last), new_token()
-            self._issued[token] = Tenant(client, name, lane, pid, transport, now_us)
+            self._issued[token] = Tenant(client, name, lane, pid, transport, now_us, user)
             return client, token
 
     def redeem(self, token: Token, pid: int) -> tuple[Tenant, Grant]:
@@ -88,3 +97,14 @@ class Grants:
         valid_us = VALID_S * 1e6
         for token in [token for token, it in self._issued.items() if now_us - it.since_us > valid_us]:
             del self._issued[token]
+
+
+def _check_places(key: str, most: int, held: int) -> None:
+    """Refuses one more than a limit allows; 0: there is none."""
+    if most and held >= most:
+        raise BusyError(
+            RefusalCode.QUOTA,
+            f"all {most} places are taken ({key})",
+            f"try again later, or raise {key}",
+            retry_after_s=1.0,
+        )

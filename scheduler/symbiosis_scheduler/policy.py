@@ -4,7 +4,8 @@
 
 1. *Lead.* Lanes go by priority. Ageing: a request that has waited its lane's `max_wait_us` goes before every
    lane, the oldest such first; `max_wait_us = 0` means that the lane does not age. Between clients of one level
-   the turn decides (see `queues`), also among aged ones: the oldest chooses the lane, the turn the client.
+   the turn decides (see `queues`), also among aged ones: the oldest chooses the lane, the turn the client. Where
+   no higher lane waits, age is nothing to go by, and the turn is everybody's.
 2. *Riders.* What waits for the lead's op and direction rides along, by priority, without padding: at most
    `batching.max_rows` rows in all, and of each lane at most its `chunk_rows` rows, one request or many.
 3. *One chunk.* Rows of a lower lane may delay a waiting request of a higher lane once, not twice. After a batch
@@ -23,10 +24,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_scheduler.convoys import Convoys
+from symbiosis_scheduler.filling import first_ready
+from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.queues import Lane, Level, Queues
 from symbiosis_scheduler.request import Request
@@ -37,11 +39,13 @@ __all__ = ["LatencyFirst", "Policy"]
 class Policy(Protocol):
     """Decides. Found by an entry point in the group `symbiosis.policies`, called with a `DaemonConfig`.
 
-    A policy may remember what it decided, but reads no clock and changes no queue. One with an attribute `convoys`
-    has it told of every request, of every plan that is done, and of clients that leave.
+    A policy may remember what it decided, but reads no clock and changes neither queues nor what is known.
+
+    Two attributes of its class may say more of it, and need not be there: `reads`, the keys of a lane that it
+    obeys (`symbiosis policy check` warns of others), and `explain(config, longest_us)`, see `explanations`.
     """
 
-    def plan(self, now_us: int, queues: Queues) -> Decision:
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns what is computed now.
 
         A `Plan` is always carried out: its rows are taken, each request's from where it stands in the queues. A
@@ -52,6 +56,8 @@ class Policy(Protocol):
 class LatencyFirst:
     """Lanes by priority, with ageing, chunks and riders; the module's docstring has the rules."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"priority", "chunk_rows", "max_wait_us", "max_hold_us"})
+
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows
         self._exact = config.batching.exact
@@ -59,10 +65,8 @@ class LatencyFirst:
         """By rank: up to this ticket, requests of the level have had to wait for rows of a lower level."""
         self._lowest_rank = 0
         """Of the last plan's rows."""
-        self.convoys = Convoys()
-        """Told by the state of what comes and goes."""
 
-    def plan(self, now_us: int, queues: Queues) -> Decision:
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the next batch; None only if nothing waits."""
         for rank in range(self._lowest_rank):
             self._delayed[rank] = queues.tickets
@@ -72,9 +76,13 @@ class LatencyFirst:
                 break
         else:
             return None
-        lead = self._aged(now_us, queues.levels)
+        lead = self._aged(now_us, queues.levels, first)
         if lead is None:
-            lead, until_us = self._ready(now_us, first, queues)
+            heads = first.heads()
+            if self._exact:
+                lead = next(heads)
+            else:
+                lead, until_us = first_ready(heads, queues, known, now_us, self._max_rows)
             if lead is None:
                 return Hold(until_us)
         level = queues.lane(lead.lane).level
@@ -82,22 +90,7 @@ class LatencyFirst:
         parts = [Part(lead, 0, lead.rows)] if self._exact else self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
-    def _ready(self, now_us: int, first: Level, queues: Queues) -> tuple[Request | None, int]:
-        """Returns the first head that need not be held; or None, and until when the first of all may be held."""
-        earliest: int | None = None
-        for head in first.heads():
-            most_us = 0 if self._exact else queues.lane(head.lane).config.max_hold_us
-            if not most_us:
-                return head, 0
-            present = {request.client for request in first.cells[head.op, head.direction]}
-            until_us = self.convoys.hold_until(head, present, first.turns, now_us, most_us)
-            if until_us is None:
-                return head, 0
-            earliest = until_us if earliest is None else min(earliest, until_us)
-        assert earliest is not None  # the level has a head
-        return None, earliest
-
-    def _aged(self, now_us: int, levels: Iterable[Level]) -> Request | None:
+    def _aged(self, now_us: int, levels: Iterable[Level], first: Level) -> Request | None:
         """Returns the request that leads because of somebody's age, if there is one."""
         oldest: Request | None = None
         oldest_ticket, oldest_lane = 0, None
@@ -117,6 +110,9 @@ class LatencyFirst:
         if delayed is not None and delayed.rank < oldest_lane.level.rank:
             return next(delayed.heads())
         heads = oldest_lane.level.heads()
+        if oldest_lane.level is first:
+            # It passes nobody. Were the aged alone to lead, a flood would shut out a client that asks for little.
+            return next(heads)
         aged = (head for head in heads if head.lane == oldest.lane and _is_aged(head, oldest_lane, now_us))
         return next(aged, oldest)
 

@@ -133,18 +133,18 @@ class Queues:
         """Returns how many requests of the client wait."""
         return sum([len(level.turns[client]) for level in self.levels if client in level.turns])
 
-    def push(self, request: Request) -> None:
-        """Adds a request behind everything that waits."""
+    def push(self, request: Request, taken: int = 0) -> None:
+        """Adds a request behind everything that waits. So many of its rows have been taken already."""
         lane = self._lanes[request.lane]
         level = lane.level
         self.tickets += 1
         lane.waiting[request] = self.tickets
-        lane.rows += request.rows
+        lane.rows += request.rows - taken
         key = (request.op, request.direction)
         cell = level.cells.get(key)
         if cell is None:
             cell = level.cells[key] = OrderedDict()
-        cell[request] = 0
+        cell[request] = taken
         own = level.turns.get(request.client)
         if own is None:
             own = level.turns[request.client] = OrderedDict()
@@ -182,6 +182,18 @@ class Queues:
         for request in removed:
             self._forget(request)
         return len(removed)
+
+    def moved_to(self, lanes: Mapping[str, LaneConfig]) -> Queues:
+        """Returns queues of other lanes with all that waits here, in order of arrival.
+
+        Raises:
+            KeyError: something waits in a lane that is not among them.
+        """
+        fresh = Queues(lanes)
+        waiting = [(ticket, request) for lane in self.lanes for request, ticket in lane.waiting.items()]
+        for _, request in sorted(waiting, key=lambda each: each[0]):
+            fresh.push(request, self.taken(request))
+        return fresh
 
     def check(self) -> None:
         """Asserts that all orders tell of the same requests, and that nothing empty is kept."""

@@ -6,6 +6,7 @@
     Arrived        a channel's `take()` gave these              Answer (refused at once), Drop
     Turn           all that is known has been told: decide      Run..., or else one Sleep
     PlanDone       the rows of a plan are computed, or failed   Answer
+    Adopt          another configuration and policy hold now    -
     Drain          nothing new is taken any more                -
 
 Only a `Turn` decides, so that everything that came in the meantime, from all channels, is part of one decision:
@@ -26,142 +27,38 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
-from symbiosis_core.ids import ClientId, Generation, SlotIndex
-from symbiosis_core.specs import Direction, DType, Op
+from symbiosis_core.ids import ClientId, SlotIndex
+from symbiosis_core.specs import Direction, Op
 from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
-from symbiosis_scheduler.convoys import Convoys
+from symbiosis_scheduler.costs import Costs
+from symbiosis_scheduler.events import (
+    Adopt,
+    Answer,
+    Arrived,
+    ClientJoined,
+    ClientLeft,
+    Drain,
+    Drop,
+    Event,
+    Instruction,
+    PlanDone,
+    Run,
+    Sleep,
+    Turn,
+)
+from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Hold, Plan
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
+from symbiosis_scheduler.quotas import Quotas, Reached
 from symbiosis_scheduler.request import Request
-from symbiosis_transports.calls import Arrival
+from symbiosis_scheduler.statistics import ClientStatistics, SchedulerStatistics
+from symbiosis_transports.calls import Call
 
-__all__ = [
-    "Answer",
-    "Arrived",
-    "ClientJoined",
-    "ClientLeft",
-    "ClientStatistics",
-    "Drain",
-    "Drop",
-    "Event",
-    "Instruction",
-    "PlanDone",
-    "Run",
-    "SchedulerState",
-    "SchedulerStatistics",
-    "Sleep",
-    "Turn",
-]
-
-
-class ClientJoined(msgspec.Struct, frozen=True):
-    """A client has a channel now; `lane` is one of the configuration's."""
-
-    client: ClientId
-    lane: str
-    slot_bytes: int
-
-
-class ClientLeft(msgspec.Struct, frozen=True):
-    """A client has no channel any more. Told twice, or of nobody: nothing happens."""
-
-    client: ClientId
-
-
-class Arrived(msgspec.Struct, frozen=True):
-    """A client published these slots. The channel vouches that every slot exists; nothing else is trusted."""
-
-    client: ClientId
-    arrivals: list[Arrival]
-    now_us: int
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """All that is known has been told: decide."""
-
-    now_us: int
-
-
-class PlanDone(msgspec.Struct, frozen=True):
-    """A plan is finished. Requests in `failed` have no usable answer; all others of the plan have their rows."""
-
-    plan: Plan
-    now_us: int
-    failed: dict[Request, RefusalCode] = {}
-
-
-class Drain(msgspec.Struct, frozen=True):
-    """Refuse what comes, finish what is there. `SchedulerState.idle` tells when that is."""
-
-
-Event = ClientJoined | ClientLeft | Arrived | Turn | PlanDone | Drain
-
-
-class Run(msgspec.Struct, frozen=True):
-    """Compute this plan and tell with `PlanDone`."""
-
-    plan: Plan
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """Give the slot back to the client."""
-
-    client: ClientId
-    slot: SlotIndex
-    generation: Generation
-    refusal: RefusalCode | None
-    """None: the rows are there."""
-    arrived_us: int
-
-
-class Drop(msgspec.Struct, frozen=True):
-    """Hang up: the client broke the protocol. It is already forgotten here, as if it had left."""
-
-    client: ClientId
-    reason: str
-
-
-class Sleep(msgspec.Struct, frozen=True):
-    """Nothing can be started before `until_us` unless an event comes. None: only an event changes that."""
-
-    until_us: int | None
-
-
-Instruction = Run | Answer | Drop | Sleep
-
-
-class ClientStatistics(msgspec.Struct, frozen=True):
-    """One client's share."""
-
-    id: ClientId
-    lane: str
-    requests: int
-    """Answered with rows."""
-    rows: int
-    """Of those requests."""
-    queued: int
-    """Requests with rows that are in no plan yet."""
-    refused: int
-    """Answered with a refusal."""
-
-
-class SchedulerStatistics(msgspec.Struct, frozen=True):
-    """One consistent look at the scheduler."""
-
-    clients: tuple[ClientStatistics, ...]
-    """In order of joining."""
-    lanes: tuple[LaneStatus, ...]
-    """By priority. Here too, `requests` and `rows` are those answered with rows, also of clients that left."""
-    batches: BatchStatus
-    """Finished ones. `busy_s` is time with at least one plan in flight, from its `Turn` to its `PlanDone`."""
-    in_flight: int
-    draining: bool
+__all__ = ["SchedulerState"]
 
 
 class _Open:
@@ -182,12 +79,15 @@ class _Open:
 class _Client:
     """A client that is connected."""
 
-    __slots__ = ("id", "lane", "open", "refused", "requests", "rows", "slot_bytes")
+    __slots__ = ("began", "id", "lane", "open", "refused", "requests", "rows", "slot_bytes", "user")
 
     def __init__(self, joined: ClientJoined) -> None:
         self.id = joined.client
         self.lane = joined.lane
         self.slot_bytes = joined.slot_bytes
+        self.user = joined.user
+        self.began = False
+        """Whether its last request began a forward: one more of the same belongs to the same forward."""
         self.open: dict[SlotIndex, _Open] = {}
         self.requests = self.rows = self.refused = 0
 
@@ -207,16 +107,29 @@ _DIRECTIONS: Final = tuple(Direction)
 class SchedulerState:
     """Everything that the scheduler knows."""
 
-    def __init__(self, ops: Sequence[Op], config: DaemonConfig, policy: Policy, *, max_in_flight: int = 1) -> None:
+    def __init__(
+        self,
+        ops: Sequence[Op],
+        config: DaemonConfig,
+        policy: Policy,
+        *,
+        max_in_flight: int = 1,
+        costs: Costs | None = None,
+    ) -> None:
+        """`costs` are those of an earlier daemon, if there are any."""
+        self.known = Known(costs)
+        """What was learned of ops and clients."""
         self._admission = Admission(ops, config.limits)
         self._queues = Queues(config.lanes)
+        self._quotas = Quotas(config.lanes)
         self._policy = policy
-        self._convoys: Convoys = getattr(policy, "convoys", None) or Convoys()
         for op in ops:
-            self._note_start(op)
+            self.known.introduce(op)
         self._max_in_flight = max_in_flight
         self._clients: dict[ClientId, _Client] = {}
-        self._in_flight: set[Plan] = set()
+        self._in_flight: dict[Plan, int] = {}
+        """Every plan that runs, and when it was started."""
+        self._last_done_us = 0
         self._draining = False
         self._lanes = {lane.name: _Served() for lane in self._queues.lanes}
         self._batches = self._batch_requests = self._batch_rows = self._batch_clients = 0
@@ -234,14 +147,19 @@ class SchedulerState:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
         return not self._in_flight and not len(self._queues)
 
+    @property
+    def lanes_in_use(self) -> set[str]:
+        """The lanes that clients are in."""
+        return {client.lane for client in self._clients.values()}
+
+    def quota_reached(self, client: ClientId, now_us: int) -> Reached | None:
+        """Returns the quota that keeps a client from beginning a forward; None: there is none."""
+        return self._quotas.reached(client, now_us)
+
     def learn(self, op: Op) -> None:
         """From now on requests may ask for `op`, whose id is the number of ops before it."""
         self._admission.learn(op)
-        self._note_start(op)
-
-    def _note_start(self, op: Op) -> None:
-        if op.planes_in(Direction.FORWARD)[0].dtype is DType.INT64:
-            self._convoys.starts.add(op.id)
+        self.known.introduce(op)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Returns what is to be done about an event, in this order.
@@ -286,7 +204,9 @@ class SchedulerState:
             clients=self._batch_clients,
             busy_s=self._busy_us / 1e6,
         )
-        return SchedulerStatistics(clients, lanes, batches, len(self._in_flight), self._draining)
+        travellers = self.known.travellers
+        holds = self.known.convoys.holds.status(travellers.error.mean, travellers.pause.mean)
+        return SchedulerStatistics(clients, lanes, batches, holds, len(self._in_flight), self._draining)
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
@@ -314,12 +234,14 @@ class SchedulerState:
         if event.client in self._clients or event.lane not in self._lanes:
             raise LocalProtocolError(f"{event} joins twice or in no lane")
         self._clients[event.client] = _Client(event)
+        self._quotas.join(event.client, event.lane, event.user)
         return []
 
     def _left(self, event: ClientLeft) -> list[Instruction]:
         if self._clients.pop(event.client, None) is not None:
             self._queues.remove(event.client)
-            self._convoys.left(event.client)
+            self._quotas.leave(event.client)
+            self.known.left(event.client)
         return []
 
     def _arrived(self, event: Arrived) -> list[Instruction]:
@@ -335,6 +257,8 @@ class SchedulerState:
             refusal = self._admission.refusal(call, client.slot_bytes)
             if self._draining:
                 refusal = RefusalCode.DRAINING
+            elif refusal is None and self._over_quota(client, call, event.now_us):
+                refusal = RefusalCode.QUOTA
             if refusal is not None:
                 client.refused += 1
                 instructions.append(Answer(client.id, slot, generation, refusal, event.now_us))
@@ -354,14 +278,23 @@ class SchedulerState:
             )
             client.open[slot] = _Open(request)
             self._queues.push(request)
-            self._convoys.arrived(request)
+            self.known.arrived(request)
         return instructions
+
+    def _over_quota(self, client: _Client, call: Call, now_us: int) -> bool:
+        """Whether the call would begin a forward that a quota does not allow yet; counts rows of all others."""
+        begins = call.op in self.known.travellers.starts and not call.direction
+        if begins and not client.began and self._quotas.reached(client.id, now_us) is not None:
+            return True
+        client.began = begins
+        self._quotas.charge(client.id, call.rows, now_us)
+        return False
 
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []
         until_us: int | None = None
         while len(self._in_flight) < self._max_in_flight:
-            decision = self._policy.plan(event.now_us, self._queues)
+            decision = self._policy.plan(event.now_us, self._queues, self.known)
             if isinstance(decision, Plan):
                 self._start(decision, event.now_us)
                 runs.append(Run(decision))
@@ -390,20 +323,23 @@ class SchedulerState:
                 self._lanes[lead.lane].aged += 1
         if not self._in_flight:
             self._busy_since_us = now_us
-        self._in_flight.add(plan)
+        self._in_flight[plan] = now_us
+        self.known.started(plan, now_us)
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
         if plan not in self._in_flight:
             raise LocalProtocolError("a plan is done that is not in flight")
-        self._in_flight.remove(plan)
+        # Plans in flight are computed one after the other: one that waited for another began when that was done.
+        took_us = event.now_us - max(self._in_flight.pop(plan), self._last_done_us)
+        self._last_done_us = event.now_us
         if not self._in_flight:
             self._busy_us += event.now_us - self._busy_since_us
         self._batches += 1
         self._batch_requests += len(plan.parts)
         self._batch_rows += plan.rows
         self._batch_clients += len(plan.clients)
-        self._convoys.finished(plan, event.now_us)
+        self.known.finished(plan, took_us, event.now_us)
         answers: list[Instruction] = []
         for part in plan.parts:
             request = part.request
@@ -433,6 +369,18 @@ class SchedulerState:
             client.refused += 1
         return Answer(client.id, request.slot, request.generation, entry.refusal, request.arrived_us)
 
+    def _adopt(self, event: Adopt) -> list[Instruction]:
+        lanes = event.config.lanes
+        if self.lanes_in_use - set(lanes):
+            raise LocalProtocolError("somebody's lane is not in the configuration that is to be adopted")
+        self._queues = self._queues.moved_to(lanes)
+        members = {client.id: (client.lane, client.user) for client in self._clients.values()}
+        self._quotas = self._quotas.moved_to(lanes, members)
+        self._admission.limit(event.config.limits)
+        self._lanes = {lane.name: self._lanes.get(lane.name) or _Served() for lane in self._queues.lanes}
+        self._policy = event.policy
+        return []
+
     def _drain(self, _: Drain) -> list[Instruction]:
         self._draining = True
         return []
@@ -444,5 +392,6 @@ _HANDLERS: Final[dict[type[Event], Callable[[SchedulerState, Any], list[Instruct
     Arrived: SchedulerState._arrived,
     Turn: SchedulerState._turn,
     PlanDone: SchedulerState._done,
+    Adopt: SchedulerState._adopt,
     Drain: SchedulerState._drain,
 }

@@ -30,6 +30,11 @@ class ThreadChoice:
         self.most = threads or cores
         self._now = 0
 
+    @property
+    def policy(self) -> str:
+        """Who gets how many threads, in words."""
+        return f"1 below {MANY_ROWS} rows, else {self.most}"
+
     def use_for(self, rows: int) -> None:
         """Sets the number of threads of this thread's next product."""
         wanted = self.most if rows >= MANY_ROWS else 1

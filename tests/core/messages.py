@@ -9,10 +9,13 @@ from symbiosis_core.ids import OpId, Token
 from symbiosis_core.segments import Fn, Node, Segment
 from symbiosis_core.specs import DType, LentTensor, ModelSpec, OpKind, OpSpec, Plane, TensorKind, TensorSpec
 from symbiosis_core.wire import (
+    AskQuota,
     BatchStatus,
     Borrow,
     Capability,
     ClientStatus,
+    Configure,
+    Configured,
     DaemonStatus,
     Describe,
     Fetch,
@@ -23,12 +26,15 @@ from symbiosis_core.wire import (
     Loan,
     MemoryStatus,
     ModelReply,
+    QuotaState,
     Refused,
     Reply,
     Request,
     Status,
     StatusReply,
+    TakeTrace,
     TensorPart,
+    TraceTaken,
     Welcome,
 )
 
@@ -47,12 +53,15 @@ SEGMENT: Final = Segment(
 )
 
 REQUESTS: Final[dict[str, Request]] = {
-    "hello": Hello("job-7", "training", "smollm2", 4321, (Capability("posix_shm", "b00t", ("GPU-1",)),)),
+    "hello": Hello("job-7", "training", "smollm2", 4321, (Capability("posix_shm", "b00t", ("GPU-1",)),), "secret"),
     "describe": Describe("smollm2"),
     "fetch": Fetch("smollm2", "model.norm.weight", 4096),
     "learn": Learn("smollm2", SEGMENT),
     "borrow": Borrow("smollm2", "b00t"),
     "status": Status(),
+    "ask_quota": AskQuota(3),
+    "take_trace": TakeTrace(1, True),
+    "configure": Configure("a.toml", "[lanes.a]\npriority = 0\n"),
 }
 
 _MODEL = ModelSpec(
@@ -101,13 +110,17 @@ REPLIES: Final[dict[str, Reply]] = {
     "loan": Loan("/tmp/s.data", "f00d", 8192, (LentTensor("l.q.weight", DType.BFLOAT16, (576, 2), 64),)),
     "status_reply": StatusReply(_STATUS),
     "refused": Refused(RefusalCode.QUOTA, "64 clients are connected", "wait", 2.0),
+    "trace_taken": TraceTaken(1, b"\x01\x02", 3),
+    "quota_state": QuotaState("used up", "wait", 1.5),
+    "configured": Configured("fifo", ("a",), ("a note",)),
 }
 
 # fmt: off
 GOLDEN: Final[dict[str, bytes]] = {
     "hello": (
-        b"\x86\xa4type\xa5hello\xa4name\xa5job-7\xa4lane\xa8training\xa5model\xa7smollm2\xa3pid\xcd\x10\xe1"
-        b"\xaccapabilities\x91\x83\xa9transport\xa9posix_shm\xa7boot_id\xa4b00t\xa7devices\x91\xa5GPU-1"
+        b"\x87\xa4type\xa5hello\xa4name\xa5job-7\xa4lane\xa8training\xa5model\xa7smol"
+        b"lm2\xa3pid\xcd\x10\xe1\xaccapabilities\x91\x83\xa9transport\xa9posix_shm\xa7bo"
+        b"ot_id\xa4b00t\xa7devices\x91\xa5GPU-1\xa3key\xa6secret"
     ),
     "describe": b"\x82\xa4type\xa8describe\xa5model\xa7smollm2",
     "fetch": b"\x84\xa4type\xa5fetch\xa5model\xa7smollm2\xa6tensor\xb1model.norm.weight\xa6offset\xcd\x10\x00",
@@ -135,7 +148,7 @@ GOLDEN: Final[dict[str, bytes]] = {
     ),
     "tensor": b"\x84\xa4type\xa6tensor\xa6offset\x00\xabtotal_bytes\x04\xa4data\xc4\x04\x00\x01\x02\x03",
     "status_reply": (
-        b"\x82\xa4type\xacstatus_reply\xa6status\x8e\xa7version\xa50.1.0\xa3pid\n"
+        b"\x82\xa4type\xacstatus_reply\xa6status\xde\x00\x13\xa7version\xa50.1.0\xa3pid\n"
         b"\xa8uptime_s\xcb?\xf8\x00\x00\x00\x00\x00\x00\xa7address\xacipc:///tmp/s\xa5model\xa7smollm2"
         b"\xa5dtype\xa8bfloat16\xabfingerprint\xa4f00d\xa6policy\xadlatency_first\xa7threads\x02\xa8draining\xc2"
         b"\xa7clients\x91\x8d\xa2id\x03\xa4name\xa5job-7\xa4lane\xa8training\xa3pid\xcd\x10\xe1"
@@ -147,10 +160,33 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"\xa7batches\x85\xa5count\x07\xa8requests\x07\xa4rowsF\xa7clients\x07"
         b"\xa6busy_s\xcb?\xe0\x00\x00\x00\x00\x00\x00"
         b"\xa6memory\x83\xa4base\xcd\x01\t\xa6arenas\xce\x00\x10\x00\x00\xa3pss\xcd\x01,"
+        b"\xa5holds\x87\xa5count\x00\xa4hits\x00\xabexpected_us\xcb\x00\x00\x00"
+        b"\x00\x00\x00\x00\x00\xa9actual_us\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xb3prediction_"
+        b"error_us\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa8pause_us\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa3"
+        b"off\xc2\xa4memo\x84\xa5bytes\x00\xa6budget\x00\xa4hits\x00\xa6miss"
+        b"es\x00\xa5spins\x82\xa5looks\x00\xa4hits\x00\xa6device\xa3cpu\xaet"
+        b"hreads_policy\xa0"
     ),
     "refused": (
         b"\x85\xa4type\xa7refused\xa4code\xa5quota\xa6reason\xb864 clients are connected\xa6remedy\xa4wait"
         b"\xadretry_after_s\xcb@\x00\x00\x00\x00\x00\x00\x00"
     ),
+    "ask_quota": (
+        b"\x82\xa4type\xa9ask_quota\xa6client\x03"
+    ),
+    "configure": (
+        b"\x83\xa4type\xa9configure\xa6source\xa6a.toml\xa4text\xb7[lanes.a]\npr"
+        b"iority = 0\n"
+    ),
+    "quota_state": (
+        b"\x84\xa4type\xabquota_state\xa6reason\xa7used up\xa6remedy\xa4wait\xadre"
+        b"try_after_s\xcb?\xf8\x00\x00\x00\x00\x00\x00"
+    ),
+    "configured": (
+        b"\x84\xa4type\xaaconfigured\xa6policy\xa4fifo\xa5lanes\x91\xa1a\xa5notes\x91\xa6a "
+        b"note"
+    ),
+    "take_trace": (b"\x83\xa4type\xaatake_trace\xa9recording\x01\xa4stop\xc3"),
+    "trace_taken": (b"\x84\xa4type\xabtrace_taken\xa9recording\x01\xa4data\xc4\x02\x01\x02\xa7dropped\x03"),
 }
 # fmt: on

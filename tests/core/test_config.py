@@ -55,7 +55,21 @@ def test_every_table_may_be_left_out() -> None:
 
 def test_every_table_of_the_configuration_is_tried_here() -> None:
     names = {field.name for field in msgspec.structs.fields(DaemonConfig)}
-    assert names == {table.partition(".")[0] for table in TABLES}
+    assert names == {table.partition(".")[0] for table in TABLES} | {"rules"}
+
+
+def test_rules_are_told_by_their_place_and_go_to_lanes_that_exist() -> None:
+    good = check("f.toml", "[[rules]]\nlane = 'training'\nname = 'batch-*'\n")
+    assert good.rules == (config.RuleConfig(lane="training", name="batch-*"),)
+    two = "[[rules]]\nlane = 'training'\n[[rules]]\nlane = 'training'\nnam = 'x'\n"
+    assert problems(two)[0].key == "rules[1].nam"
+    [problem] = problems("[[rules]]\nlane = 'nowhere'\n")
+    assert problem.key == "rules[0].lane" and "inference, training" in problem.allowed
+
+
+def test_a_weight_is_a_number_above_nothing() -> None:
+    [problem] = problems(document("lanes.a", "weight", 0))
+    assert problem == Problem("lanes.a.weight", 0, "must be a number, 0.001 to 1000")
 
 
 def test_two_configurations_do_not_share_their_lanes() -> None:
@@ -120,7 +134,7 @@ def test_all_problems_of_all_tables_come_at_once(tmp_path: Path) -> None:
         load(path)
     assert str(caught.value).splitlines() == [
         f"{path}: polcy = {{}}: unknown key; did you mean `policy`? "
-        "allowed: batching, compute, lanes, lending, limits, policy",
+        "allowed: batching, compute, lanes, lending, limits, policy, rules",
         f"{path}: lanes.training.priority: missing; must be an integer, 0 to 100",
         f"{path}: lanes.training.chunk_rows = 0: must be an integer, 1 to 1048576",
         f"{path}: batching.exact = 1: must be true or false",

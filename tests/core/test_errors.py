@@ -106,5 +106,5 @@ def test_refusal_codes_are_stable() -> None:
         "version", "malformed", "too_large", "order", "unknown_model", "unknown_lane", "unknown_tensor",
         "unknown_op", "bad_token", "bad_region", "bad_dtype", "bad_rows", "bad_index", "no_backward",
         "no_transport", "permission", "quota", "draining", "failed",
-        "bad_segment", "not_lent",
+        "bad_segment", "not_lent", "bad_config",
     }  # fmt: skip

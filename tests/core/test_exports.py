@@ -18,7 +18,7 @@ EXPORTS = {
     "symbiosis_core.clock": ["monotonic_us"],
     "symbiosis_core.config": [
         "DEFAULT_LANES", "BatchingConfig", "ComputeConfig", "DaemonConfig", "LaneConfig", "LendingConfig",
-        "LimitsConfig", "PolicyConfig", "check", "load",
+        "LimitsConfig", "PolicyConfig", "RuleConfig", "check", "load",
     ],
     "symbiosis_core.errors": [
         "BusyError", "ClosedError", "ConfigError", "DaemonGoneError", "DaemonSilentError", "LocalProtocolError",
@@ -41,10 +41,19 @@ EXPORTS = {
     "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
-        "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "BatchStatus", "Borrow",
-        "Capability", "ClientStatus", "DaemonStatus", "Describe", "Fetch", "Hello", "LaneStatus", "Learn",
-        "Learned", "Loan", "MemoryStatus", "ModelReply", "Name", "Refused", "Reply", "Request", "Status",
-        "StatusReply", "TensorPart", "Welcome", "decode_reply", "decode_request", "encode", "header",
+        "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",
+        "BatchStatus", "Borrow", "Capability",
+        "ClientStatus",
+        "Configure",
+        "Configured", "DaemonStatus", "Describe", "Fetch", "Hello",
+        "HoldStatus", "LaneStatus", "Learn", "Learned", "Loan",
+        "MemoStatus",
+        "MemoryStatus", "ModelReply", "Name",
+        "QuotaState", "Refused", "Reply", "Request",
+        "SpinStatus", "Status", "StatusReply", "TakeTrace",
+        "TensorPart",
+        "TraceTaken",
+        "Welcome", "decode_reply", "decode_request", "encode", "header",
     ],
 }  # fmt: skip
 ROOT = Path(symbiosis_core.__file__).parent

@@ -15,18 +15,18 @@ import pytest
 from symbiosis_core.config import DaemonConfig, LaneConfig
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
-from symbiosis_scheduler.policy import LatencyFirst
-from symbiosis_scheduler.state import (
+from symbiosis_scheduler.events import (
     Answer,
     Arrived,
     ClientJoined,
     ClientLeft,
     PlanDone,
     Run,
-    SchedulerState,
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.policy import LatencyFirst
+from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.calls import Arrival, Call
 
 LAYERS = 12
@@ -54,7 +54,14 @@ class Played(NamedTuple):
     ended_us: int
 
 
-def play(clients: list[Client], *, hold_us: int, until_us: int = 400_000, noise: float = 0.2) -> Played:
+def play(
+    clients: list[Client],
+    *,
+    hold_us: int,
+    until_us: int = 400_000,
+    noise: float = 0.2,
+    reading_us: int = READING_US,
+) -> Played:
     """Lets clients run through all ops again and again, and the scheduler serve them."""
     config = DaemonConfig(
         lanes={
@@ -104,7 +111,7 @@ def play(clients: list[Client], *, hold_us: int, until_us: int = 400_000, noise:
                     if now > until_us // 4:
                         requests += len(instruction.plan.parts)
                         batches += 1
-                    busy_until = now + READING_US + ROW_US * instruction.plan.rows
+                    busy_until = now + reading_us + ROW_US * instruction.plan.rows
                     heapq.heappush(events, (busy_until, next(order), "done", -1))
                 elif isinstance(instruction, Sleep) and instruction.until_us is not None:
                     heapq.heappush(events, (max(instruction.until_us, now + 1), next(order), "look", -1))
@@ -127,6 +134,19 @@ def test_scattered_clients_come_together() -> None:
 
 def test_a_client_alone_is_never_held() -> None:
     assert play([Client(700)], hold_us=50_000) == play([Client(700)], hold_us=0)
+
+
+def test_a_client_alone_loses_nothing_by_others_that_have_fallen_silent() -> None:
+    """Two that stop asking, but stay: after they were missed a few times nobody waits for them."""
+    silent = [Client(10_000_000, begins_us=1), Client(10_000_000, begins_us=2000)]
+    apart, together = (play([Client(700), *silent], hold_us=hold_us) for hold_us in (0, 50_000))
+    assert together.forwards[0] >= 0.97 * apart.forwards[0]
+
+
+def test_clients_whose_pauses_cannot_be_foretold_lose_nothing_by_holding() -> None:
+    clients = [Client(thinking_us, begins_us=1 + 900 * n) for n, thinking_us in enumerate((400, 3000, 9000))]
+    apart, together = (play(clients, hold_us=hold_us, noise=1.0, until_us=6_000_000) for hold_us in (0, 50_000))
+    assert sum(together.forwards.values()) >= 0.97 * sum(apart.forwards.values())
 
 
 def test_two_of_different_pace_do_not_starve_each_other() -> None:
@@ -153,9 +173,10 @@ def test_no_request_is_held_longer_than_its_lane_allows() -> None:
         assert played.worst_us <= 3000 + 5 * 2 * (READING_US + 5 * ROW_US)
 
 
-def test_large_requests_are_not_held() -> None:
+def test_where_a_joint_batch_saves_nothing_nobody_is_held() -> None:
+    """Nothing but rows costs anything, as it is with large batches."""
     clients = [Client(700, rows=200), Client(700, rows=200, begins_us=3000)]
-    assert play(clients, hold_us=50_000) == play(clients, hold_us=0)
+    assert play(clients, hold_us=50_000, reading_us=0) == play(clients, hold_us=0, reading_us=0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])

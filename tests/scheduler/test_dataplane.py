@@ -15,6 +15,7 @@ from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.config import BatchingConfig, DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
+from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.plan import Decision
 from symbiosis_scheduler.policy import Policy
@@ -160,7 +161,7 @@ def test_a_stop_answers_what_was_taken_and_then_hangs_up(
 class Broken:
     """A policy with a bug."""
 
-    def plan(self, now_us: int, queues: Queues) -> Decision:
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         if len(queues):
             raise ZeroDivisionError("a bug")
         return None

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from symbiosis_core.errors import UsageError
 from symbiosis_scheduler import embedded
-from symbiosis_scheduler.embedded import cache_folder, converted, resolve
+from symbiosis_scheduler.cache import CACHE_VARIABLE, cache_folder
+from symbiosis_scheduler.embedded import converted, resolve
 
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
 CONVERT = """
@@ -35,7 +36,7 @@ print(converted(Path(sys.argv[1]), "1.0"))
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own; tests of the real model use the user's, so that it is converted once."""
-    monkeypatch.setenv(embedded.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -190,7 +191,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
 ) -> None:
     obstacle = tmp_path / "a file"
     obstacle.touch()  # not a matter of permissions, which root would not feel
-    monkeypatch.setenv(embedded.CACHE_VARIABLE, str(obstacle / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(obstacle / "cache"))
     with pytest.raises(UsageError, match=r"a file/cache.*SYMBIOSIS_CACHE"):
         converted(gguf, "1.0")
 
@@ -220,14 +221,14 @@ def test_other_models_are_left_to_transformers() -> None:
 
 def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    monkeypatch.delenv(embedded.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_folder() == Path("/home/someone/.cache/symbiosis")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_folder() == Path("/home/someone/.cache/symbiosis")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     assert cache_folder() == Path("/var/cache/symbiosis")
-    monkeypatch.setenv(embedded.CACHE_VARIABLE, "~/models")
+    monkeypatch.setenv(CACHE_VARIABLE, "~/models")
     assert cache_folder() == Path("/home/someone/models")
 
 

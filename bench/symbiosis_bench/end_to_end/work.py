@@ -12,9 +12,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from symbiosis_bench.end_to_end.adapter import parameters, restore
 from symbiosis_bench.end_to_end.contender import PROMPT_TOKENS, Contender
-from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged, Train, Trained
+from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged, Shape, Train, Trained
 
-__all__ = ["decode", "finite", "judge", "train", "train_steps"]
+__all__ = ["TokenClock", "decode", "finite", "generate", "judge", "optimizer_of", "step", "train", "train_steps"]
 
 _LEARNING_RATE = 2e-4
 
@@ -30,25 +30,34 @@ def train_steps(
     contender: Contender, order: Train, began: Callable[[], object]
 ) -> tuple[list[float | None], list[float]]:
     """Returns the loss of every step, and the stamps of the start and of every step's end."""
-    model = contender.model
-    restore(model, contender.adapter)
-    model.train()
-    optimizer = torch.optim.AdamW(parameters(model).values(), lr=_LEARNING_RATE)
+    contender.model.train()
+    optimizer = optimizer_of(contender)
     losses: list[float | None] = []
     contender.synchronize()
     stamps_s = [time.perf_counter()]
-    for step in range(order.steps):
-        ids_BT = contender.text.batch(step, order.shape).to(contender.device)
-        loss = model(input_ids=ids_BT, labels=ids_BT).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(finite(loss.item()))
-        contender.synchronize()
+    for number in range(order.steps):
+        losses.append(finite(step(contender, optimizer, number, order.shape)))
         stamps_s.append(time.perf_counter())
-        if step == 0:
+        if number == 0:
             began()
     return losses, stamps_s
+
+
+def optimizer_of(contender: Contender) -> torch.optim.Optimizer:
+    """Returns a new optimizer over the seeded adapter."""
+    restore(contender.model, contender.adapter)
+    return torch.optim.AdamW(parameters(contender.model).values(), lr=_LEARNING_RATE)
+
+
+def step(contender: Contender, optimizer: torch.optim.Optimizer, number: int, shape: Shape) -> float:
+    """Makes one optimizer step and returns its loss."""
+    ids_BT = contender.text.batch(number, shape).to(contender.device)
+    loss = contender.model(input_ids=ids_BT, labels=ids_BT).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    contender.synchronize()
+    return float(loss.item())
 
 
 def decode(contender: Contender, order: Decode, began: Callable[[], object]) -> Decoded:
@@ -56,19 +65,24 @@ def decode(contender: Contender, order: Decode, began: Callable[[], object]) -> 
     contender.threads(order.threads)
     restore(contender.model, contender.adapter)
     contender.model.eval()
-    prompt_BT = contender.text.prompt(PROMPT_TOKENS).to(contender.device)
-    clock = _TokenClock(contender, began)
-    made_BT = contender.model.generate(
-        input_ids=prompt_BT,
-        attention_mask=torch.ones_like(prompt_BT),
-        max_new_tokens=order.tokens,
-        do_sample=False,
-        streamer=clock,
-    )
-    tokens = tuple(made_BT[0, prompt_BT.shape[1] :].tolist())
+    clock = TokenClock(contender, began)
+    tokens = generate(contender, order.tokens, clock)
     return Decoded(
         tokens=tokens, stamps_s=tuple(clock.stamps_s), cpu_s=clock.cpu_s, cuda_bytes=contender.cuda_bytes()
     )
+
+
+def generate(contender: Contender, tokens: int, clock: TokenClock) -> tuple[int, ...]:
+    """Returns so many tokens after the prompt, chosen greedily."""
+    prompt_BT = contender.text.prompt(PROMPT_TOKENS).to(contender.device)
+    made_BT = contender.model.generate(
+        input_ids=prompt_BT,
+        attention_mask=torch.ones_like(prompt_BT),
+        max_new_tokens=tokens,
+        do_sample=False,
+        streamer=clock,
+    )
+    return tuple(made_BT[0, prompt_BT.shape[1] :].tolist())
 
 
 def judge(contender: Contender, order: Judge) -> Judged:
@@ -94,7 +108,7 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class _TokenClock(BaseStreamer):
+class TokenClock(BaseStreamer):
     """Notes when every token is chosen. generate() hands it the prompt first."""
 
     def __init__(self, contender: Contender, began: Callable[[], object]) -> None:

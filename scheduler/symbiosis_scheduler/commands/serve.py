@@ -67,7 +67,14 @@ def serve(
         size = f"{spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops"
         ready = f"serving {spec.name} ({size}) on {layers.device} at {address}"
         daemon = serve_layers(
-            layers, address, settings, policy, threads, parent=private_to, on_ready=lambda: typer.echo(ready)
+            layers,
+            address,
+            settings,
+            policy,
+            threads,
+            parent=private_to,
+            config_file=config,
+            on_ready=lambda: typer.echo(ready),
         )
         uvloop.run(daemon)
     finally:

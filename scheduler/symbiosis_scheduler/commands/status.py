@@ -12,7 +12,7 @@ from rich.table import Table
 from symbiosis_core.wire import DaemonStatus, Status, StatusReply
 from symbiosis_transports.address import default_address
 
-__all__ = ["client_table", "fetch_status", "lane_table", "status"]
+__all__ = ["client_table", "fetch_status", "lane_table", "learned_lines", "status"]
 
 
 def status(
@@ -26,9 +26,9 @@ def status(
         return
     console = Console()
     console.print(
-        f"[bold]{found.model}[/] {found.dtype} at {found.address}  "
-        f"pid {found.pid}  up {found.uptime_s:.0f} s  policy {found.policy}  {found.threads} threads"
-        + ("  [red]draining[/]" if found.draining else "")
+        f"[bold]{found.model}[/] {found.dtype} on {found.device} at {found.address}  "
+        f"pid {found.pid}  up {found.uptime_s:.0f} s  policy {found.policy}  "
+        f"threads: {found.threads_policy or found.threads}" + ("  [red]draining[/]" if found.draining else "")
     )
     batches = found.batches
     mean = batches.clients / batches.count if batches.count else 0.0
@@ -41,8 +41,23 @@ def status(
         f"memory: base {memory.base / 1e6:.0f} MB  arenas {memory.arenas / 1e6:.0f} MB (lent, as used)  "
         f"daemon PSS {memory.pss / 1e6:.0f} MB"
     )
+    for line in learned_lines(found):
+        console.print(line)
     console.print(client_table(found))
     console.print(lane_table(found))
+
+
+def learned_lines(found: DaemonStatus) -> list[str]:
+    """Returns what holding, looking and keeping have brought, a line each."""
+    holds, memo, spins = found.holds, found.memo, found.spins
+    off = "  [red]off: it did not pay[/]" if holds.off else ""
+    saved = f"saved {holds.actual_us / 1e3:.1f} ms of {holds.expected_us / 1e3:.1f} expected"
+    foretold = f"{holds.prediction_error_us / 1e3:.2f} of {holds.pause_us / 1e3:.2f} ms"
+    kept = f"memo {memo.bytes / 1e6:.0f} of {memo.budget / 1e6:.0f} MB  hit {memo.hits}  missed {memo.misses}"
+    return [
+        f"holds {holds.count}  hit {holds.hits}  {saved}  arrivals foretold within {foretold}{off}",
+        f"looks before sleep {spins.looks}  hit {spins.hits}  {kept}",
+    ]
 
 
 def fetch_status(address: str) -> DaemonStatus:

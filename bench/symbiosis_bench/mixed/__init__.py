@@ -1,0 +1,1 @@
+"""`symbiosis bench mixed`: inference that arrives by itself, beside clients that train."""

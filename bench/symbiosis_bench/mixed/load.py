@@ -1,0 +1,70 @@
+"""When prompts arrive, and what their stamps say."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+
+import msgspec
+
+from symbiosis_bench.mixed.messages import Served
+
+__all__ = ["Times", "bursts", "poisson", "quantile", "rate_within", "times"]
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """Of all prompts of a run, in seconds."""
+
+    prompts: int
+    tokens: int
+    p50_first_token_s: float
+    """From a prompt's arrival, so waiting for the prompt before counts."""
+    p99_first_token_s: float
+    p50_token_s: float
+    """From one token to the next."""
+    p99_token_s: float
+
+
+def poisson(count: int, rate_per_s: float, seed: int) -> tuple[float, ...]:
+    """Returns arrivals of a Poisson process."""
+    dice, at_s, found = random.Random(seed), 0.0, []
+    for _ in range(count):
+        found.append(at_s)
+        at_s += dice.expovariate(rate_per_s)
+    return tuple(found)
+
+
+def bursts(count: int, rate_per_s: float, together: int) -> tuple[float, ...]:
+    """Returns arrivals of the same rate, so many at once."""
+    return tuple([number // together * together / rate_per_s for number in range(count)])
+
+
+def times(served: Served) -> Times:
+    """Returns what the stamps say."""
+    first = [stamps[0] - arrived for arrived, stamps in zip(served.arrived_s, served.tokens_s, strict=True)]
+    later = [after - before for stamps in served.tokens_s for before, after in itertools.pairwise(stamps)]
+    return Times(
+        prompts=len(first),
+        tokens=sum(map(len, served.tokens_s)),
+        p50_first_token_s=quantile(first, 0.5),
+        p99_first_token_s=quantile(first, 0.99),
+        p50_token_s=quantile(later, 0.5),
+        p99_token_s=quantile(later, 0.99),
+    )
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Returns the value that a share `q` of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def rate_within(stamps_s: Sequence[float], from_s: float, to_s: float) -> float:
+    """Returns steps a second between two times; the step that was under way at either counts in part."""
+    ends = sorted(stamps_s)
+    done = 0.0
+    for before, after in itertools.pairwise(ends):
+        share = min(after, to_s) - max(before, from_s)
+        done += max(0.0, share) / (after - before) if after > before else 0.0
+    return done / (to_s - from_s)

@@ -1,0 +1,95 @@
+"""What `symbiosis bench mixed` tells."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from symbiosis_bench.machine import Machine
+from symbiosis_bench.mixed.load import Times
+
+__all__ = ["HalfLoad", "Loaded", "MixedReport", "show"]
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """One offered load beside training."""
+
+    arrivals: str
+    """`poisson` or `bursts`."""
+    offered: float
+    """Share of the prompts a second that are served without training."""
+    times: Times
+    p50_time_per_token_ratio: float
+    """To unloaded."""
+    p99_time_per_token_ratio: float
+    p50_first_token_ratio: float
+    p99_first_token_ratio: float
+    tokens_within_target: float
+    """Share of tokens that took at most 1.5 times the unloaded p99."""
+    training_progress_kept: float
+    """Steps a second of both training clients, over those without inference."""
+    occupancy: float
+    """Clients a batch of the daemon meanwhile."""
+
+
+class HalfLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """The key figures, at half of what the machine serves without training."""
+
+    p99_time_per_token_ratio: float
+    p50_time_per_token_ratio: float
+    training_progress_kept: float
+
+
+class MixedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One run."""
+
+    machine: Machine
+    quick: bool
+    model: str
+    policy: str
+    prompts_per_s: float
+    """Served one after the other without training: the capacity that loads are shares of."""
+    training_steps_per_s: float
+    """Of both training clients without inference."""
+    unloaded: Times
+    loaded: tuple[Loaded, ...]
+    half_load: HalfLoad | None
+    """None: half load was not among the loads."""
+
+
+def show(console: Console, report: MixedReport) -> None:
+    """Prints the table."""
+    table = Table(box=None, header_style="bold underline", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in (
+        "arrivals",
+        "offered",
+        "p50 token",
+        "p99 token",
+        "p50 first",
+        "p99 first",
+        "in target",
+        "training",
+    ):
+        table.add_column(heading, justify="left" if heading == "arrivals" else "right")
+    unloaded = report.unloaded
+    each = (unloaded.p50_token_s, unloaded.p99_token_s, unloaded.p50_first_token_s, unloaded.p99_first_token_s)
+    table.add_row("one by one", "alone", *(f"{value * 1e3:.0f} ms" for value in each), "", "")
+    for loaded in report.loaded:
+        ratios = (
+            *(loaded.p50_time_per_token_ratio, loaded.p99_time_per_token_ratio),
+            *(loaded.p50_first_token_ratio, loaded.p99_first_token_ratio),
+        )
+        table.add_row(
+            *(loaded.arrivals, f"{loaded.offered:.0%}", *(f"{ratio:.2f} x" for ratio in ratios)),
+            *(f"{loaded.tokens_within_target:.0%}", f"{loaded.training_progress_kept:.0%} kept"),
+        )
+    console.print(table)
+    console.print(
+        f"without training {report.prompts_per_s:.3g} prompts/s are served; without inference "
+        f"{report.training_steps_per_s:.3g} steps/s are made. Targets at half load: p50 token at most 1.25 x, p99 "
+        "at most 1.5 x, training at least 76 % kept",
+        soft_wrap=True,
+    )
+    if report.quick:
+        console.print("quick: everything was run, and no figure means anything", markup=False)

@@ -1,0 +1,208 @@
+"""One run: inference alone, training alone, and then both at every load."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from symbiosis_bench.end_to_end.crew import BenchFailedError
+from symbiosis_bench.end_to_end.messages import Ready, Shape
+from symbiosis_bench.end_to_end.progress import Progress
+from symbiosis_bench.end_to_end.settings import Settings, worker_environment
+from symbiosis_bench.end_to_end.site import Site
+from symbiosis_bench.machine import this_machine
+from symbiosis_bench.mixed.load import Times, bursts, poisson, rate_within, times
+from symbiosis_bench.mixed.messages import Message, Order, Rest, Serve, Served, Trained, TrainOn, read_message
+from symbiosis_bench.mixed.report import HalfLoad, Loaded, MixedReport
+from symbiosis_bench.processes import Child, Children
+from symbiosis_core.wire import BatchStatus
+
+__all__ = ["Scale", "run"]
+
+_WAIT_S: Final = 900.0
+_LOOK_S: Final = 0.5
+_TRAINING: Final = 2
+_TOGETHER: Final = 4
+"""Prompts of a burst."""
+A = TypeVar("A", bound=msgspec.Struct)
+
+
+class Scale(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is measured."""
+
+    loads: tuple[float, ...]
+    prompts: int
+    """For each load."""
+    tokens: int
+    shape: Shape
+    alone_s: float
+    """How long training runs without inference."""
+
+
+class Mixed:
+    """The clients of a run: one that answers prompts, and two that train."""
+
+    def __init__(self, site: Site, children: Children[Message], environment: dict[str, str]) -> None:
+        self._site = site
+        self._children = children
+        daemon = site.main()
+
+        def start(name: str, lane: str, client: int) -> Child:
+            given = {
+                "folder": daemon.folder,
+                "client": client,
+                "address": daemon.address,
+                "lane": lane,
+                "name": name,
+            }
+            options = [f"--{key}={value}" for key, value in given.items()]
+            command = [sys.executable, "-P", "-m", "symbiosis_bench.mixed.worker", "split", *options]
+            return children.start(name, command, environment)
+
+        self._serving = start("serving", "inference", 0)
+        self._training = [start(f"training-{n}", "training", n) for n in range(1, _TRAINING + 1)]
+        self._hear(Ready, [self._serving, *self._training])
+
+    def serve(self, arrivals_s: Sequence[float], tokens: int) -> Served:
+        """Returns when the last prompt is answered."""
+        _order(self._serving, Serve(tuple(arrivals_s), tokens))
+        (served,) = self._hear(Served, [self._serving])
+        return served
+
+    def train(self, shape: Shape, meanwhile: Callable[[], Any]) -> tuple[Any, list[Trained]]:
+        """Lets both train while `meanwhile` runs, and returns what it returned and their stamps."""
+        for child in self._training:
+            _order(child, TrainOn(shape))
+        result = meanwhile()
+        for child in self._training:
+            _order(child, Rest())
+        return result, self._hear(Trained, self._training)
+
+    def batches(self) -> BatchStatus:
+        """What the daemon has counted so far."""
+        return self._site.main().status().batches
+
+    def _hear(self, kind: type[A], children: Sequence[Child]) -> list[A]:
+        names, told = [child.name for child in children], dict[str, A]()
+        deadline = time.monotonic() + _WAIT_S
+        while len(told) < len(names):
+            heard = self._children.hear(_LOOK_S)
+            if heard is None:
+                self._children.check()
+                if time.monotonic() > deadline:
+                    raise BenchFailedError("somebody has not answered in time; the machine may be too busy")
+                continue
+            name, message = heard
+            if not isinstance(message, kind) or name not in names:
+                raise BenchFailedError(f"{name} said {type(message).__name__} out of turn")
+            told[name] = message
+        return [told[name] for name in names]
+
+
+def _order(child: Child, order: Order) -> None:
+    child.write(msgspec.json.encode(order) + b"\n")
+
+
+def run(settings: Settings, scale: Scale, progress: Progress, folder: Path) -> MixedReport:
+    """Measures every load. Ends all it started."""
+    environment = worker_environment(os.environ, 1)
+    with Children(folder, read_message) as children:
+        site = Site(settings, children, progress, folder)  # type: ignore[arg-type]  # it hears of `Made` alone
+        site.main()
+        progress.say("opening one client that serves and two that train")
+        mixed = Mixed(site, children, environment)
+        progress.say("inference alone")
+        mixed.serve([0.0] * 2, scale.tokens)  # warm up
+        mixed.train(scale.shape, lambda: time.sleep(scale.alone_s / 2))
+        served = mixed.serve([0.0] * scale.prompts, scale.tokens)
+        last = served.tokens_s[-1][-1]
+        prompts_per_s = scale.prompts / (last - served.arrived_s[0])
+        unloaded = _unloaded(served)
+        progress.say("training alone")
+        trained_alone = _train_alone(mixed, scale)
+        loaded = []
+        for offered in scale.loads:
+            rate = offered * prompts_per_s
+            progress.say(f"{offered:.0%} of {prompts_per_s:.2g} prompts/s beside training")
+            arrivals = poisson(scale.prompts, rate, seed=round(offered * 100))
+            loaded.append(_beside(mixed, scale, "poisson", offered, arrivals, unloaded, trained_alone))
+        progress.say("bursts beside training")
+        arrivals = bursts(scale.prompts, 0.5 * prompts_per_s, _TOGETHER)
+        loaded.append(_beside(mixed, scale, "bursts", 0.5, arrivals, unloaded, trained_alone))
+        policy = site.main().status().policy
+    return MixedReport(
+        machine=this_machine(),
+        quick=settings.quick,
+        model=settings.model,
+        policy=policy,
+        prompts_per_s=prompts_per_s,
+        training_steps_per_s=trained_alone,
+        unloaded=unloaded,
+        loaded=tuple(loaded),
+        half_load=_half_load(loaded),
+    )
+
+
+def _half_load(loaded: Sequence[Loaded]) -> HalfLoad | None:
+    for each in loaded:
+        if (each.arrivals, each.offered) == ("poisson", 0.5):
+            return HalfLoad(
+                p99_time_per_token_ratio=each.p99_time_per_token_ratio,
+                p50_time_per_token_ratio=each.p50_time_per_token_ratio,
+                training_progress_kept=each.training_progress_kept,
+            )
+    return None
+
+
+def _unloaded(served: Served) -> Times:
+    """Every prompt counts as if it had arrived when the one before was answered: nobody waited."""
+    begins = (served.arrived_s[0], *(stamps[-1] for stamps in served.tokens_s[:-1]))
+    return times(Served(begins, served.tokens_s))
+
+
+def _train_alone(mixed: Mixed, scale: Scale) -> float:
+    def wait() -> tuple[float, float]:
+        began = time.perf_counter()
+        time.sleep(scale.alone_s)
+        return began, time.perf_counter()
+
+    (began, ended), trained = mixed.train(scale.shape, wait)
+    return sum(rate_within(each.stamps_s, began, ended) for each in trained)
+
+
+def _beside(
+    mixed: Mixed,
+    scale: Scale,
+    kind: str,
+    offered: float,
+    arrivals_s: Sequence[float],
+    unloaded: Times,
+    trained_alone: float,
+) -> Loaded:
+    before = mixed.batches()
+    served, trained = mixed.train(scale.shape, lambda: mixed.serve(arrivals_s, scale.tokens))
+    after = mixed.batches()
+    found = times(served)
+    began, ended = served.arrived_s[0], served.tokens_s[-1][-1]
+    rate = sum(rate_within(each.stamps_s, began, ended) for each in trained)
+    target_s = 1.5 * unloaded.p99_token_s
+    steps = [b - a for stamps in served.tokens_s for a, b in itertools.pairwise(stamps)]
+    return Loaded(
+        arrivals=kind,
+        offered=offered,
+        times=found,
+        p50_time_per_token_ratio=found.p50_token_s / unloaded.p50_token_s,
+        p99_time_per_token_ratio=found.p99_token_s / unloaded.p99_token_s,
+        p50_first_token_ratio=found.p50_first_token_s / unloaded.p50_first_token_s,
+        p99_first_token_ratio=found.p99_first_token_s / unloaded.p99_first_token_s,
+        tokens_within_target=sum(step <= target_s for step in steps) / len(steps),
+        training_progress_kept=rate / trained_alone,
+        occupancy=(after.clients - before.clients) / max(1, after.count - before.count),
+    )

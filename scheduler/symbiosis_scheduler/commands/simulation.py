@@ -1,0 +1,125 @@
+"""What `symbiosis policy simulate` does: runs, the tables, the files."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import UsageError
+from symbiosis_scheduler.commands.console import wide_console
+from symbiosis_scheduler.simulation.picture import draw
+from symbiosis_scheduler.simulation.report import RunFigures, figures
+from symbiosis_scheduler.simulation.script import read_load
+from symbiosis_scheduler.simulation.trace import read_trace
+from symbiosis_scheduler.simulation.world import World
+
+__all__ = ["Run", "run", "show", "write"]
+
+
+class Run:
+    """One configuration's run."""
+
+    def __init__(self, world: World, found: RunFigures, took_s: float) -> None:
+        self.world = world
+        self.found = found
+        self.took_s = took_s
+        """Of real time."""
+
+
+def run(
+    trace: Path,
+    settings: Mapping[str, DaemonConfig],
+    *,
+    clients: int = 0,
+    devices: int = 1,
+    requests: int = 0,
+    seed: int = 0,
+) -> list[Run]:
+    """Plays the trace under every configuration, from the same seed."""
+    load, runs = read_load(read_trace(trace)), []
+    for name, config in settings.items():
+        began = time.perf_counter()
+        with _without_collecting():
+            world = World(load, config, clients=clients, devices=devices, seed=seed)
+            world.run(requests)
+        runs.append(Run(world, figures(world, name, config.policy.name), time.perf_counter() - began))
+    return runs
+
+
+def show(runs: list[Run]) -> None:
+    """Prints a table over all, and one per lane."""
+    console = wide_console()
+    console.print(_overall(runs))
+    for lane in sorted({lane.lane for each in runs for lane in each.found.lanes}):
+        console.print(_of_lane(lane, runs))
+
+
+def write(runs: list[Run], json: Path | None, plot: Path | None) -> None:
+    """Writes the figures and the picture, where they are wanted."""
+    lines = [
+        (f"{Path(each.found.name).stem} {lane.lane}", _latencies(each.world, lane.lane))
+        for each in runs
+        for lane in each.found.lanes
+    ]
+    try:
+        if json is not None:
+            json.write_bytes(msgspec.json.format(msgspec.json.encode([each.found for each in runs])) + b"\n")
+        if plot is not None:
+            plot.write_text(draw("share of requests answered within", lines))
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error
+
+
+def _latencies(world: World, lane: str) -> list[float]:
+    return sorted(us for player in world.players if player.lane == lane for us in player.latencies_us)
+
+
+def _overall(runs: list[Run]) -> Table:
+    table = _table("in virtual time", "requests", "seconds", "clients a batch", "busy", "holds", "simulated in")
+    for each in runs:
+        found = each.found
+        table.add_row(
+            *(found.name, found.policy, f"{found.requests:,}", f"{found.seconds:,.1f}", f"{found.occupancy:.2f}"),
+            *(f"{found.busy:.0%}", f"{found.holds:,}", f"{each.took_s:.1f} s"),
+        )
+    return table
+
+
+def _of_lane(lane: str, runs: list[Run]) -> Table:
+    headings = ("p50", "p99", "forward p50", "forward p99", "rows/s", "fairness", "refused")
+    table = _table(f"lane {lane}", *headings)
+    for each in runs:
+        for found in each.found.lanes:
+            if found.lane == lane:
+                times = (found.p50_us, found.p99_us, found.forward_p50_us, found.forward_p99_us)
+                table.add_row(
+                    *(each.found.name, each.found.policy, *(f"{us / 1e3:,.2f} ms" for us in times)),
+                    *(f"{found.rows_per_s:,.0f}", f"{found.fairness:.2f}", str(found.refused)),
+                )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("configuration", "policy"):
+        table.add_column(heading)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Nothing in a world is a cycle that has to go before the world does."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

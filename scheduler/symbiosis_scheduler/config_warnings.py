@@ -1,0 +1,67 @@
+"""What stands in a configuration and can never take effect: no mistake, and surely not what somebody meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from symbiosis_core.config import DaemonConfig, LaneConfig, RuleConfig
+
+__all__ = ["warnings"]
+
+_OF_POLICIES = ("priority", "weight", "chunk_rows", "max_wait_us", "max_hold_us", "first_token_us", "token_us")
+"""Keys of a lane that a policy may read or not. All others hold whatever the policy."""
+
+
+def warnings(config: DaemonConfig, policy_class: Any) -> list[str]:
+    """Returns a line for everything that can never take effect, with its key path."""
+    reads = getattr(policy_class, "reads", None)
+    found: list[str] = []
+    for name, lane in config.lanes.items():
+        found += [f"lanes.{name}.{line}" for line in _lane(config, lane, reads)]
+    return [*found, *_rules(config.rules)]
+
+
+def _lane(config: DaemonConfig, lane: LaneConfig, reads: frozenset[str] | None) -> Iterator[str]:
+    policy, most_rows = config.policy.name, config.batching.max_rows
+    changed = {
+        field.name
+        for field in msgspec.structs.fields(LaneConfig)
+        if not field.required and getattr(lane, field.name) != field.default
+    }
+    if reads is not None:
+        for key in _OF_POLICIES:
+            if key in changed - reads:
+                yield f"{key}: the policy {policy} does not read it"
+    if config.batching.exact:
+        for key in ("max_hold_us", "chunk_rows"):
+            if key in changed and (reads is None or key in reads):
+                yield f"{key}: with batching.exact every request is computed whole and alone"
+    elif lane.chunk_rows > most_rows and (reads is None or "chunk_rows" in reads):
+        yield f"chunk_rows = {lane.chunk_rows}: no batch has more than batching.max_rows = {most_rows} rows"
+    first = lane.priority == min(each.priority for each in config.lanes.values())
+    if policy == "latency_first" and first and "max_wait_us" in changed and lane.max_wait_us:
+        yield "max_wait_us: nothing goes before the first lane, so nothing in it can age past anything"
+    if lane.max_hold_us and config.limits.max_clients == 1:
+        yield "max_hold_us: limits.max_clients = 1, and a client alone is never held"
+    if lane.max_clients >= config.limits.max_clients and lane.max_clients:
+        yield f"max_clients: limits.max_clients = {config.limits.max_clients} comes first"
+    if lane.max_clients and lane.max_clients_per_user > lane.max_clients:
+        yield "max_clients_per_user: max_clients of the lane comes first"
+    if 0 < lane.user_rows_per_s <= lane.client_rows_per_s:
+        yield "client_rows_per_s: user_rows_per_s, which is no larger, comes first"
+
+
+def _rules(rules: tuple[RuleConfig, ...]) -> Iterator[str]:
+    for position, rule in enumerate(rules):
+        for before, earlier in enumerate(rules[:position]):
+            if _covers(earlier, rule):
+                yield f"rules[{position}]: rules[{before}] fits all that it would fit"
+                break
+
+
+def _covers(earlier: RuleConfig, later: RuleConfig) -> bool:
+    same_name = earlier.name in ("", "*", later.name)
+    return same_name and earlier.user in ("", later.user) and earlier.key in ("", later.key)

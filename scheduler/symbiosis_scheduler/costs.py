@@ -1,0 +1,180 @@
+"""What a batch costs, by op, direction and rows: learned from batches that were run, asked before the next.
+
+A *curve* keeps one point per power of two of rows: the rows that were seen there and the time they took. A time
+is taken into account by moving the point towards it, by at most a step that shrinks with every time seen and ends
+at 2 %; so one batch during which the machine was elsewhere does not count for more than any other. Between points
+a curve is straight. Beyond them it has the shape of a product that reads its weights once, as it was measured (8
+rows cost 1.2 times one row, 256 rows 16 times), and every batch that is run replaces a piece of that guess.
+
+An op that was never run is answered for by all others of its direction. Curves can be written down and taken up
+again: a *key* names an op by its content, and numbers of segments differ from one daemon to the next.
+
+Pure: nothing here looks at a clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from symbiosis_core.ids import OpId
+from symbiosis_core.segments import SegmentSpec
+from symbiosis_core.specs import Direction, Op
+
+__all__ = ["Costs", "Curve", "Curves", "Point", "cost_key", "usual_shape"]
+
+_BUCKETS: Final = 25
+"""Powers of two of rows; `limits.max_rows` is at most 2 ** 24."""
+_LEAST_STEP: Final = 0.02
+
+
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """One point of a curve, as it is written down."""
+
+    rows: float
+    us: float
+    seen: int
+
+
+Curves = dict[str, tuple[tuple[Point, ...], ...]]
+"""The points of every op, by its key: forward, then backward."""
+
+
+def usual_shape(rows: float) -> float:
+    """Returns what so many rows cost, in units of one row, where nothing better is known: flat, then straight."""
+    return max(1 + rows / 40, rows / 16)
+
+
+class Curve:
+    """The time of one op in one direction, by rows."""
+
+    __slots__ = ("_rows", "_seen", "_us")
+
+    def __init__(self, points: tuple[Point, ...] = ()) -> None:
+        self._rows = [0.0] * _BUCKETS
+        self._us = [0.0] * _BUCKETS
+        self._seen = [0] * _BUCKETS
+        for point in points:
+            bucket = _bucket(int(point.rows))
+            self._rows[bucket], self._us[bucket], self._seen[bucket] = point.rows, point.us, point.seen
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{point.rows:.0f} rows {point.us:.0f} us" for point in self.points())
+        return f"<Curve {told or 'of nothing'}>"
+
+    def points(self) -> tuple[Point, ...]:
+        """Returns what is known, by rows."""
+        known = zip(self._rows, self._us, self._seen, strict=True)
+        return tuple([Point(rows, us, seen) for rows, us, seen in known if seen])
+
+    def learn(self, rows: int, us: float) -> None:
+        """So many rows took so long."""
+        bucket = _bucket(rows)
+        seen = self._seen[bucket]
+        self._seen[bucket] = seen + 1
+        if not seen:
+            self._rows[bucket], self._us[bucket] = float(rows), max(us, 1.0)
+            return
+        step = max(1 / (seen + 1), _LEAST_STEP)
+        before = self._us[bucket]
+        self._us[bucket] = min(max(us, before * (1 - step), 1.0), before * (1 + step))
+        self._rows[bucket] += (rows - self._rows[bucket]) * step
+
+    def expected_us(self, rows: int) -> float | None:
+        """Returns how long so many rows will take; None where nothing was ever measured."""
+        below = above = -1
+        for bucket, seen in enumerate(self._seen):
+            if seen:
+                if self._rows[bucket] <= rows:
+                    below = bucket
+                else:
+                    above = bucket
+                    break
+        if below < 0 and above < 0:
+            return None
+        if below < 0 or above < 0:
+            at = max(below, above)
+            return self._us[at] * usual_shape(rows) / usual_shape(self._rows[at])
+        share = (rows - self._rows[below]) / (self._rows[above] - self._rows[below])
+        return self._us[below] + share * (self._us[above] - self._us[below])
+
+
+class Costs:
+    """The curves of all ops. An op is introduced before it is run."""
+
+    def __init__(self, saved: Curves | None = None) -> None:
+        """`saved` is what `written_down` returned, of another daemon on the same model and threads."""
+        self._saved = dict(saved or {})
+        self._keys: dict[OpId, str] = {}
+        self._curves: dict[tuple[OpId, Direction], Curve] = {}
+        self._typical = {direction: Curve() for direction in Direction}
+        self.learned = 0
+        """Batches that were taken into account since the start."""
+
+    def __repr__(self) -> str:
+        return f"<Costs of {len(self._curves)} ops and directions, from {self.learned} batches>"
+
+    def introduce(self, op: Op) -> None:
+        """From now on batches may be of this op. What was written down of it is taken up."""
+        key = self._keys[op.id] = cost_key(op)
+        for direction, points in zip(Direction, self._saved.get(key, ()), strict=False):
+            if points:
+                self._curves[op.id, direction] = Curve(points)
+                for point in points:
+                    self._typical[direction].learn(int(point.rows), point.us)
+
+    def learn(self, op: OpId, direction: Direction, rows: int, us: float) -> None:
+        """A batch of so many rows took so long."""
+        curve = self._curves.get((op, direction))
+        if curve is None:
+            curve = self._curves[op, direction] = Curve()
+        curve.learn(rows, us)
+        self._typical[direction].learn(rows, us)
+        self.learned += 1
+
+    def expected_us(self, op: OpId, direction: Direction, rows: int) -> float | None:
+        """Returns how long a batch will take; None before anything of that direction was run."""
+        curve = self._curves.get((op, direction))
+        if curve is None:
+            curve = self._typical[direction]
+        return curve.expected_us(rows)
+
+    def saving_us(self, op: OpId, direction: Direction, rows: int, others: int) -> float:
+        """Returns what is saved by computing `rows` and `others` together instead of one after the other."""
+        first = self.expected_us(op, direction, rows)
+        second = self.expected_us(op, direction, others)
+        joint = self.expected_us(op, direction, rows + others)
+        if first is None or second is None or joint is None:
+            return 0.0
+        return first + second - joint
+
+    def typical_us(self, direction: Direction, rows: int) -> float | None:
+        """Returns how long a batch of any op takes; None before anything of that direction was run."""
+        return self._typical[direction].expected_us(rows)
+
+    def worst_us(self, direction: Direction, rows: int) -> float | None:
+        """Returns the time of the op that takes longest for so many rows; None before anything was run."""
+        found = [curve.expected_us(rows) for (_, each), curve in self._curves.items() if each is direction]
+        return max([us for us in found if us is not None], default=None)
+
+    def written_down(self) -> Curves:
+        """Returns all curves by key, also those taken over of ops that nobody has asked for yet."""
+        known = {
+            key: tuple([curve.points() if (curve := self._curves.get((op, each))) else () for each in Direction])
+            for op, key in self._keys.items()
+        }
+        return self._saved | {key: points for key, points in known.items() if any(points)}
+
+
+def cost_key(op: Op) -> str:
+    """Returns what names an op by its content, in every daemon on the same model."""
+    if not isinstance(op, SegmentSpec):
+        return op.name
+    content = hashlib.blake2b(msgspec.msgpack.encode(op.segment), digest_size=8).hexdigest()
+    return f"segment {content}"
+
+
+def _bucket(rows: int) -> int:
+    return min(max(rows - 1, 0).bit_length(), _BUCKETS - 1)

@@ -1,0 +1,59 @@
+"""`deadline`: whoever is due first goes first (EDF), by the lanes' targets for tokens.
+
+A forward begins with token ids and makes one token. All of its requests are due when the token is:
+`first_token_us` after the forward began where it reads a prompt, `token_us` otherwise. A request of a lane without
+targets is due `max_wait_us` after it came; without that, too, it has time until nobody else has anything to do.
+
+Earliest deadline first meets every deadline that can be met by anybody, and says nothing of what happens where not
+all can: then everybody is late by about the same. Priorities decide between equal deadlines.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_scheduler.filling import batch, first_ready
+from symbiosis_scheduler.known import Known
+from symbiosis_scheduler.plan import Decision, Hold
+from symbiosis_scheduler.queues import Queues
+from symbiosis_scheduler.request import Request
+
+__all__ = ["Deadline"]
+
+_NEVER_US: Final = 1 << 62
+
+
+class Deadline:
+    """Earliest deadline first over the heads of all clients, in chunks, with holding."""
+
+    reads: ClassVar[frozenset[str]] = frozenset(
+        {"priority", "chunk_rows", "max_wait_us", "max_hold_us", "first_token_us", "token_us"}
+    )
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self._max_rows = config.batching.max_rows
+        self._exact = config.batching.exact
+
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        """Returns the batch whose lead is due first of those that are not better held."""
+        heads = [head for level in queues.levels for head in level.heads()]
+        if not heads:
+            return None
+        heads.sort(key=lambda head: _due_us(head, queues, known))
+        heads = [head for head in heads if head.lane == heads[0].lane]  # while one is held no other lane goes
+        if self._exact:
+            return batch(heads[0], queues, self._max_rows, exact=True)
+        lead, until_us = first_ready(heads, queues, known, now_us, self._max_rows)
+        return Hold(until_us) if lead is None else batch(lead, queues, self._max_rows)
+
+
+def _due_us(request: Request, queues: Queues, known: Known) -> int:
+    lane = queues.lane(request.lane).config
+    traveller = known.travellers.all.get(request.client)
+    if traveller is not None and traveller.started_us >= 0:
+        targets = (lane.first_token_us, lane.token_us)
+        target_us = max(targets) if not all(targets) else targets[not traveller.first_token]
+        if target_us:
+            return traveller.started_us + target_us
+    return request.arrived_us + lane.max_wait_us if lane.max_wait_us else _NEVER_US

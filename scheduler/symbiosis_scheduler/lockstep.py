@@ -1,0 +1,44 @@
+"""`lockstep`: everybody waits for everybody, as in servers that compute all their jobs in rounds. A baseline.
+
+Nothing is computed before all clients that are at work have asked, or the oldest request has waited its lane's
+`max_hold_us`. Those in the middle of a forward go before those that begin one, so that whoever is behind catches
+up and all begin the next one together.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.filling import batch
+from symbiosis_scheduler.known import Known
+from symbiosis_scheduler.plan import Decision, Hold
+from symbiosis_scheduler.queues import Queues
+
+__all__ = ["Lockstep"]
+
+
+class Lockstep:
+    """Rounds of all clients; who is slow makes all others slow, up to `max_hold_us`."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"max_hold_us"})
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self._max_rows = config.batching.max_rows
+        self._exact = config.batching.exact
+
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        """Returns the next batch, or a hold until all are there."""
+        waiting = [(ticket, request) for lane in queues.lanes for request, ticket in lane.waiting.items()]
+        if not waiting:
+            return None
+        waiting.sort(key=lambda each: each[0])
+        oldest = waiting[0][1]
+        here: set[ClientId] = {request.client for _, request in waiting}
+        until_us = oldest.arrived_us + queues.lane(oldest.lane).config.max_hold_us
+        if until_us > now_us and any(client not in here for client in known.travellers.all):
+            return Hold(until_us)
+        starts = known.travellers.starts
+        behind = (request for _, request in waiting if request.op not in starts)
+        return batch(next(behind, oldest), queues, self._max_rows, exact=self._exact)

@@ -1,0 +1,52 @@
+"""Costs that some daemon has measured and written down, for questions that are asked without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from symbiosis_core.errors import UsageError
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.cache import cache_folder
+from symbiosis_scheduler.cost_file import FOLDER, read_costs
+from symbiosis_scheduler.costs import Curve, Curves
+
+__all__ = ["Measured"]
+
+
+class Measured:
+    """What is known, and where from."""
+
+    def __init__(self, curves: Curves, told: str) -> None:
+        self._curves = {
+            direction: [Curve(points[direction]) for points in curves.values() if points[direction]]
+            for direction in Direction
+        }
+        self.told = told
+        """Where the costs are from, in a sentence."""
+
+    @staticmethod
+    def read(file: Path | None = None) -> Measured:
+        """Returns the costs in `file`, or in the one that was written last.
+
+        Raises:
+            UsageError: `file` cannot be read, or is no such file.
+        """
+        if file is not None:
+            found = read_costs(file)
+            if found is None:
+                raise UsageError(
+                    f"{file} has no measured costs; a daemon writes them into {cache_folder() / FOLDER}"
+                )
+            return Measured(found.curves, f"measured: {found.of}")
+        files = sorted(
+            (cache_folder() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True
+        )
+        for path in files:
+            if (found := read_costs(path)) is not None:
+                return Measured(found.curves, f"measured: {found.of}")
+        return Measured({}, "nothing was measured on this machine yet: let a daemon serve somebody, and ask again")
+
+    def longest_us(self, rows: int) -> float | None:
+        """Returns the time of the op that takes longest for so many rows, in either direction; None: unknown."""
+        found = [curve.expected_us(rows) for curves in self._curves.values() for curve in curves]
+        return max([us for us in found if us is not None], default=None)

@@ -1,0 +1,111 @@
+"""Writes down what the scheduler is told and what it answers, while somebody fetches it.
+
+Sees every event of the data plane, in its thread. What is not fetched in time is dropped and counted, and a
+recording that nobody asks about any more ends by itself: a trace must not grow in the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.events import (
+    Answer,
+    Arrived,
+    ClientJoined,
+    ClientLeft,
+    Event,
+    Instruction,
+    PlanDone,
+    Run,
+    Sleep,
+    Turn,
+)
+from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode
+from symbiosis_scheduler.state import SchedulerState
+
+__all__ = ["Recorder"]
+
+_MOST_BYTES: Final = 16 << 20
+_FORGOTTEN_US: Final = 10_000_000
+
+
+class Recorder:
+    """One recording, from `now_us` on."""
+
+    def __init__(self, state: SchedulerState, model: str, now_us: int) -> None:
+        self._starts = state.known.travellers.starts
+        self._began_us = self._asked_us = now_us
+        self._ops: set[int] = set()
+        self._running: dict[Plan, tuple[int, int]] = {}
+        """When each plan began, and by how much later than it could have."""
+        self._could_us: int | None = None
+        """Since when something waits that is not held."""
+        self._done_us = 0
+        self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128]))
+        self.dropped = 0
+        """Records that were not fetched in time."""
+        for client in state.statistics().clients:
+            self._write(Kind.JOIN, 0, client.id, client.lane, "")
+
+    def forgotten(self, now_us: int) -> bool:
+        """Whether nobody has asked for a long time."""
+        return now_us - self._asked_us > _FORGOTTEN_US
+
+    def take(self, now_us: int) -> bytes:
+        """Returns what was written since the last call."""
+        self._asked_us = now_us
+        data, self._data = bytes(self._data), bytearray()
+        return data
+
+    def note(self, event: Event, instructions: Sequence[Instruction], now_us: int) -> None:
+        """Writes down what happened now, and what followed."""
+        us = now_us - self._began_us
+        match event:
+            case Arrived():
+                if self._could_us is None:
+                    self._could_us = us
+                for slot, _, call in event.arrivals:
+                    self._note_op(call.op)
+                    self._write(Kind.ASK, us, event.client, slot, call.op, call.direction, call.rows)
+            case PlanDone():
+                self._note_batch(event.plan, us)
+            case ClientJoined():
+                self._write(Kind.JOIN, us, event.client, event.lane, event.user)
+            case ClientLeft():
+                self._write(Kind.LEAVE, us, event.client)
+            case Turn():
+                self._note_turn(instructions, us)
+        for each in instructions:
+            if isinstance(each, Answer):
+                self._write(Kind.ANSWER, us, each.client, each.slot)
+
+    def _note_op(self, op: int) -> None:
+        if op not in self._ops:
+            self._ops.add(op)
+            self._write(Kind.OP, op, op in self._starts)
+
+    def _note_turn(self, instructions: Sequence[Instruction], us: int) -> None:
+        lag_us = us - (us if self._could_us is None else self._could_us)
+        for each in instructions:
+            if isinstance(each, Run):
+                self._running[each.plan] = (us, lag_us)
+            elif isinstance(each, Sleep):  # nothing waits, or it is held
+                self._could_us = None
+
+    def _note_batch(self, plan: Plan, us: int) -> None:
+        running = self._running.pop(plan, None)
+        if running is not None:  # else it ran when the recording began
+            began_us, lag_us = running
+            took_us, clients = us - max(began_us, self._done_us), len(plan.clients)
+            direction = Direction(plan.direction).value
+            self._write(Kind.BATCH, us, plan.op, direction, plan.rows, took_us, clients, lag_us)
+        self._done_us = self._could_us = us
+
+    def _write(self, kind: Kind, *fields: int | str | bool) -> None:
+        if len(self._data) > _MOST_BYTES:
+            self.dropped += 1
+        else:
+            self._data += encode(kind, *fields)

@@ -1,0 +1,99 @@
+"""The form of a trace: a stream of msgpack arrays, small because every field is an integer.
+
+    [HEADER, version, model]                            first, and again where traces are put together
+    [OP, op, begins a forward]                          before the first request for it
+    [JOIN, us, client, lane, user]
+    [LEAVE, us, client]
+    [ASK, us, client, slot, op, direction, rows]        a request arrived
+    [ANSWER, us, client, slot]                          it was answered
+    [BATCH, us, op, direction, rows, took us, clients, lag us]
+                                                        a batch was done. It began so long after it could have:
+                                                        what a busy machine takes before a decision is carried out
+
+Times are microseconds since the recording began. No tensor, token id or adapter is ever in a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from symbiosis_core.errors import UsageError
+
+__all__ = ["VERSION", "Kind", "encode", "read_trace", "records"]
+
+VERSION: Final = 1
+_MOST_BYTES: Final = 1 << 30
+
+
+class Kind(IntEnum):
+    """What a record tells."""
+
+    HEADER = 0
+    OP = 1
+    JOIN = 2
+    LEAVE = 3
+    ASK = 4
+    ANSWER = 5
+    BATCH = 6
+
+
+_FIELDS: Final = {
+    Kind.HEADER: (int, str),
+    Kind.OP: (int, bool),
+    Kind.JOIN: (int, int, str, str),
+    Kind.LEAVE: (int, int),
+    Kind.ASK: (int,) * 6,
+    Kind.ANSWER: (int,) * 3,
+    Kind.BATCH: (int,) * 7,
+}
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def encode(kind: Kind, *fields: int | str | bool) -> bytes:
+    """Returns one record, behind its length: msgspec does not say where a value ends."""
+    body = _encoder.encode((kind, *fields))
+    return len(body).to_bytes(1, "little") + body if len(body) < 255 else b""
+
+
+def records(data: bytes) -> Iterator[tuple[Any, ...]]:
+    """Yields every record of a trace; a torn one at its end is left out.
+
+    Raises:
+        ValueError: it is no trace.
+    """
+    decoder = msgspec.msgpack.Decoder(tuple[Any, ...])
+    at, view = 0, memoryview(data)
+    while at < len(data):
+        stop = at + 1 + data[at]
+        if stop > len(data):
+            return
+        record = decoder.decode(view[at + 1 : stop])
+        fields = _FIELDS[record[0]]
+        if len(record) != len(fields) + 1 or not all(map(isinstance, record[1:], fields)):
+            raise ValueError(f"a record {record!r}")
+        yield record
+        at = stop
+
+
+def read_trace(path: Path) -> list[tuple[Any, ...]]:
+    """Returns the records of a file.
+
+    Raises:
+        UsageError: it cannot be read, or is no trace.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UsageError(f"{path} has more than {_MOST_BYTES >> 20} MB; record for a shorter time")
+        found = list(records(path.read_bytes()))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is no trace: {error}") from error
+    if not found or found[0][0] != Kind.HEADER or found[0][1] != VERSION:
+        raise UsageError(f"{path} is no trace of version {VERSION}; `symbiosis trace record` makes one")
+    return found

@@ -1,0 +1,55 @@
+"""`symbiosis bench mixed`: what stamps and arrivals come to; and once for real, quickly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symbiosis_bench.mixed.load import bursts, poisson, rate_within, times
+from symbiosis_bench.mixed.messages import Served
+
+MAIN = [sys.executable, "-m", "symbiosis_core", "bench", "mixed"]
+
+
+def test_arrivals_have_their_rate_and_their_seed() -> None:
+    arrivals = poisson(5000, 4.0, seed=1)
+    assert arrivals[0] == 0 and list(arrivals) == sorted(arrivals)
+    assert 5000 / arrivals[-1] == pytest.approx(4.0, rel=0.05)
+    assert arrivals == poisson(5000, 4.0, seed=1) != poisson(5000, 4.0, seed=2)
+    assert bursts(6, 2.0, 3) == (0, 0, 0, 1.5, 1.5, 1.5)
+
+
+def test_a_prompt_that_waited_for_the_one_before_counts_from_its_arrival() -> None:
+    found = times(Served((0.0, 0.1), ((1.0, 1.2, 1.4), (2.0, 2.5, 2.7))))
+    assert found.p99_first_token_s == pytest.approx(1.9)
+    assert (found.prompts, found.tokens) == (2, 6)
+    assert found.p50_token_s == pytest.approx(0.2) and found.p99_token_s == pytest.approx(0.5)
+
+
+def test_a_step_under_way_counts_in_part() -> None:
+    assert rate_within([0.0, 1.0, 2.0, 3.0], 0.5, 2.5) == pytest.approx(1.0)
+    assert rate_within([0.0, 4.0], 1.0, 3.0) == pytest.approx(0.25)
+    assert rate_within([5.0], 0.0, 1.0) == 0
+
+
+def test_loads_that_mean_nothing_are_told(tmp_path: Path) -> None:
+    for loads in ("half", "0", "3"):
+        done = subprocess.run([*MAIN, "--loads", loads], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and f"--loads {loads}" in done.stderr
+
+
+@pytest.mark.long
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    """For real, on a tiny model: a daemon, one client that serves and two that train."""
+    done = subprocess.run([*MAIN, "--quick", "--json", "out.json"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    half = told["half_load"]
+    assert set(half) == {"p99_time_per_token_ratio", "p50_time_per_token_ratio", "training_progress_kept"}
+    assert all(value > 0 for value in half.values())
+    assert [each["arrivals"] for each in told["loaded"]] == ["poisson", "bursts"]
+    assert told["unloaded"]["tokens"] == 4 * 6

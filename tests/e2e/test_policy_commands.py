@@ -1,0 +1,110 @@
+"""Policies as a user sees them: files are checked, explained and applied to a daemon that works on meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_core.errors import BusyError, RefusalCode
+from tests.e2e.daemon_process import DaemonProcess
+
+LANES = "[lanes.inference]\npriority = 0\nmax_wait_us = 0\n[lanes.training]\npriority = 5\n"
+FAIR = f'[policy]\nname = "weighted_fair"\n{LANES}'
+
+
+def symbiosis(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "symbiosis_core", *arguments], capture_output=True, text=True)
+
+
+def test_check_warns_and_explain_says_who_waits_for_whom(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(LANES + "weight = 3.0\n")
+    checked, explained = symbiosis("policy", "check", str(file)), symbiosis("policy", "explain", str(file))
+    assert checked.returncode == 0
+    assert checked.stderr == f"warning: {file}: lanes.training.weight: the policy latency_first does not read it\n"
+    assert explained.returncode == 0
+    assert "inference, then training" in explained.stdout
+    assert "one batch of 256 rows" in explained.stdout
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "daemon.toml"
+    file.write_text(LANES)
+    return file
+
+
+@pytest.fixture
+def daemon(tiny_path: Path, tmp_path: Path, file: Path) -> Iterator[DaemonProcess]:
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(file))
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
+
+
+def test_a_configuration_is_applied_while_clients_work_and_a_bad_one_changes_nothing(
+    daemon: DaemonProcess, file: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(daemon.address, lane="inference")
+    ids = torch.randint(3, 128, (1, 12))
+    expected, stop, done = model(ids).logits, threading.Event(), [0]
+
+    def work() -> None:
+        while not stop.is_set():
+            assert torch.equal(model(ids).logits, expected)
+            done[0] += 1
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        fair = tmp_path / "fair.toml"
+        for number in range(6):
+            fair.write_text(FAIR if number % 2 else f'[policy]\nname = "fifo"\n{LANES}')
+            applied = symbiosis("policy", "apply", str(fair), "--address", daemon.address)
+            assert applied.returncode == 0, applied.stderr
+        assert daemon.status().policy == "weighted_fair"
+
+        fair.write_text("[lanes.other]\npriority = 0\n")
+        refused = symbiosis("policy", "apply", str(fair), "--address", daemon.address)
+        assert refused.returncode == 1 and "inference" in refused.stderr
+        assert daemon.status().policy == "weighted_fair"
+
+        file.write_text("[lanes.inference]\npriority = 'first'\n")
+        deadline = time.monotonic() + 30
+        while "configuration not applied" not in daemon.said() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "lanes.inference.priority" in daemon.said()
+        assert daemon.status().policy == "weighted_fair"
+
+        file.write_text(LANES)
+        daemon.wait_status(lambda status: status.policy == "latency_first", "the file is applied when it changes")
+    finally:
+        before = done[0]
+        stop.set()
+        worker.join(30)
+    status = daemon.status()
+    assert before > 0 and status.clients[0].refused == 0 and status.clients[0].requests > 0
+    model.symbiosis.close()
+
+
+def test_a_quota_says_its_limit_and_when_to_try_again(daemon: DaemonProcess, file: Path) -> None:
+    file.write_text(LANES + "client_rows_per_s = 20\nmax_clients = 1\n")
+    daemon.wait_status(lambda status: "configuration applied" in daemon.said(), "the file is applied")
+    model = AutoModelForCausalLM.from_pretrained(daemon.address, lane="training", reconnect_s=0)
+    with pytest.raises(BusyError, match=r"lanes\.training\.max_clients"):
+        AutoModelForCausalLM.from_pretrained(daemon.address, lane="training")
+    ids = torch.randint(3, 128, (1, 30))
+    with pytest.raises(BusyError, match=r"lanes\.training\.client_rows_per_s = 20 rows a second") as caught:
+        for _ in range(2):
+            model(ids).logits.sum().item()
+    assert caught.value.code is RefusalCode.QUOTA and caught.value.retry_after_s > 1
+    model.symbiosis.close()

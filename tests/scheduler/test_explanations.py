@@ -1,0 +1,66 @@
+"""Every policy says what a configuration means, and its bounds are those that the decision keeps."""
+
+from __future__ import annotations
+
+import pytest
+
+from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig, PolicyConfig, RuleConfig
+from symbiosis_scheduler.explanations import Delay, Explanation, LongestUs, explain
+from symbiosis_scheduler.policies import policy_names
+
+LANES = {
+    "chat": LaneConfig(priority=0, max_wait_us=0, chunk_rows=64, max_hold_us=3000),
+    "jobs": LaneConfig(priority=5, max_wait_us=200_000, chunk_rows=128),
+    "night": LaneConfig(priority=9, max_wait_us=0),
+}
+
+
+def longest_us(rows: int) -> float | None:
+    return 100.0 * rows
+
+
+def test_strict_lanes_are_delayed_by_one_batch_from_below_and_by_ageing_from_above() -> None:
+    said = explain(DaemonConfig(lanes=LANES), None, longest_us)
+    assert said.sentences[0].startswith("Lanes go strictly in this order: chat, then jobs, then night.")
+    bound = {(delay.waiting, delay.behind): delay for delay in said.delays}
+    assert bound["chat", "jobs"] == Delay("chat", "jobs", "one batch of 128 rows", 12_800)
+    assert bound["jobs", "chat"].most_us == 200_000 + 6400
+    assert bound["night", "chat"] == Delay("night", "chat", "as long as it is busy", None)
+    assert "for each other client" in bound["chat", "chat"].most
+    assert len(said.delays) == 9
+
+
+def test_a_batch_is_never_larger_than_all_batches() -> None:
+    config = DaemonConfig(lanes=LANES, batching=BatchingConfig(max_rows=50))
+    assert {delay.most_us for delay in explain(config, None, longest_us).delays if delay.behind == "night"} == {
+        5000
+    }
+
+
+@pytest.mark.parametrize("name", policy_names())
+def test_every_policy_explains_itself_also_where_nothing_was_measured(name: str) -> None:
+    config = DaemonConfig(policy=PolicyConfig(name=name), lanes=LANES)
+    said = explain(config, None, lambda rows: None)
+    assert said.sentences and said.delays
+    assert all(delay.most_us is None for delay in said.delays)
+
+
+def test_quotas_and_rules_are_said() -> None:
+    lanes = {"a": LaneConfig(priority=0, client_rows_per_s=5000, max_clients=3)}
+    rules = (RuleConfig(lane="a", name="x-*", key="k"), RuleConfig(lane="a"))
+    said = " ".join(explain(DaemonConfig(lanes=lanes, rules=rules), None, longest_us).sentences)
+    assert "5,000 rows a second" in said and "At most 3 clients" in said
+    assert "Clients named x-* and that show the key go into a." in said
+    assert "'k'" not in said
+    assert "Clients that no rule before has placed go into a." in said
+
+
+def test_somebody_elses_policy_may_explain_itself() -> None:
+    class Other:
+        @staticmethod
+        def explain(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
+            return Explanation((f"Mine: {longest_us(2)}.",), ())
+
+    config = DaemonConfig(policy=PolicyConfig(name="other"))
+    assert explain(config, Other, longest_us).sentences == ("Mine: 200.0.",)
+    assert explain(config, object, longest_us).sentences == ("The policy other decides.",)

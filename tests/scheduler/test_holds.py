@@ -1,0 +1,72 @@
+"""The books of holding: every hold is closed once, and where holds do not pay, nobody is held."""
+
+from __future__ import annotations
+
+from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.holds import Holds
+from symbiosis_scheduler.plan import Part, Plan
+from symbiosis_scheduler.request import Request
+
+FORWARD = Direction.FORWARD
+
+
+def request(client: int) -> Request:
+    return Request(ClientId(client), SlotIndex(0), Generation(1), "inference", OpId(0), FORWARD, 1, 0, 0, 4096)
+
+
+def plan(*requests: Request) -> Plan:
+    return Plan(OpId(0), FORWARD, tuple([Part(each, 0, 1) for each in requests]))
+
+
+def test_a_hold_ends_with_what_was_saved_less_what_was_waited() -> None:
+    holds, lead = Holds(), request(1)
+    holds.hold(lead, now_us=100, wait_us=200, worth_us=1000, missing=frozenset({ClientId(2), ClientId(3)}))
+    holds.hold(lead, now_us=150, wait_us=999, worth_us=999, missing=frozenset())  # it goes on: the first counts
+    holds.started(plan(lead, request(2)), now_us=400)
+    holds.started(plan(lead), now_us=500)
+    (ended,) = holds.latest
+    assert (ended.expected_us, ended.actual_us, ended.waited_us, ended.hit) == (800, 1000 / 2 - 300, 300, True)
+    status = holds.status(error_us=-1.0, pause_us=5.0)
+    assert (status.count, status.hits, status.expected_us, status.actual_us) == (1, 1, 800, 200)
+    assert (status.prediction_error_us, status.pause_us, status.off) == (0.0, 5.0, False)
+
+
+def test_who_leaves_while_it_is_held_is_forgotten() -> None:
+    holds, lead = Holds(), request(1)
+    holds.hold(lead, 0, 1, 2, frozenset({ClientId(2)}))
+    holds.left(ClientId(1))
+    holds.started(plan(lead), 10)
+    assert holds.count == 0 and holds.began_us(lead) is None
+
+
+def fail(holds: Holds, times: int) -> int:
+    """Lets nobody come, as long as holding is allowed, and returns how often it was."""
+    held = 0
+    for _ in range(times):
+        lead = request(1)
+        if holds.allowed(lead):
+            holds.hold(lead, 0, 10, 100, frozenset({ClientId(2)}))
+            holds.started(plan(lead), 90)
+            held += 1
+    return held
+
+
+def test_holding_that_does_not_pay_turns_itself_off_and_tries_again_less_and_less_often() -> None:
+    holds = Holds()
+    assert fail(holds, 16) == 16 and holds.off
+    assert fail(holds, 32) == 0 and not holds.off
+    assert fail(holds, 16) == 16 and holds.off
+    assert fail(holds, 64) == 0 and not holds.off
+    assert fail(holds, 10_000) < 300
+
+
+def test_a_trial_that_pays_turns_holding_on_for_good() -> None:
+    holds = Holds()
+    fail(holds, 48)
+    for _ in range(200):
+        lead = request(1)
+        assert holds.allowed(lead)
+        holds.hold(lead, 0, 10, 100, frozenset({ClientId(2)}))
+        holds.started(plan(lead, request(2)), 20)
+    assert not holds.off and holds.hits == 200

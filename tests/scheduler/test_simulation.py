@@ -1,0 +1,201 @@
+"""A trace is played again as it was, and what comes of it is what the scheduler would have done."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from symbiosis_core.config import DaemonConfig, LaneConfig, PolicyConfig
+from symbiosis_core.errors import UsageError
+from symbiosis_core.ids import ClientId, OpId
+from symbiosis_scheduler.policies import policy_names
+from symbiosis_scheduler.simulation.picture import draw
+from symbiosis_scheduler.simulation.recorder import Recorder
+from symbiosis_scheduler.simulation.report import RunFigures, figures, quantile
+from symbiosis_scheduler.simulation.script import Load, read_load
+from symbiosis_scheduler.simulation.trace import Kind, encode, read_trace, records
+from symbiosis_scheduler.simulation.world import World
+from tests.scheduler.desk import Desk, arrival
+
+LAYERS = 8
+THINKING_US = 700
+
+
+def mixed(decoding: int = 2, training: int = 1, forwards: int = 20) -> list[tuple[Any, ...]]:
+    """A trace as if every client had had a device of its own, and thought in between."""
+    found: list[tuple[int, tuple[Any, ...]]] = []
+    for client in range(decoding + training):
+        trains = client >= decoding
+        us = 1000 * client + 1
+        found.append((0, (Kind.JOIN, 0, client, "training" if trains else "inference", "")))
+        steps = [(op, 0) for op in range(LAYERS)] + [(op, 1) for op in range(LAYERS - 1, 0, -1)] * trains
+        for op, direction in steps * forwards:
+            rows = 256 if trains else 1
+            done_us = us + 1000 + 20 * rows
+            found.append((us, (Kind.ASK, us, client, 0, op, direction, rows)))
+            found.append((done_us, (Kind.BATCH, done_us, op, direction, rows, done_us - us, 1, 0)))
+            found.append((done_us, (Kind.ANSWER, done_us, client, 0)))
+            us = done_us + THINKING_US
+    found.sort(key=lambda each: each[0])
+    ops = [(Kind.OP, op, op == 0) for op in range(LAYERS)]
+    return [(Kind.HEADER, 1, "a model"), *ops, *(record for _, record in found)]
+
+
+def config(policy: str = "latency_first", *, hold_us: int = 0) -> DaemonConfig:
+    lanes = {
+        "inference": LaneConfig(priority=0, max_wait_us=0, max_hold_us=hold_us),
+        "training": LaneConfig(priority=9),
+    }
+    return DaemonConfig(policy=PolicyConfig(name=policy), lanes=lanes)
+
+
+def played(load: Load, settings: DaemonConfig, **how: int) -> RunFigures:
+    requests = how.pop("requests", 0)
+    world = World(load, settings, **how)
+    world.run(requests)
+    for device in world.devices:
+        device.state.check()
+    return figures(world, "a", settings.policy.name)
+
+
+def test_a_client_alone_does_again_what_it_did() -> None:
+    """Nobody is in its way, so every time is the recorded one, but for what a curve smoothes."""
+    trace = mixed(decoding=1, training=0)
+    last_us = max(record[1] for record in trace if record[0] == Kind.ANSWER)
+    found = played(read_load(trace), config())
+    (lane,) = found.lanes
+    assert found.requests == 20 * LAYERS
+    assert found.seconds == pytest.approx(last_us / 1e6, rel=0.02)
+    assert lane.p50_us == pytest.approx(1020, rel=0.02)
+    assert lane.forward_p50_us == pytest.approx(LAYERS * 1020 + (LAYERS - 1) * THINKING_US, rel=0.02)
+
+
+@pytest.mark.parametrize("policy", policy_names())
+def test_every_policy_answers_everything(policy: str) -> None:
+    load = read_load(mixed())
+    found = played(load, config(policy, hold_us=5000))
+    assert found.requests == load.requests
+    assert {lane.lane: lane.clients for lane in found.lanes} == {"inference": 2, "training": 1}
+
+
+def test_the_same_seed_plays_the_same_and_another_does_not() -> None:
+    dice, trace = random.Random(1), mixed()
+    trace = [
+        (*record[:5], round(record[5] * dice.uniform(0.7, 1.4)), 1, 0) if record[0] == Kind.BATCH else record
+        for record in trace
+    ]
+    load = read_load(trace)
+    assert played(load, config(), seed=1) == played(load, config(), seed=1) != played(load, config(), seed=2)
+
+
+def test_inference_before_training_shows_in_the_figures_and_so_does_holding() -> None:
+    load = read_load(mixed(decoding=4, training=2))
+    first, fifo = played(load, config()), played(load, config("fifo"))
+    assert first.lanes[0].p99_us < fifo.lanes[0].p99_us
+    held = played(load, config(hold_us=50_000))
+    assert held.holds > 0 and held.occupancy > first.occupancy
+
+
+def test_a_thousand_clients_on_eight_devices() -> None:
+    """What nobody can try at a desk: the trace's clients many times over, dealt out to devices."""
+    load = read_load(mixed())
+    found = played(load, config(), clients=1000, devices=8, requests=5000)
+    assert sum(lane.clients for lane in found.lanes) == 1000
+    assert found.requests >= 5000
+    assert found.busy > 0.9
+
+
+def test_a_lane_that_the_configuration_lacks_is_told() -> None:
+    with pytest.raises(UsageError, match="'inference'"):
+        World(read_load(mixed()), DaemonConfig(lanes={"other": LaneConfig(priority=0)}))
+    with pytest.raises(UsageError, match="nobody asked"):
+        World(read_load([(Kind.HEADER, 1, "")]), DaemonConfig())
+
+
+def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -> None:
+    """A client that keeps three requests open: what it asks next depends on how many were answered."""
+    trace: list[tuple[Any, ...]] = [(Kind.HEADER, 1, ""), (Kind.OP, 0, False), (Kind.JOIN, 0, 1, "training", "")]
+    trace += [(Kind.ASK, 10 + slot, 1, slot, 0, 0, 64) for slot in range(3)]
+    trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0), (Kind.ANSWER, 500, 1, 0), (Kind.ASK, 600, 1, 0, 0, 0, 64)]
+    (script,) = read_load(trace).scripts
+    assert list(script.needs) == [0, 0, 0, 1]
+    assert list(script.delays_us) == [0, 1, 1, 100]
+
+
+# -- the file --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
+    desk = Desk()
+    desk.join(1)
+    recorder = Recorder(desk.state, "m", 1000)
+    told: list[tuple[Any, Any]] = []
+    handle = desk.state.handle
+
+    def tell(event: Any) -> Any:
+        instructions = handle(event)
+        recorder.note(event, instructions, 1000 + desk.now_us)
+        told.append((event, instructions))
+        return instructions
+
+    desk.state.handle = tell  # type: ignore[method-assign]
+    desk.join(2, "inference")
+    desk.arrive(1, arrival(slot=2, op=1, rows=3))
+    desk.now_us = 50
+    plans = desk.turn()
+    desk.now_us = 80
+    for plan in plans:
+        desk.done(plan)
+    desk.leave(2)
+    assert list(records(recorder.take(1100))) == [
+        (Kind.HEADER, 1, "m"),
+        (Kind.JOIN, 0, 1, "training", ""),
+        (Kind.JOIN, 0, 2, "inference", ""),
+        (Kind.OP, 1, False),
+        (Kind.ASK, 0, 1, 2, 1, 0, 3),
+        (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50),
+        (Kind.ANSWER, 80, 1, 2),
+        (Kind.LEAVE, 80, 2),
+    ]
+    assert recorder.take(1200) == b"" and not recorder.forgotten(1300)
+    assert recorder.forgotten(1200 + 10_000_001)
+    assert ClientId(1) in desk.state.known.travellers.all and OpId(1) not in desk.state.known.travellers.starts
+
+
+def test_a_file_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:
+    trace = mixed(forwards=1)
+    data = b"".join(encode(*record) for record in trace)
+    path = tmp_path / "a.trace"
+    path.write_bytes(data)
+    assert read_trace(path) == trace
+    path.write_bytes(data[:-3])
+    assert read_trace(path) == trace[:-1]
+    assert len(data) < 20 * len(trace)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"{}", b"\x03\x93\x01\x02", b"\x04\x93\x04\x01\xa1x", b"\xff" * 300]
+)
+def test_what_is_no_trace_is_told(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.trace"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=r"no trace"):
+        read_trace(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_trace(tmp_path / "none")
+
+
+def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:
+    drawn = draw("a < b", [("one", [1.0, 10.0, 1000.0]), ("two & three", [5e6]), ("nobody", [])])
+    root = ElementTree.fromstring(drawn)
+    assert len(root.findall(".//{*}polyline")) == 2
+    assert "two & three" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_quantiles() -> None:
+    assert [quantile([1, 2, 3, 4], q) for q in (0, 0.5, 0.99, 1)] == [1, 3, 4, 4]
+    assert quantile([], 0.5) == 0
