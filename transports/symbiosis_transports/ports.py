@@ -66,6 +66,8 @@ class ChannelStatistics(NamedTuple):
     """How often this side slept for the other."""
     spin_hits: int
     """How often waiting awake was enough."""
+    copied_bytes: int = 0
+    """Bytes of rows that this end of the transport has copied. None where both sides see the same memory."""
 
 
 class ClientChannel(Protocol):
@@ -127,6 +129,9 @@ class ServerChannel(Protocol):
     @property
     def arena_bytes(self) -> int:
         """Bytes that the channel holds for this client."""
+
+    def statistics(self) -> ChannelStatistics:
+        """Counters since the start. The daemon's end sleeps for all clients together, which is not counted here."""
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`. Cheap enough to ask in a loop."""

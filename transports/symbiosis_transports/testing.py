@@ -391,7 +391,7 @@ def add_one(channel: ClientChannel, data: bytes, size: int) -> bool:
     slot = channel.lease_nowait()
     at = -(-size // 64) * 64
     channel.buffer(slot)[:size] = data[:size]
-    channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, size, 0, at))
+    channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, size, 0, at, in_bytes=size, out_bytes=size))
     channel.wait(slot, _TIMEOUT_S)
     answer = bytes(channel.buffer(slot)[at : at + size])
     channel.release(slot)
