@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from symbiosis_bench.end_to_end.command import end_to_end
+from symbiosis_bench.transports.command import transports
 
 __all__ = ["bench"]
 
@@ -17,3 +18,4 @@ def _bench() -> None:
 
 
 bench.command("end-to-end")(end_to_end)
+bench.command("transports")(transports)

@@ -12,13 +12,13 @@ from symbiosis_core.errors import UsageError
 __all__ = ["check_writable", "wide_console"]
 
 _LOG_WIDTH: Final = 120
-"""Columns where there is no terminal."""
+"""Columns of a table where there is no terminal."""
 
 
-def wide_console() -> Console:
-    """Returns the terminal, or a log that is wide enough for tables."""
+def wide_console(columns: int = _LOG_WIDTH) -> Console:
+    """Returns the terminal, or a log that is so wide."""
     console = Console()
-    return console if console.is_terminal else Console(width=_LOG_WIDTH)
+    return console if console.is_terminal else Console(width=columns)
 
 
 def check_writable(file: Path | None) -> None:

@@ -131,7 +131,7 @@ class ServerChannel(Protocol):
         """Bytes that the channel holds for this client."""
 
     def statistics(self) -> ChannelStatistics:
-        """Counters since the start. The daemon's end sleeps for all clients together, which is not counted here."""
+        """Counters since the start. The daemon sleeps for all clients together, which is not counted here."""
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`. Cheap enough to ask in a loop."""
