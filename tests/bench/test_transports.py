@@ -65,20 +65,20 @@ def test_floors_are_measured_where_they_depend_on_something() -> None:
 def test_an_answer_belongs_to_one_call_of_one_payload(compute: str) -> None:
     """Neither the payload itself, nor the answer to the call before, passes for the answer."""
     ask, payload = asked(compute), payload_of(5 * 2304, seed=3)
-    marks, answer = Marks(ask, payload), bytearray(len(payload))
+    marks, answer = Marks(ask, payload), memoryview(bytearray(len(payload)))
     for call in (7, 8):
         assert not marks.found(call, answer)
         marks.put(call)
         assert not marks.found(call, payload)
-        Work()([(ask._replace(burn_us=0), memoryview(payload), memoryview(answer))])
+        Work()([(ask._replace(burn_us=0), payload, answer)])
         assert marks.found(call, answer)
 
 
 @pytest.mark.parametrize("op", [INVERT, LINEAR])
 def test_one_wrong_number_anywhere_is_found(op: int) -> None:
     ask, payload = Asked(LINEAR if op == LINEAR else INVERT), payload_of(3 * 2304, seed=3)
-    answer = bytearray(len(payload))
-    Work()([(ask, memoryview(payload), memoryview(answer))])
+    answer = memoryview(bytearray(len(payload)))
+    Work()([(ask, payload, answer)])
     assert expected(ask.op, bytes(payload), bytes(answer))
     answer[2303] ^= 64  # the exponent of a float in the middle
     assert not expected(ask.op, bytes(payload), bytes(answer))
@@ -86,8 +86,8 @@ def test_one_wrong_number_anywhere_is_found(op: int) -> None:
 
 def test_work_on_several_requests_is_one_batch_and_all_of_it_is_done() -> None:
     work, payloads = Work(), [payload_of(2304, seed) for seed in range(3)]
-    answers = [bytearray(2304) for _ in payloads]
-    work([(Asked(LINEAR), memoryview(p), memoryview(a)) for p, a in zip(payloads, answers, strict=True)])
+    answers = [memoryview(bytearray(2304)) for _ in payloads]
+    work([(Asked(LINEAR), p, a) for p, a in zip(payloads, answers, strict=True)])
     assert all(expected(LINEAR, bytes(p), bytes(a)) for p, a in zip(payloads, answers, strict=True))
     assert (work.requests, work.batches) == (3, 1)
 

@@ -70,7 +70,7 @@ class _Series:
         self._contender = contender
         self._ask = asked(order.compute)
         self._payload = payload_of(order.size_bytes, number)
-        self._answer = bytearray(order.size_bytes)
+        self._answer = memoryview(bytearray(order.size_bytes))
         self._marks = Marks(self._ask, self._payload)
         self._marked = order.contender not in WAKE_FLOORS
 

@@ -27,9 +27,9 @@ _NOTHING: Final = ChannelStatistics(0, 0, 0, 0)
 
 
 class Contender(Protocol):
-    """One way to have work done on a payload."""
+    """One way to have work done on a payload. Views and not bytearrays: assigning to one of those copies twice."""
 
-    def exchange(self, ask: Asked, payload: bytearray, answer: bytearray) -> None:
+    def exchange(self, ask: Asked, payload: memoryview, answer: memoryview) -> None:
         """Has it done once. Payload and answer are of one size."""
 
     def statistics(self) -> ChannelStatistics:
@@ -53,7 +53,7 @@ class ChannelContender:
         self._calls: dict[tuple[Asked, int], Call] = {}
         self._latest: memoryview | None = None
 
-    def exchange(self, ask: Asked, payload: bytearray, answer: bytearray) -> None:
+    def exchange(self, ask: Asked, payload: memoryview, answer: memoryview) -> None:
         """Leases, writes, publishes, waits, reads, releases."""
         channel, size = self._channel, len(payload)
         call = self._calls.get((ask, size)) or self._call(ask, size)
@@ -94,7 +94,7 @@ class MemoryFloor:
         self._memory = memoryview(mmap.mmap(fd, slot_bytes))
         os.close(fd)
 
-    def exchange(self, ask: Asked, payload: bytearray, answer: bytearray) -> None:
+    def exchange(self, ask: Asked, payload: memoryview, answer: memoryview) -> None:
         """Copies in, works, copies out."""
         size = len(payload)
         rows = self._memory[:size]

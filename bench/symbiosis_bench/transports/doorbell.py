@@ -41,7 +41,7 @@ class Doorbell:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.connect(endpoint)
 
-    def exchange(self, ask: Asked, payload: bytearray, answer: bytearray) -> None:
+    def exchange(self, ask: Asked, payload: memoryview, answer: memoryview) -> None:
         """Rings and waits."""
         self._socket.send(b"\0")
         self._socket.recv(1)

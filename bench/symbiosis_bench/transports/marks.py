@@ -23,16 +23,16 @@ _SEQUENCE: Final = 1000
 _TOLERANCE: Final = 1e-2
 
 
-def payload_of(size_bytes: int, seed: int) -> bytearray:
+def payload_of(size_bytes: int, seed: int) -> memoryview:
     """Returns floats that are a client's own."""
     floats = np.random.default_rng(seed).standard_normal(-(-size_bytes // 4), dtype=np.float32)
-    return bytearray(floats.tobytes()[:size_bytes])
+    return memoryview(bytearray(floats.tobytes()))[:size_bytes]
 
 
 class Marks:
     """The marks of one series of calls with one payload."""
 
-    def __init__(self, ask: Asked, payload: bytearray) -> None:
+    def __init__(self, ask: Asked, payload: memoryview) -> None:
         self._linear = ask.op == LINEAR
         self._payload = payload
         self._last = len(payload) - _WORD.size
@@ -51,7 +51,7 @@ class Marks:
         _WORD.pack_into(self._payload, 0, call)
         _WORD.pack_into(self._payload, self._last, stamped(call << 1))
 
-    def found(self, call: int, answer: bytearray) -> bool:
+    def found(self, call: int, answer: memoryview) -> bool:
         """Says whether the answer is that call's."""
         if self._linear:
             (got,) = _FLOAT.unpack_from(answer, 0)

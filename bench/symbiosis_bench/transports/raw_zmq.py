@@ -81,7 +81,7 @@ class RawZmq:
             with Path(f"{endpoint.removeprefix('ipc://')}.memory").open("r+b") as file:
                 self._memory = memoryview(mmap.mmap(file.fileno(), 0))
 
-    def exchange(self, ask: Asked, payload: bytearray, answer: bytearray) -> None:
+    def exchange(self, ask: Asked, payload: memoryview, answer: memoryview) -> None:
         """Sends, and blocks until the answer is there."""
         size = len(payload)
         header = _HEADER.pack(ask.op, ask.burn_us, size, self._at)
