@@ -15,12 +15,13 @@ from typing import Final
 
 from symbiosis_bench.lifeline import listen
 from symbiosis_bench.lines import Reporter
-from symbiosis_bench.transports.contenders import MEMORY_FLOOR, ChannelContender, Contender, MemoryFloor
-from symbiosis_bench.transports.doorbell import WAKE_FLOORS, Doorbell
+from symbiosis_bench.transports.contenders import ChannelContender, Contender, MemoryFloor
+from symbiosis_bench.transports.doorbell import Doorbell
 from symbiosis_bench.transports.marks import Marks, payload_of
 from symbiosis_bench.transports.messages import Looked, Measure, Measured, Ready, Trip, read_client_order
-from symbiosis_bench.transports.raw_zmq import RAW_ZMQ, RAW_ZMQ_SHM, RawZmq
+from symbiosis_bench.transports.raw_zmq import RawZmq
 from symbiosis_bench.transports.work import INVERT, LINEAR, Asked, asked, expected
+from symbiosis_bench.transports.yardsticks import MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 
 __all__ = ["main"]
 

@@ -15,7 +15,6 @@ from symbiosis_bench.output import check_writable, wide_console
 from symbiosis_bench.progress import Progress
 from symbiosis_bench.transports.picture import check_plotting, draw
 from symbiosis_bench.transports.report import Report, mismatches, ratios_of, show, to_json
-from symbiosis_bench.transports.run import run
 from symbiosis_bench.transports.settings import FULL, QUICK, Settings, numbers, words
 from symbiosis_bench.transports.surroundings import surroundings
 from symbiosis_core.errors import UsageError
@@ -67,6 +66,8 @@ def transports(
         check_writable(file)
     console = wide_console(_COLUMNS)
     leave_in_order()
+    from symbiosis_bench.transports.run import run  # it imports zmq, which help need not
+
     before = surroundings()  # the load is of others, not of this run
     with (
         tempfile.TemporaryDirectory(prefix="symbiosis-bench-", ignore_cleanup_errors=True) as folder,

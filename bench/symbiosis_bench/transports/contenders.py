@@ -19,9 +19,8 @@ from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.registry import transport
 from symbiosis_transports.waiting import SPIN_VARIABLE
 
-__all__ = ["MEMORY_FLOOR", "ChannelContender", "Contender", "MemoryFloor"]
+__all__ = ["ChannelContender", "Contender", "MemoryFloor"]
 
-MEMORY_FLOOR: Final = "memory_floor"
 _TIMEOUT_S: Final = 60.0
 _NOTHING: Final = ChannelStatistics(0, 0, 0, 0)
 

@@ -14,11 +14,8 @@ from symbiosis_bench.transports.messages import Place
 from symbiosis_bench.transports.work import Asked
 from symbiosis_transports.ports import ChannelStatistics
 
-__all__ = ["ACROSS_CORES", "SAME_CORE", "WAKE_FLOORS", "Doorbell", "serve_doorbells"]
+__all__ = ["Doorbell", "serve_doorbells"]
 
-SAME_CORE: Final = "wake_floor_same_core"
-ACROSS_CORES: Final = "wake_floor_across_cores"
-WAKE_FLOORS: Final = (SAME_CORE, ACROSS_CORES)
 _NOTHING: Final = ChannelStatistics(0, 0, 0, 0)
 
 

@@ -21,10 +21,8 @@ from symbiosis_bench.transports.work import LINEAR, Asked, Work
 from symbiosis_core.ids import OpId
 from symbiosis_transports.ports import ChannelStatistics
 
-__all__ = ["RAW_ZMQ", "RAW_ZMQ_SHM", "RawZmq", "RawZmqServer"]
+__all__ = ["RawZmq", "RawZmqServer"]
 
-RAW_ZMQ: Final = "raw_zmq"
-RAW_ZMQ_SHM: Final = "raw_zmq_shm"
 _HEADER: Final = struct.Struct("<QQQQ")  # op, microseconds to burn, bytes, where they begin
 _COPY_FROM_BYTES: Final = 1 << 16
 """pyzmq's own limit: smaller messages are cheaper to copy than to track."""

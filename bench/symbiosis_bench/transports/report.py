@@ -12,12 +12,10 @@ from rich.table import Table
 from symbiosis_bench.machine import Machine
 from symbiosis_bench.spread import Spread, ratios, spread
 from symbiosis_bench.targets import Target
-from symbiosis_bench.transports.contenders import MEMORY_FLOOR
-from symbiosis_bench.transports.doorbell import SAME_CORE
-from symbiosis_bench.transports.raw_zmq import RAW_ZMQ_SHM
 from symbiosis_bench.transports.rows import Row
 from symbiosis_bench.transports.settings import Settings
 from symbiosis_bench.transports.surroundings import Surroundings
+from symbiosis_bench.transports.yardsticks import MEMORY_FLOOR, RAW_ZMQ_SHM, SAME_CORE
 
 __all__ = ["Ratio", "Report", "mismatches", "ratios_of", "show", "to_json"]
 

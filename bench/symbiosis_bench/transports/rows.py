@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from symbiosis_bench.transports.contenders import MEMORY_FLOOR
 from symbiosis_bench.transports.messages import Measured, Tally
 from symbiosis_bench.transports.settings import Cell
+from symbiosis_bench.transports.yardsticks import MEMORY_FLOOR
 
 __all__ = ["Round", "Row", "row", "with_overheads"]
 

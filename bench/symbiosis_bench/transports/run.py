@@ -7,13 +7,11 @@ from typing import Final
 
 from symbiosis_bench.processes import Children
 from symbiosis_bench.progress import Progress
-from symbiosis_bench.transports.contenders import MEMORY_FLOOR
-from symbiosis_bench.transports.doorbell import WAKE_FLOORS
 from symbiosis_bench.transports.messages import Message, read_message
-from symbiosis_bench.transports.raw_zmq import RAW_ZMQ, RAW_ZMQ_SHM
 from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
 from symbiosis_bench.transports.settings import Cell, Settings, cells
 from symbiosis_bench.transports.site import Site
+from symbiosis_bench.transports.yardsticks import MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 
 __all__ = ["run"]
 

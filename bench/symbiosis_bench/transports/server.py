@@ -14,11 +14,12 @@ import uvloop
 
 from symbiosis_bench.lifeline import listen
 from symbiosis_bench.lines import Reporter
-from symbiosis_bench.transports.doorbell import WAKE_FLOORS, serve_doorbells
+from symbiosis_bench.transports.doorbell import serve_doorbells
 from symbiosis_bench.transports.messages import Ready, Spin, Tell, read_server_order
-from symbiosis_bench.transports.raw_zmq import RAW_ZMQ, RAW_ZMQ_SHM, RawZmqServer
+from symbiosis_bench.transports.raw_zmq import RawZmqServer
 from symbiosis_bench.transports.service import Service
 from symbiosis_bench.transports.work import prepare_products
+from symbiosis_bench.transports.yardsticks import RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 from symbiosis_transports.registry import transport
 
 __all__ = ["main"]

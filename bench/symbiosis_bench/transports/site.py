@@ -6,6 +6,7 @@ All are started once. Who is not asked sleeps, so contenders can take turns with
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -16,8 +17,6 @@ import msgspec
 
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
-from symbiosis_bench.transports.contenders import MEMORY_FLOOR
-from symbiosis_bench.transports.doorbell import ACROSS_CORES, SAME_CORE, WAKE_FLOORS
 from symbiosis_bench.transports.messages import (
     Look,
     Looked,
@@ -30,9 +29,16 @@ from symbiosis_bench.transports.messages import (
     Tell,
     Trip,
 )
-from symbiosis_bench.transports.raw_zmq import RAW_ZMQ, RAW_ZMQ_SHM
 from symbiosis_bench.transports.rows import Round
 from symbiosis_bench.transports.settings import Cell, Settings
+from symbiosis_bench.transports.yardsticks import (
+    ACROSS_CORES,
+    MEMORY_FLOOR,
+    RAW_ZMQ,
+    RAW_ZMQ_SHM,
+    SAME_CORE,
+    WAKE_FLOORS,
+)
 from symbiosis_core.config import ComputeConfig
 from symbiosis_transports.registry import transport
 from symbiosis_transports.waiting import spin_budget_us
@@ -118,7 +124,8 @@ class Site:
             return f"ipc://{self._folder}/{kind}"
         if kind in (SAME_CORE, ACROSS_CORES):
             return str(self._folder / kind)
-        return transport(kind).endpoint(f"ipc://{self._folder}/{kind}")
+        local = "ipc" in transport(kind).capability().schemes
+        return transport(kind).endpoint(f"ipc://{self._folder}/{kind}" if local else _free_address())
 
     def _start(self, name: str, module: str, *options: str) -> Child:
         command = [sys.executable, "-P", "-m", f"{_MODULE}.{module}", *options, f"--slot-bytes={self._slot_bytes}"]
@@ -150,6 +157,13 @@ class Site:
                 raise BenchFailedError(f"{name} said {type(message).__name__} while {kind.__name__} was awaited")
             said[name] = message
         return [said[name] for name in names]
+
+
+def _free_address() -> str:
+    """Returns one of the loopback whose next port, which carries the rows, is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1] - 1}"
 
 
 def _server_spin_us(spin: str) -> int:
