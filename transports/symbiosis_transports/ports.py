@@ -45,7 +45,9 @@ class Peer(NamedTuple):
     """Who is at the other end, as the kernel says."""
 
     pid: int
-    uid: int
+    """0: not known."""
+    uid: int | None
+    """None: no user of this host; the transport has asked for a key instead, or listens on the loopback only."""
 
 
 class Grant(NamedTuple):
