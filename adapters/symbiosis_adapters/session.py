@@ -211,7 +211,10 @@ class Session:
             described = link.ask(Describe(welcome.model))
             assert isinstance(described, ModelReply)
         self._check_same_base(described.spec)
-        self._channel = transport(welcome.transport).connect(welcome.endpoint, welcome.token, _ATTACH_TIMEOUT_S)
+        carrier, endpoint = transport(welcome.transport), welcome.endpoint
+        if self.address.scheme == "tcp":  # only this side knows by which name it reaches the host
+            endpoint = carrier.endpoint(self.address.control)
+        self._channel = carrier.connect(endpoint, welcome.token, _ATTACH_TIMEOUT_S)
         self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
         self.reconnects += hasattr(self, "spec")
         self._learned.clear()

@@ -6,8 +6,10 @@ carry no tensor larger than `wire.TENSOR_PART_BYTES`.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +46,7 @@ from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.lending import Withheld
 from symbiosis_scheduler.segments import Segments
+from symbiosis_transports.address import parse
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
@@ -59,7 +62,7 @@ class ControlPlane:
 
     def __init__(
         self,
-        address: str,
+        addresses: Sequence[str],
         layers: FrozenLayers,
         config: DaemonConfig,
         grants: Grants,
@@ -67,7 +70,7 @@ class ControlPlane:
         data: DataPlaneThread,
         threads: int,
     ) -> None:
-        self._address = address
+        self._addresses = addresses
         self._layers = layers
         self._config = config
         self._grants = grants
@@ -76,24 +79,30 @@ class ControlPlane:
         self._threads = threads
         self._since_us = monotonic_us()
         self._segments = Segments(layers, config.limits.segments)
-        self._server = ControlServer(address, self._answer)
+        self._servers = [ControlServer(address, partial(self._answer, address)) for address in addresses]
 
     async def start(self) -> None:
         """Begins to answer."""
-        self._server.open()
+        for server in self._servers:
+            server.open()
 
     async def run(self) -> None:
         """Answers until cancelled."""
-        await self._server.serve()
+        async with asyncio.TaskGroup() as serving:
+            for server in self._servers:
+                serving.create_task(server.serve())
 
     async def stop(self) -> None:
         """Gives the address back: from now on nobody new finds the daemon."""
-        self._server.close()
+        for server in self._servers:
+            server.close()
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _answer(self, address: str, request: Request) -> Reply:
+        if isinstance(request, Hello):
+            return await self._hello(address, request)
         return await _ANSWERS[type(request)](self, request)
 
-    async def _hello(self, hello: Hello) -> Reply:
+    async def _hello(self, address: str, hello: Hello) -> Reply:
         self._known_model(hello.model)
         if hello.lane not in self._config.lanes:
             lanes = ", ".join(self._config.lanes)
@@ -101,8 +110,8 @@ class ControlPlane:
                 RefusalCode.UNKNOWN_LANE, f"there is no lane {hello.lane!r}", f"the daemon's lanes are: {lanes}"
             )
         ours = [transport.capability() for transport in self._transports.values()]
-        choice = choose(ours, hello.capabilities)
-        client, token = self._grants.issue(hello.name, hello.lane, hello.pid, choice.transport)
+        choice = choose(ours, hello.capabilities, parse(address).scheme)
+        client, token = self._grants.issue(hello.name, hello.lane, hello.pid, choice.transport, choice.reasons)
         return Welcome(
             client=client,
             token=token,
@@ -110,7 +119,7 @@ class ControlPlane:
             model=self._layers.spec.name,
             lane=hello.lane,
             transport=choice.transport,
-            endpoint=self._transports[choice.transport].endpoint(self._address),
+            endpoint=self._transports[choice.transport].endpoint(address),
             max_rows=self._config.limits.max_rows,
             reasons=choice.reasons,
         )
@@ -168,7 +177,7 @@ class ControlPlane:
             version=__version__,
             pid=os.getpid(),
             uptime_s=(now_us - self._since_us) / 1e6,
-            address=self._address,
+            address=", ".join(self._addresses),
             model=spec.name,
             dtype=spec.dtype.name.lower(),
             fingerprint=spec.fingerprint,
@@ -194,6 +203,7 @@ def _clients(plane: DataPlane, now_us: int) -> tuple[ClientStatus, ...]:
                 lane=counted.lane,
                 pid=seat.tenant.pid,
                 transport=seat.tenant.transport,
+                reasons=seat.tenant.reasons,
                 connected_s=(now_us - seat.tenant.since_us) / 1e6,
                 requests=counted.requests,
                 rows=counted.rows,
@@ -208,7 +218,6 @@ def _clients(plane: DataPlane, now_us: int) -> tuple[ClientStatus, ...]:
 
 
 _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Reply]]]] = {
-    Hello: ControlPlane._hello,
     Describe: ControlPlane._describe,
     Fetch: ControlPlane._fetch,
     Learn: ControlPlane._learn,

@@ -28,6 +28,8 @@ class Tenant(NamedTuple):
     lane: str
     pid: int
     transport: str
+    reasons: tuple[str, ...]
+    """Why this transport, and why not the others."""
     since_us: int
 
 
@@ -41,7 +43,9 @@ class Grants:
         self._tenants: dict[ClientId, Tenant] = {}
         self._last = 0
 
-    def issue(self, name: str, lane: str, pid: int, transport: str) -> tuple[ClientId, Token]:
+    def issue(
+        self, name: str, lane: str, pid: int, transport: str, reasons: tuple[str, ...] = ()
+    ) -> tuple[ClientId, Token]:
         """Promises a place for `VALID_S` seconds.
 
         Raises:
@@ -59,7 +63,7 @@ class Grants:
                 )
             self._last += 1
             client, token = ClientId(self._last), new_token()
-            self._issued[token] = Tenant(client, name, lane, pid, transport, now_us)
+            self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us)
             return client, token
 
     def redeem(self, token: Token, pid: int) -> tuple[Tenant, Grant]:

@@ -42,6 +42,8 @@ def status(
         f"daemon PSS {memory.pss / 1e6:.0f} MB"
     )
     console.print(client_table(found))
+    for reasons in dict.fromkeys(client.reasons for client in found.clients):
+        console.print(f"transports: {'; '.join(reasons)}", markup=False, highlight=False)
     console.print(lane_table(found))
 
 
