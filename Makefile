@@ -10,7 +10,7 @@ DEV_READY := $(VENV)/.dev-ready
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo bench test lint types contracts wheel-smoke check clean
+.PHONY: help demo bench test nightly lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -22,6 +22,9 @@ bench: $(READY) ## what sharing a base costs and brings, against plain PEFT   (A
 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
+
+nightly: $(DEV_READY) ## the same with many more cases: kills, requests, hostile descriptors
+	SYMBIOSIS_TESTS=nightly $(BIN)/pytest $(ARGS)
 
 lint: $(DEV_READY) ## ruff: rules and format
 	$(BIN)/ruff check .
