@@ -46,7 +46,7 @@ def test_training_over_tcp_with_keys_is_training(
     (client,) = both.status().clients
     assert client.transport == "zmq_tcp"
     assert client.reasons[-1] == "zmq_tcp: chosen"
-    assert "posix_shm: it does not go with an tcp address" in client.reasons
+    assert "posix_shm: it does not go with a tcp address" in client.reasons
     batches = random_batches(4, 20)
     assert_same_training(
         train(base, METHODS["lora_qv"], batches), train(plain(tiny_path), METHODS["lora_qv"], batches)

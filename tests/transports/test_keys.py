@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +77,15 @@ def test_a_secret_key_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert "secret-key" not in public.read_text()
     with pytest.raises(UsageError, match="there already"):
         new_pair(tmp_path / "new", "me")
+
+
+def test_the_command_makes_keys_and_says_what_they_are_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "symbiosis_core", "keys", "new", "alice", "--folder", str(tmp_path / "k")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {file.name for file in (tmp_path / "k").iterdir()} == {"alice.key", "alice.key_secret"}
+    assert all(name in done.stdout for name in (KEY_VARIABLE, ALLOW_VARIABLE, DAEMON_KEY_VARIABLE))
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr.splitlines()[0][:6]) == (2, "error:")
 
 
 def test_a_friend_comes_in_and_rows_travel(ring: Ring, guarded: EchoDaemon, port: int) -> None:

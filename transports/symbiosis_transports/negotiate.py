@@ -46,7 +46,7 @@ def _obstacle(ours: Capability, theirs: Capability | None, scheme: str) -> str |
     if theirs is None:
         return "the client does not offer it"
     if scheme not in ours.schemes or scheme not in theirs.schemes:
-        return f"it does not go with an {scheme} address"
+        return f"it does not go with {'an' if scheme == 'ipc' else 'a'} {scheme} address"
     if ours.boot_id != theirs.boot_id:
         return "client and daemon are not on one kernel, or not in one process"
     if ours.devices and theirs.devices and not set(ours.devices) & set(theirs.devices):
