@@ -83,17 +83,19 @@ class ControlPlane:
 
     async def start(self) -> None:
         """Begins to answer."""
-        for server in self._servers:
-            server.open()
+        try:
+            for server in self._servers:
+                server.open()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def run(self) -> None:
-        """Answers until cancelled."""
-        async with asyncio.TaskGroup() as serving:
-            for server in self._servers:
-                serving.create_task(server.serve())
+        """Answers until cancelled; the first failure is this service's."""
+        await asyncio.gather(*(server.serve() for server in self._servers))
 
     async def stop(self) -> None:
-        """Gives the address back: from now on nobody new finds the daemon."""
+        """Gives the addresses back: from now on nobody new finds the daemon."""
         for server in self._servers:
             server.close()
 

@@ -31,6 +31,8 @@ _RECEIVED: Final = 16
 SENT: Final = 4096
 """Messages to one client that wait here. One that does not read gets no more."""
 _HANDSHAKE_MS: Final = 5000
+_FAREWELL_MS: Final = 500
+"""What has been said last may take so long to leave, where somebody does not read."""
 _COPY_BELOW_BYTES: Final = 1 << 16
 _ENDED: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
@@ -183,7 +185,7 @@ class Door:
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disable_monitor()
         self._monitor.close(linger=0)
-        self._socket.close(linger=0)
+        self._socket.close(linger=_FAREWELL_MS)
         if self._gatekeeper is not None:
             self._gatekeeper.close()
         self._context.term()
