@@ -180,7 +180,7 @@ def test_a_picture_without_matplotlib_is_a_clear_error(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "matplotlib.py").write_text("raise ImportError('it is hidden')")
-    script = "from symbiosis_bench.transports.picture import check_plotting; check_plotting()"
+    script = "from symbiosis_bench.plotting import check_plotting; check_plotting()"
     environment = {**os.environ, "PYTHONPATH": str(hidden)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert "pip install 'symbiosis-llm[plot]'" in done.stderr.splitlines()[-1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from symbiosis_bench.end_to_end.verification import Check
 from symbiosis_bench.spread import Spread
 from symbiosis_bench.targets import Target

@@ -12,8 +12,9 @@ from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.interruption import leave_in_order
 from symbiosis_bench.machine import this_machine
 from symbiosis_bench.output import check_writable, wide_console
+from symbiosis_bench.plotting import check_plotting
 from symbiosis_bench.progress import Progress
-from symbiosis_bench.transports.picture import check_plotting, draw
+from symbiosis_bench.transports.picture import draw
 from symbiosis_bench.transports.report import Report, mismatches, ratios_of, show, to_json
 from symbiosis_bench.transports.settings import FULL, QUICK, Settings, numbers, words
 from symbiosis_bench.transports.surroundings import surroundings

@@ -6,29 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from symbiosis_bench.plotting import save
 from symbiosis_bench.transports.report import Report
 from symbiosis_bench.transports.rows import Row
-from symbiosis_core.errors import UsageError
 
-__all__ = ["check_plotting", "draw"]
+__all__ = ["draw"]
 
 _WIDTH_INCHES: Final = 12.0
 _HEIGHT_INCHES: Final = 4.5
-
-
-def check_plotting() -> None:
-    """Says before minutes are spent that there will be no picture.
-
-    Raises:
-        UsageError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"--plot needs matplotlib ({error}); install it with `pip install 'symbiosis-llm[plot]'`, or leave "
-            "--plot out"
-        ) from None
 
 
 def draw(report: Report, file: Path) -> None:
@@ -45,10 +30,7 @@ def draw(report: Report, file: Path) -> None:
     _panel(right, small, lambda row: row.clients, "clients", f"{settings.sizes[0]} bytes")
     left.legend(fontsize="small")
     figure.suptitle(f"round trip, median; {report.machine.cpu}, {report.machine.cores} cores", fontsize="medium")
-    try:
-        figure.savefig(file)
-    except (OSError, ValueError) as error:  # no such folder, no such format
-        raise UsageError(f"cannot draw {file}: {error}") from None
+    save(figure, file)
 
 
 def _panel(axes: Any, rows: Sequence[Row], across: Callable[[Row], int], label: str, title: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from symbiosis_bench.transports.messages import Place, Tally
 from symbiosis_bench.transports.places import place_of
 from symbiosis_bench.transports.work import Asked, Work
-from symbiosis_core.errors import RemoteProtocolError
+from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, SlotIndex, Token
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Grant, Peer, ServerChannel
 
@@ -39,6 +39,10 @@ class Service:
         """Lets everybody in: the endpoint is known to this benchmark alone."""
         self._clients += 1
         return Grant(ClientId(self._clients), _SLOTS, self._slot_bytes)
+
+    def lend(self, peer: Peer) -> int:
+        """There are no weights here."""
+        raise RefusedError(RefusalCode.NOT_LENT, "a benchmark lends no weights")
 
     def abandoned(self, grant: Grant) -> None:
         """Nothing is kept for a client before it is attached."""
