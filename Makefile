@@ -10,7 +10,7 @@ DEV_READY := $(VENV)/.dev-ready
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo bench compat test test-long lint types contracts wheel-smoke check clean
+.PHONY: help demo bench compat test test-long nightly lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -28,6 +28,9 @@ test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 
 test-long: $(DEV_READY) ## the tests that take minutes or want a quiet machine
 	$(BIN)/pytest -m long $(ARGS)
+
+nightly: $(DEV_READY) ## the same with many more cases: kills, requests, hostile descriptors
+	SYMBIOSIS_TESTS=nightly $(BIN)/pytest $(ARGS)
 
 lint: $(DEV_READY) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -81,7 +81,7 @@ class RuleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     user: Annotated[str, Meta(max_length=128)] = ""
     """The client's user name; between processes of one host the kernel's word."""
     key: Annotated[str, Meta(max_length=256)] = ""
-    """A secret that the client shows (`SYMBIOSIS_KEY`), so that a lane is for those who have it."""
+    """A secret that the client shows (`SYMBIOSIS_LANE_KEY`), so that a lane is for those who have it."""
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -73,13 +73,15 @@ _MAGIC = b"SYMB"
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
-class Capability(msgspec.Struct, frozen=True):
+class Capability(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one side can do with one transport. Both sides send theirs; the choice is symmetric."""
 
     transport: Name
     boot_id: Annotated[str, Meta(max_length=64)] = ""
     devices: tuple[str, ...] = ()
     """GPU UUIDs this side can reach, for device transports."""
+    schemes: tuple[str, ...] = ("ipc",)
+    """Of the control addresses that it goes with: whoever came over a network shares no memory."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -227,7 +229,7 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     """Asks what the daemon is doing."""
 
 
-class ClientStatus(msgspec.Struct, frozen=True):
+class ClientStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """One connected client, as the daemon sees it."""
 
     id: int
@@ -244,6 +246,8 @@ class ClientStatus(msgspec.Struct, frozen=True):
     """Median time from a request's arrival to its answer, over the recent past; 0 before the first."""
     p99_us: float
     arena_bytes: int
+    reasons: tuple[str, ...] = ()
+    """Why this transport was chosen, and why not the others."""
 
 
 class LaneStatus(msgspec.Struct, frozen=True):

@@ -121,7 +121,7 @@ class Pipeline:
     def _prepare(self, slot: SlotIndex, op: Op, direction: Direction, rows: int) -> _Prepared:
         planes_in, planes_out = op.planes_in(direction), op.planes_out(direction)
         starts_in, out_at = plane_starts(planes_in, rows)
-        starts_out, _ = plane_starts(planes_out, rows)
+        starts_out, out_bytes = plane_starts(planes_out, rows)
         buffer = self._channel.buffer(slot)
         with torch.inference_mode(False):  # or the views could never again be written outside of that mode
             return _Prepared(
@@ -130,7 +130,7 @@ class Pipeline:
                     view_rows(buffer, out_at + at, rows, *plane)
                     for at, plane in zip(starts_out, planes_out, strict=True)
                 ],
-                Call(op.id, direction, rows, 0, out_at),
+                Call(op.id, direction, rows, 0, out_at, in_bytes=out_at, out_bytes=out_bytes),
             )
 
     def _chunk_rows(self, op: Op) -> int:

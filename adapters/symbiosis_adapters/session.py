@@ -58,7 +58,7 @@ T = TypeVar("T")
 _ATTACH_TIMEOUT_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
-KEY_VARIABLE = "SYMBIOSIS_KEY"
+LANE_KEY_VARIABLE = "SYMBIOSIS_LANE_KEY"
 """What a client shows to be put into a lane by a rule that asks for it."""
 
 
@@ -228,14 +228,17 @@ class Session:
             raise ClosedError("this is a forked child; call from_pretrained in the process that uses the model")
         with ControlClient(self.address.control) as link:
             capabilities = tuple(transport(name).capability() for name in names())
-            key = os.environ.get(KEY_VARIABLE, "")
+            key = os.environ.get(LANE_KEY_VARIABLE, "")
             hello = Hello(self._name, self._lane, self.address.model, self._pid, capabilities, key)
             welcome = link.ask(hello)
             assert isinstance(welcome, Welcome)  # the conversation lets nothing else through
             described = link.ask(Describe(welcome.model))
             assert isinstance(described, ModelReply)
         self._check_same_base(described.spec)
-        self._channel = transport(welcome.transport).connect(welcome.endpoint, welcome.token, _ATTACH_TIMEOUT_S)
+        carrier, endpoint = transport(welcome.transport), welcome.endpoint
+        if self.address.scheme == "tcp":  # only this side knows by which name it reaches the host
+            endpoint = carrier.endpoint(self.address.control)
+        self._channel = carrier.connect(endpoint, welcome.token, _ATTACH_TIMEOUT_S)
         self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
         self.reconnects += hasattr(self, "spec")
         self._learned.clear()

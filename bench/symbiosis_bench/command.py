@@ -8,6 +8,7 @@ from symbiosis_bench.compat.command import compat
 from symbiosis_bench.decisions import decisions
 from symbiosis_bench.end_to_end.command import end_to_end
 from symbiosis_bench.mixed.command import mixed
+from symbiosis_bench.transports.command import transports
 
 __all__ = ["bench"]
 
@@ -23,3 +24,4 @@ bench.command("end-to-end")(end_to_end)
 bench.command("compat")(compat)
 bench.command("mixed")(mixed)
 bench.command("decisions")(decisions)
+bench.command("transports")(transports)

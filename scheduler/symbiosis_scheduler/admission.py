@@ -49,7 +49,7 @@ class Admission:
         - BAD_ROWS: no rows, or more than `limits.max_rows`.
         - BAD_REGION: a region leaves the slot or is not aligned, or the two overlap.
         """
-        op, direction, rows, in_offset, out_offset, _ = call
+        op, direction, rows, in_offset, out_offset, *_ = call
         if not 0 <= op < len(self._row_bytes):
             return RefusalCode.UNKNOWN_OP
         if direction not in (0, 1):

@@ -6,9 +6,11 @@ carry no tensor larger than `wire.TENSOR_PART_BYTES`.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -56,6 +58,7 @@ from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.segments import Segments
 from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_transports.address import parse
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
@@ -71,7 +74,7 @@ class ControlPlane:
 
     def __init__(
         self,
-        address: str,
+        addresses: Sequence[str],
         layers: FrozenLayers,
         live: Reconfiguration,
         grants: Grants,
@@ -79,7 +82,7 @@ class ControlPlane:
         data: DataPlaneThread,
         threads: ThreadChoice,
     ) -> None:
-        self._address = address
+        self._addresses = addresses
         self._layers = layers
         self._live = live
         self._user = getpass.getuser()
@@ -89,24 +92,38 @@ class ControlPlane:
         self._threads = threads
         self._since_us = monotonic_us()
         self._segments = Segments(layers, live.config.limits.segments)
-        self._server = ControlServer(address, self._answer)
+        self._servers = [ControlServer(address, partial(self._answer, address)) for address in addresses]
 
     async def start(self) -> None:
         """Begins to answer."""
-        self._server.open()
+        try:
+            for server in self._servers:
+                server.open()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def run(self) -> None:
-        """Answers until cancelled."""
-        await self._server.serve()
+        """Answers until cancelled; the first failure is this service's."""
+        await asyncio.gather(*(server.serve() for server in self._servers))
 
     async def stop(self) -> None:
-        """Gives the address back: from now on nobody new finds the daemon."""
-        self._server.close()
+        """Gives the addresses back: from now on nobody new finds the daemon."""
+        for server in self._servers:
+            server.close()
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _answer(self, address: str, request: Request) -> Reply:
+        if isinstance(request, Hello):
+            return await self._hello(address, request)
+        if isinstance(request, Configure | TakeTrace) and parse(address).scheme != "ipc":
+            raise RefusedError(
+                RefusalCode.PERMISSION,
+                "over the network a daemon is neither configured nor watched",
+                "ask at its ipc:// address, on its own host",
+            )
         return await _ANSWERS[type(request)](self, request)
 
-    async def _hello(self, hello: Hello) -> Reply:
+    async def _hello(self, address: str, hello: Hello) -> Reply:
         self._known_model(hello.model)
         config = self._live.config
         # Only processes of the daemon's user are let in, so that is whose client it is.
@@ -117,8 +134,10 @@ class ControlPlane:
                 RefusalCode.UNKNOWN_LANE, f"there is no lane {lane!r}", f"the daemon's lanes are: {lanes}"
             )
         ours = [transport.capability() for transport in self._transports.values()]
-        choice = choose(ours, hello.capabilities)
-        client, token = self._grants.issue(hello.name, lane, hello.pid, choice.transport, self._user)
+        choice = choose(ours, hello.capabilities, parse(address).scheme)
+        client, token = self._grants.issue(
+            hello.name, lane, hello.pid, choice.transport, choice.reasons, user=self._user
+        )
         return Welcome(
             client=client,
             token=token,
@@ -126,7 +145,7 @@ class ControlPlane:
             model=self._layers.spec.name,
             lane=lane,
             transport=choice.transport,
-            endpoint=self._transports[choice.transport].endpoint(self._address),
+            endpoint=self._transports[choice.transport].endpoint(address),
             max_rows=config.limits.max_rows,
             reasons=choice.reasons,
         )
@@ -185,7 +204,14 @@ class ControlPlane:
             raise RefusedError(
                 RefusalCode.NOT_LENT, "the client runs on another host", "weights can be lent on the daemon's host"
             )
-        endpoint, fingerprint = POSIX_SHM.endpoint(self._address), self._layers.spec.fingerprint
+        here = next((address for address in self._addresses if parse(address).scheme == "ipc"), None)
+        if here is None:
+            raise RefusedError(
+                RefusalCode.NOT_LENT,
+                "the daemon has no address on its own host",
+                "give it --listen ipc://... as well",
+            )
+        endpoint, fingerprint = POSIX_SHM.endpoint(here), self._layers.spec.fingerprint
         return Loan(endpoint, fingerprint, lent.memory.nbytes, lent.tensors)
 
     async def _status(self, _: Status) -> Reply:
@@ -212,7 +238,7 @@ class ControlPlane:
             version=__version__,
             pid=os.getpid(),
             uptime_s=(now_us - self._since_us) / 1e6,
-            address=self._address,
+            address=", ".join(self._addresses),
             model=spec.name,
             dtype=spec.dtype.name.lower(),
             fingerprint=spec.fingerprint,
@@ -243,6 +269,7 @@ def _clients(plane: DataPlane, now_us: int) -> tuple[ClientStatus, ...]:
                 lane=counted.lane,
                 pid=seat.tenant.pid,
                 transport=seat.tenant.transport,
+                reasons=seat.tenant.reasons,
                 connected_s=(now_us - seat.tenant.since_us) / 1e6,
                 requests=counted.requests,
                 rows=counted.rows,
@@ -257,7 +284,6 @@ def _clients(plane: DataPlane, now_us: int) -> tuple[ClientStatus, ...]:
 
 
 _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Reply]]]] = {
-    Hello: ControlPlane._hello,
     Describe: ControlPlane._describe,
     Fetch: ControlPlane._fetch,
     Learn: ControlPlane._learn,

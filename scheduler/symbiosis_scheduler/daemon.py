@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_transports.address import parse
 from symbiosis_transports.ports import Listener
 from symbiosis_transports.registry import names, transport
 
@@ -38,7 +39,7 @@ _STOP_S = 10.0
 
 async def serve(
     layers: FrozenLayers,
-    address: str,
+    addresses: Sequence[str],
     config: DaemonConfig,
     policy: Policy,
     threads: ThreadChoice,
@@ -51,10 +52,10 @@ async def serve(
 
     `config_file` is where `config` came from: when it changes, it is applied.
 
-    The caller holds the `AddressClaim` of `address`.
+    The caller holds the `AddressClaim` of each address.
 
     Raises:
-        UsageError: the address cannot be written, or there is no process `parent`.
+        UsageError: an address cannot be written, or there is no process `parent`.
         ServiceFailedError: a service failed; its cause is the reason.
     """
     layers.pack_with(Packing(config.compute.packed_bytes))
@@ -69,12 +70,17 @@ async def serve(
         streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
         plane = DataPlane(loop, state, executor, grants, config, layers.lent)
-        doors = [one.listen(loop, one.endpoint(address), plane) for one in transports.values()]
+        doors = [
+            one.listen(loop, one.endpoint(address), plane)
+            for address in addresses
+            for one in transports.values()
+            if parse(address).scheme in one.capability().schemes
+        ]
         return plane, doors
 
     data = DataPlaneThread(open_plane, drain_s=_DRAIN_S)
     live = Reconfiguration(config, data, grants)
-    control = ControlPlane(address, layers, live, grants, transports, data, threads)
+    control = ControlPlane(addresses, layers, live, grants, transports, data, threads)
     watch = [ConfigWatch(config_file, live)] if config_file is not None else []
     services: list[Service] = [data, Bookkeeping(data, costs), control, *watch, _Ready(on_ready)]
     kernel = Kernel(services, stop_timeout_s=_STOP_S)

@@ -29,6 +29,8 @@ class Tenant(NamedTuple):
     lane: str
     pid: int
     transport: str
+    reasons: tuple[str, ...]
+    """Why this transport, and why not the others."""
     since_us: int
     user: str = ""
 
@@ -49,7 +51,9 @@ class Grants:
         with self._lock:
             self._limits, self._lanes = limits, dict(lanes)
 
-    def issue(self, name: str, lane: str, pid: int, transport: str, user: str = "") -> tuple[ClientId, Token]:
+    def issue(
+        self, name: str, lane: str, pid: int, transport: str, reasons: tuple[str, ...] = (), *, user: str = ""
+    ) -> tuple[ClientId, Token]:
         """Promises a place for `VALID_S` seconds.
 
         Raises:
@@ -68,7 +72,7 @@ class Grants:
                 _check_places(f"lanes.{lane}.max_clients_per_user", config.max_clients_per_user, own)
             self._last += 1
             client, token = ClientId(self._last), new_token()
-            self._issued[token] = Tenant(client, name, lane, pid, transport, now_us, user)
+            self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us, user)
             return client, token
 
     def redeem(self, token: Token, pid: int) -> tuple[Tenant, Grant]:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from symbiosis_bench.end_to_end.crew import BenchFailedError, Crew, wait_ready
+from symbiosis_bench.end_to_end.crew import Crew, wait_ready
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Message, Shape, Train, Trained, read_message
-from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import decode_tax, train_tax
+from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import ChildFailedError, Children
+from symbiosis_bench.progress import Progress
 from tests.bench.test_report import SETTINGS
 
 DOUBLE = Path(__file__).with_name("contender_double.py")

@@ -6,7 +6,7 @@ import pytest
 
 from symbiosis_bench.end_to_end.figures import figure
 from symbiosis_bench.end_to_end.picture import token_parts
-from symbiosis_bench.end_to_end.spread import spread
+from symbiosis_bench.spread import spread
 
 
 @pytest.mark.parametrize(("token_s", "border_ms"), [(0.1, 30.0), (0.06, 0.0)])

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from symbiosis_bench.end_to_end.command import conclude
-from symbiosis_bench.end_to_end.crew import BenchFailedError
 from symbiosis_bench.end_to_end.figures import KEYS, TARGETS, Figure, figure
 from symbiosis_bench.end_to_end.report import Report, to_json
 from symbiosis_bench.end_to_end.settings import QUICK, Settings, worker_environment
-from symbiosis_bench.end_to_end.spread import spread
 from symbiosis_bench.end_to_end.verification import Check
+from symbiosis_bench.failure import BenchFailedError
+from symbiosis_bench.spread import spread
 from tests.bench.samples import MACHINE
 
 SETTINGS = Settings(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from symbiosis_bench.end_to_end.crowd import best
-from symbiosis_bench.end_to_end.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 from symbiosis_bench.end_to_end.train4 import share_of_padded
 from symbiosis_bench.end_to_end.weight import share
+from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 
 
 def test_a_spread_keeps_its_rounds() -> None:

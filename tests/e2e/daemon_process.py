@@ -20,10 +20,10 @@ START_S = 180.0
 class DaemonProcess:
     """`symbiosis serve` as a child."""
 
-    def __init__(self, folder: Path, model: str, *options: str) -> None:
+    def __init__(self, folder: Path, model: str, *options: str, prefix: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.address = f"ipc://{folder}/d.sock"
-        self._command = [sys.executable, "-m", "symbiosis_core", "serve", "--model", model]
+        self._command = [*prefix, sys.executable, "-m", "symbiosis_core", "serve", "--model", model]
         self._command += ["--listen", self.address, *options]
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -8,7 +8,9 @@ from symbiosis_core.errors import UsageError
 from symbiosis_transports.address import default_address, parse
 
 
-@pytest.mark.parametrize("text", ["ipc:///tmp/a.sock", "ipc:///tmp/a.sock#chat", "embedded:smollm2"])
+@pytest.mark.parametrize(
+    "text", ["ipc:///tmp/a.sock", "ipc:///tmp/a.sock#chat", "embedded:smollm2", "tcp://host:5555#chat"]
+)
 def test_an_address_survives_parsing_and_printing(text: str) -> None:
     assert str(parse(text)) == text
 
@@ -25,6 +27,10 @@ def test_the_model_is_told_from_the_place() -> None:
         ("ipc://a.sock", "absolute path"),
         ("ipc:///" + "a" * 200, "at most 100 bytes"),
         ("embedded:", "embedded:smollm2"),
+        *(
+            (text, "tcp://host:5555")
+            for text in ("tcp://host", "tcp://:1", "tcp://h:0", "tcp://h:65535", "tcp://::1:5")
+        ),
         ("", "ipc:///path/to/socket"),
     ],
 )

@@ -25,6 +25,15 @@ def test_the_daemons_preference_decides_and_obstacles_are_kept() -> None:
     assert choice.reasons[0] == "cuda_ipc: client and daemon reach no common device"
 
 
+def test_who_came_over_a_network_shares_no_memory_even_on_one_kernel() -> None:
+    tcp = Capability("zmq_tcp", schemes=("tcp",))
+    choice = choose([HERE, tcp], [HERE, tcp], "tcp")
+    assert choice == ("zmq_tcp", ("posix_shm: it does not go with a tcp address", "zmq_tcp: chosen"))
+    assert choose([tcp, HERE], [HERE, tcp], "ipc").transport == "posix_shm"
+    with pytest.raises(RefusedError, match="it does not go with a tcp address"):
+        choose([tcp], [Capability("zmq_tcp")], "tcp")
+
+
 def test_nothing_in_common_names_every_obstacle() -> None:
     with pytest.raises(RefusedError, match="not on one kernel") as caught:
         choose([HERE], [THERE])
@@ -34,7 +43,7 @@ def test_nothing_in_common_names_every_obstacle() -> None:
 
 
 def test_installed_transports_are_found_by_entry_point() -> None:
-    assert {"inproc", "posix_shm"} <= set(names())
+    assert names()[:4] == ("posix_shm", "inproc", "zmq_ipc", "zmq_tcp")
     assert transport("posix_shm").name == "posix_shm"
     with pytest.raises(UsageError, match="installed are"):
         transport("carrier_pigeon")

@@ -176,7 +176,7 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
         ControlServer(f"ipc://{tmp_path}/file/s.sock", answer).open()
 
 
-@pytest.mark.parametrize("text", ["tcp://1.2.3.4:5", "embedded:smollm2", "/tmp/x", "ipc://relative"])
+@pytest.mark.parametrize("text", ["tcp://host", "embedded:smollm2", "/tmp/x", "ipc://relative"])
 def test_what_is_no_running_daemon_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         ControlClient(text)

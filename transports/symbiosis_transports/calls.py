@@ -23,6 +23,11 @@ class Call(NamedTuple):
     memo: int = 0
     """Forward: a number under which the daemon may keep what the backward would otherwise compute again; 0: keep
     nothing. Backward: the number of its forward. Only ever saves time: a memo may be lost at any moment."""
+    in_bytes: int = 0
+    """Bytes that the client wrote from `in_offset` on; 0: all up to the slot's end. For transports that share no
+    memory and have to carry them; nobody else reads it."""
+    out_bytes: int = 0
+    """Bytes that the daemon writes from `out_offset` on; 0: all up to the slot's end. As `in_bytes`."""
 
 
 class Arrival(NamedTuple):

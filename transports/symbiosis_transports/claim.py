@@ -1,4 +1,4 @@
-"""Who owns an address: one daemon, as long as it lives.
+"""Who owns a socket in the file system: one daemon, as long as it lives.
 
 A socket's name says nothing about its owner: it outlives a killed daemon, and libzmq takes over a live one
 without a word. So a lock on a file beside it decides. The kernel gives the lock back when its holder dies.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import stat
 from pathlib import Path
 
 from symbiosis_core.errors import UsageError
-from symbiosis_transports.address import parse
+from symbiosis_transports.address import Address, parse
+from symbiosis_transports.keys import check_exposure, daemon_keys
 
 __all__ = ["AddressClaim"]
 
@@ -22,7 +24,7 @@ class AddressClaim:
 
     def __init__(self, address: str) -> None:
         self._address = parse(address)
-        if self._address.scheme != "ipc":
+        if self._address.scheme == "embedded":
             raise UsageError(f"a daemon listens at a socket, not at {address!r}; write ipc:///path/to/socket")
         self._fd = -1
 
@@ -33,8 +35,13 @@ class AddressClaim:
         """Takes the address, making its folder if need be.
 
         Raises:
-            UsageError: another daemon lives there, something else stands there, or the folder cannot be written.
+            UsageError: another daemon lives there, something else stands there, or the folder cannot be written;
+                of a tcp address, that it cannot be bound, or must not be without keys.
         """
+        if self._address.scheme == "tcp":
+            check_exposure(self._address, daemon_keys())
+            _check_free(self._address)
+            return
         path = Path(self._address.target)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,6 +71,20 @@ class AddressClaim:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _check_free(address: Address) -> None:
+    """Looks only: the kernel itself lets nobody take over a port that is in use."""
+    for port in (address.port, address.port + 1):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address.host.replace("*", "0.0.0.0"), port))
+            except OSError as error:
+                raise UsageError(
+                    f"cannot listen at {address.control}: port {port}: {error.strerror}; a daemon takes two ports "
+                    "beside each other"
+                ) from error
 
 
 def _is_no_socket(path: Path) -> bool:

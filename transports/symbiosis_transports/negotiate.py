@@ -22,8 +22,8 @@ class Choice(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def choose(daemon: Sequence[Capability], client: Sequence[Capability]) -> Choice:
-    """Returns the first of the daemon's transports that the client can use, too.
+def choose(daemon: Sequence[Capability], client: Sequence[Capability], scheme: str = "ipc") -> Choice:
+    """Returns the first of the daemon's transports that the client can use, too, over an address of that scheme.
 
     Raises:
         RefusedError: there is none; the reason names every obstacle.
@@ -31,7 +31,7 @@ def choose(daemon: Sequence[Capability], client: Sequence[Capability]) -> Choice
     offered = {capability.transport: capability for capability in client}
     reasons: list[str] = []
     for ours in daemon:
-        obstacle = _obstacle(ours, offered.get(ours.transport))
+        obstacle = _obstacle(ours, offered.get(ours.transport), scheme)
         if obstacle is None:
             return Choice(ours.transport, (*reasons, f"{ours.transport}: chosen"))
         reasons.append(f"{ours.transport}: {obstacle}")
@@ -42,9 +42,11 @@ def choose(daemon: Sequence[Capability], client: Sequence[Capability]) -> Choice
     )
 
 
-def _obstacle(ours: Capability, theirs: Capability | None) -> str | None:
+def _obstacle(ours: Capability, theirs: Capability | None, scheme: str) -> str | None:
     if theirs is None:
         return "the client does not offer it"
+    if scheme not in ours.schemes or scheme not in theirs.schemes:
+        return f"it does not go with {'an' if scheme == 'ipc' else 'a'} {scheme} address"
     if ours.boot_id != theirs.boot_id:
         return "client and daemon are not on one kernel, or not in one process"
     if ours.devices and theirs.devices and not set(ours.devices) & set(theirs.devices):

@@ -45,7 +45,9 @@ class Peer(NamedTuple):
     """Who is at the other end, as the kernel says."""
 
     pid: int
-    uid: int
+    """0: not known."""
+    uid: int | None
+    """None: no user of this host; the transport has asked for a key instead, or listens on the loopback only."""
 
 
 class Grant(NamedTuple):
@@ -66,6 +68,8 @@ class ChannelStatistics(NamedTuple):
     """How often this side slept for the other."""
     spin_hits: int
     """How often waiting awake was enough."""
+    copied_bytes: int = 0
+    """Bytes of rows that this end of the transport has copied. None where both sides see the same memory."""
 
 
 class ClientChannel(Protocol):
@@ -127,6 +131,9 @@ class ServerChannel(Protocol):
     @property
     def arena_bytes(self) -> int:
         """Bytes that the channel holds for this client."""
+
+    def statistics(self) -> ChannelStatistics:
+        """Counters since the start. The daemon sleeps for all clients together, which is not counted here."""
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`. Cheap enough to ask in a loop."""

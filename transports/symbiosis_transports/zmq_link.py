@@ -1,4 +1,4 @@
-"""The control plane's link: ZeroMQ ROUTER in the daemon, a short-lived DEALER in the client.
+"""The control plane's link: ZeroMQ ROUTER in the daemon, a short-lived DEALER in the client, ipc or tcp.
 
 Control messages are few and small, so latency does not matter here; what matters is that no peer can hurt the
 daemon: size limits stand in the socket, every request gets exactly one reply, and garbage gets a refusal.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +17,13 @@ from typing import Self
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from symbiosis_core.errors import (
     BusyError,
     DaemonGoneError,
     DaemonSilentError,
+    RefusalCode,
     RefusedError,
     UsageError,
 )
@@ -28,30 +31,50 @@ from symbiosis_core.logs import event, get_logger
 from symbiosis_core.protocol import ClientConversation
 from symbiosis_core.wire import MAX_REQUEST_BYTES, Refused, Reply, Request, decode_request, encode
 from symbiosis_transports.address import Address, parse
+from symbiosis_transports.keys import (
+    DAEMON_KEY_VARIABLE,
+    KEY_VARIABLE,
+    Gatekeeper,
+    check_exposure,
+    client_keys,
+    daemon_keys,
+)
 
 __all__ = ["ControlClient", "ControlServer"]
 
 log = get_logger(__name__)
 
 _QUEUED_MESSAGES = 256
+_HANDSHAKE_MS = 5000
+_ENDED = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
+_REJECTED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+_KEYS = (
+    f"a daemon with keys wants {KEY_VARIABLE} (your secret key, whose public one it allows) and "
+    f"{DAEMON_KEY_VARIABLE} (its public key); a daemon without wants neither"
+)
 
 
 class ControlServer:
     """The daemon's end. `answer` maps a request to its reply and may raise `RefusedError`."""
 
     def __init__(self, address: str, answer: Callable[[Request], Awaitable[Reply]]) -> None:
-        self._address = _ipc(address)
+        self._address = _running(address)
         self._answer = answer
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
+        self._gatekeeper: Gatekeeper | None = None
 
     def open(self) -> None:
         """Binds the socket. The caller holds the `AddressClaim`: a socket that is there is taken over.
 
         Raises:
-            UsageError: the folder cannot be written.
+            UsageError: the folder cannot be written, the port is in use, or anybody could come in over a network.
         """
-        path = Path(self._address.target)
+        networked = self._address.scheme == "tcp"
+        keys = daemon_keys() if networked else None
+        check_exposure(self._address, keys)
         try:
             self._context = zmq.asyncio.Context(io_threads=1)
             self._socket = self._context.socket(zmq.ROUTER)
@@ -59,8 +82,13 @@ class ControlServer:
             self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
             self._socket.setsockopt(zmq.RCVHWM, _QUEUED_MESSAGES)
             self._socket.setsockopt(zmq.SNDHWM, _QUEUED_MESSAGES)
+            self._socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+            if keys is not None:
+                self._gatekeeper = Gatekeeper(zmq.Context.shadow(self._context), keys)
+                self._gatekeeper.secure(self._socket)
             self._socket.bind(self._address.control)
-            path.chmod(0o600)
+            if not networked:
+                Path(self._address.target).chmod(0o600)
         except OSError as error:  # zmq.ZMQError is not one of them
             self.close()
             raise UsageError(
@@ -88,11 +116,15 @@ class ControlServer:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
+            self._gatekeeper = None
         if self._context is not None:
             self._context.term()
             self._context = None
-            with contextlib.suppress(OSError):
-                Path(self._address.target).unlink()
+            if self._address.scheme == "ipc":
+                with contextlib.suppress(OSError):
+                    Path(self._address.target).unlink()
 
     async def _reply(self, frames: list[bytes]) -> Reply:
         try:
@@ -107,16 +139,21 @@ class ControlClient:
     """The client's end: ask, and wait for the answer. One thread, one question at a time."""
 
     def __init__(self, address: str, timeout_s: float = 5.0) -> None:
-        self._address = _ipc(address)
+        self._address = _running(address)
         self._timeout_s = timeout_s
-        if not Path(self._address.target).exists():
+        self._reached = self._rejected = False
+        networked = self._address.scheme == "tcp"
+        keys = client_keys() if networked else None
+        if not networked and not Path(self._address.target).exists():
             raise DaemonGoneError(self._address.control, "there is no such socket")
         self._conversation = ClientConversation()
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # a refused connection is final: no daemon is there
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
+        if keys is not None:
+            keys.secure(self._socket)
+        self._monitor = self._socket.get_monitor_socket(_ENDED | _REJECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._socket.connect(self._address.control)
 
     def ask(self, request: Request) -> Reply:
@@ -128,15 +165,20 @@ class ControlClient:
             DaemonSilentError: somebody is there and does not answer.
             RemoteProtocolError: the answer is none.
         """
-        self._socket.send_multipart(self._conversation.ask(request))
+        try:
+            self._socket.send_multipart(self._conversation.ask(request), zmq.NOBLOCK)
+        except zmq.Again:  # a connection that broke between two questions is not made again
+            raise DaemonGoneError(self._address.control, "the connection broke") from None
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
-        ready = dict(poller.poll(int(self._timeout_s * 1000)))
-        if self._socket in ready:
-            return self._conversation.answered(self._socket.recv_multipart())
-        if self._monitor in ready:
-            raise DaemonGoneError(self._address.control, "nobody listens at the socket")
+        deadline = time.monotonic() + self._timeout_s
+        while ready := dict(poller.poll(max(0, int((deadline - time.monotonic()) * 1000)))):
+            if self._socket in ready:
+                return self._conversation.answered(self._socket.recv_multipart())
+            self._hear(parse_monitor_message(self._monitor.recv_multipart())["event"])
+        if self._address.scheme == "tcp" and not self._reached:  # no route, or a cable that was cut
+            raise DaemonGoneError(self._address.control, f"there was no connection within {self._timeout_s:g} s")
         raise DaemonSilentError(self._address.control, self._timeout_s)
 
     def close(self) -> None:
@@ -146,6 +188,16 @@ class ControlClient:
             self._monitor.close()
             self._socket.close()
             self._context.term()
+
+    def _hear(self, event: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._reached = True
+        elif event & _REJECTED:
+            self._rejected = True
+        elif self._rejected:
+            raise RefusedError(RefusalCode.PERMISSION, f"{self._address.control} refused this client", _KEYS)
+        else:
+            raise DaemonGoneError(self._address.control, "nobody listens at the socket")
 
     def __enter__(self) -> Self:
         return self
@@ -159,8 +211,8 @@ class ControlClient:
         self.close()
 
 
-def _ipc(text: str) -> Address:
+def _running(text: str) -> Address:
     address = parse(text)
-    if address.scheme != "ipc":
-        raise UsageError(f"{text!r} names no running daemon; write ipc:///path/to/socket")
+    if address.scheme not in ("ipc", "tcp"):
+        raise UsageError(f"{text!r} names no running daemon; write ipc:///path/to/socket or tcp://host:5555")
     return address

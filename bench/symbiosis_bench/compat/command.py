@@ -18,7 +18,7 @@ from symbiosis_bench.compat.page import page as page_of
 from symbiosis_bench.compat.report import Report, score, to_json
 from symbiosis_bench.interruption import leave_in_order
 from symbiosis_bench.machine import this_machine
-from symbiosis_bench.writable import check_writable
+from symbiosis_bench.output import check_writable
 from symbiosis_core.errors import UsageError
 
 __all__ = ["compat"]

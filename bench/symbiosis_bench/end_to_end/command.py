@@ -12,23 +12,20 @@ import msgspec
 import typer
 from rich.console import Console
 
-from symbiosis_bench.end_to_end.crew import BenchFailedError
 from symbiosis_bench.end_to_end.figures import KEYS, Figure
 from symbiosis_bench.end_to_end.picture import draw
-from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.report import Report, mismatches, settings_line, show, to_json
 from symbiosis_bench.end_to_end.run import run
 from symbiosis_bench.end_to_end.settings import FULL, QUICK, Scale, Settings, telling_environment
+from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.interruption import leave_in_order
 from symbiosis_bench.machine import this_machine
+from symbiosis_bench.output import check_writable, wide_console
 from symbiosis_bench.plotting import check_plotting
-from symbiosis_bench.writable import check_writable
+from symbiosis_bench.progress import Progress
 from symbiosis_core.errors import UsageError
 
 __all__ = ["conclude", "end_to_end"]
-
-_LOG_WIDTH = 120
-"""Columns where there is no terminal."""
 
 
 class Device(StrEnum):
@@ -74,12 +71,10 @@ def end_to_end(
         scale=_scaled(QUICK if quick else FULL, rounds),
         environment=telling_environment(),
     )
+    check_writable(json)
     if plot is not None:
         check_plotting()
-    check_writable(json)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_LOG_WIDTH)
+    console = wide_console()
     leave_in_order()
     with (
         tempfile.TemporaryDirectory(prefix="symbiosis-bench-", ignore_cleanup_errors=True) as folder,

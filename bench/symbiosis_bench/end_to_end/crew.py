@@ -13,26 +13,15 @@ from typing import Final, TypeVar
 import msgspec
 
 from symbiosis_bench.end_to_end.messages import Began, Made, Message, Of, Order, Ready, Said
+from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
-from symbiosis_core.errors import SymbiosisError
 
-__all__ = ["BenchFailedError", "Crew", "wait_ready"]
+__all__ = ["Crew", "wait_ready"]
 
 _READY_S: Final = 600.0
 _ORDER_S: Final = 900.0
 _LOOK_S: Final = 0.5
 A = TypeVar("A", bound=msgspec.Struct)
-
-
-class BenchFailedError(SymbiosisError):
-    """The benchmark came to no end. Each reason is a line."""
-
-    def __init__(self, *reasons: str) -> None:
-        self.reasons = reasons
-        super().__init__(*reasons)
-
-    def __str__(self) -> str:
-        return "\n".join(self.reasons)
 
 
 class Crew:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from symbiosis_bench.end_to_end.crew import Crew
 from symbiosis_bench.end_to_end.messages import Decoded, Order, Trained
 from symbiosis_bench.end_to_end.site import Site
-from symbiosis_bench.end_to_end.spread import Spread, mean_occupancy, rate_together, spread
+from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, spread
 from symbiosis_core.wire import BatchStatus
 
 __all__ = ["Crowd", "best", "named", "split_rounds"]

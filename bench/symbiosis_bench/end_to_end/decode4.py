@@ -20,8 +20,8 @@ from symbiosis_bench.end_to_end.figures import Figure, figure
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged
 from symbiosis_bench.end_to_end.pairs import Pair, reports, same_adapters
 from symbiosis_bench.end_to_end.site import Site
-from symbiosis_bench.end_to_end.spread import ratios, spread
 from symbiosis_bench.end_to_end.verification import Check
+from symbiosis_bench.spread import ratios, spread
 
 __all__ = ["decode4"]
 

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
-from symbiosis_bench.end_to_end.spread import Spread
 from symbiosis_bench.end_to_end.verification import Check
+from symbiosis_bench.spread import Spread
+from symbiosis_bench.targets import Target
 
-__all__ = ["KEYS", "TARGETS", "Figure", "Target", "figure", "with_lent"]
-
-
-class Target(msgspec.Struct, frozen=True):
-    """What a figure should come to."""
-
-    sense: Literal["<=", ">="]
-    value: float
-
-    def __str__(self) -> str:
-        return f"{self.sense} {self.value:.2f}"
-
-    def met(self, value: float) -> bool:
-        return value <= self.value if self.sense == "<=" else value >= self.value
+__all__ = ["KEYS", "TARGETS", "Figure", "figure", "with_lent"]
 
 
 TARGETS: Final[Mapping[str, Target | None]] = {

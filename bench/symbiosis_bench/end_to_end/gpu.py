@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from symbiosis_bench.end_to_end.messages import Measured, Peaked
-from symbiosis_bench.end_to_end.spread import Spread, spread
+from symbiosis_bench.spread import Spread, spread
 
 __all__ = ["JobsOnOneGpu", "cuda_bytes"]
 

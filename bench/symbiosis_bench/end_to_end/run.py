@@ -9,13 +9,13 @@ from typing import Final
 from symbiosis_bench.end_to_end.decode4 import decode4
 from symbiosis_bench.end_to_end.figures import KEYS, Figure
 from symbiosis_bench.end_to_end.messages import read_message
-from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.settings import Settings
 from symbiosis_bench.end_to_end.site import Site, Wanted
 from symbiosis_bench.end_to_end.solo import solo
 from symbiosis_bench.end_to_end.train4 import padding_saved, train4_gain
 from symbiosis_bench.end_to_end.weight import memory_share
 from symbiosis_bench.processes import Children
+from symbiosis_bench.progress import Progress
 
 __all__ = ["run"]
 

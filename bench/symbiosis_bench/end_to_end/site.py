@@ -14,12 +14,13 @@ from typing import Any, Final
 import msgspec
 
 from symbiosis_bench.daemon import answers, serve_command
-from symbiosis_bench.end_to_end.crew import BenchFailedError, Crew, wait_ready
+from symbiosis_bench.end_to_end.crew import Crew, wait_ready
 from symbiosis_bench.end_to_end.messages import Made, Message
-from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.settings import Base, Settings, worker_environment
 from symbiosis_bench.end_to_end.verification import Verifier
+from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
+from symbiosis_bench.progress import Progress
 from symbiosis_core.wire import DaemonStatus
 from symbiosis_scheduler.commands.status import fetch_status
 

@@ -13,8 +13,8 @@ from symbiosis_bench.end_to_end.gpu import cuda_bytes
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged, Measured, Train, Trained
 from symbiosis_bench.end_to_end.pairs import Pair, reports, same_adapters, take_turns
 from symbiosis_bench.end_to_end.site import Site
-from symbiosis_bench.end_to_end.spread import Spread, ratios, spread, step_s
 from symbiosis_bench.end_to_end.weight import client_peak
+from symbiosis_bench.spread import Spread, ratios, spread, step_s
 
 __all__ = ["decode_tax", "solo", "train_tax"]
 

@@ -10,8 +10,8 @@ from symbiosis_bench.end_to_end.figures import Figure, figure
 from symbiosis_bench.end_to_end.messages import Shape, Train, Trained
 from symbiosis_bench.end_to_end.pairs import Pair, reports, same_adapters
 from symbiosis_bench.end_to_end.site import Site
-from symbiosis_bench.end_to_end.spread import ratios, spread
 from symbiosis_bench.end_to_end.verification import Check
+from symbiosis_bench.spread import ratios, spread
 
 __all__ = ["padding_saved", "share_of_padded", "train4_gain"]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from symbiosis_bench.end_to_end.crew import BenchFailedError, Crew
+from symbiosis_bench.end_to_end.crew import Crew
 from symbiosis_bench.end_to_end.figures import Figure, figure, with_lent
 from symbiosis_bench.end_to_end.gpu import cuda_bytes
 from symbiosis_bench.end_to_end.messages import Decode, Measured, Order, Peak, Peaked, Train
 from symbiosis_bench.end_to_end.pairs import reports, same_adapters, take_turns
 from symbiosis_bench.end_to_end.settings import Base
 from symbiosis_bench.end_to_end.site import Daemon, Site
-from symbiosis_bench.end_to_end.spread import Spread, ratios, spread
+from symbiosis_bench.failure import BenchFailedError
+from symbiosis_bench.spread import Spread, ratios, spread
 from symbiosis_core.telemetry import pss_bytes
 
 __all__ = ["client_peak", "memory_share", "share"]

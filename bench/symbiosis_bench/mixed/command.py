@@ -9,19 +9,18 @@ from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.console import Console
 
 from symbiosis_bench.end_to_end.messages import Shape
-from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.settings import FULL, QUICK, Settings, telling_environment
 from symbiosis_bench.interruption import leave_in_order
 from symbiosis_bench.mixed.report import show
 from symbiosis_bench.mixed.run import Scale, run
+from symbiosis_bench.output import check_writable, wide_console
+from symbiosis_bench.progress import Progress
 from symbiosis_core.errors import UsageError
 
 __all__ = ["mixed"]
 
-_LOG_WIDTH: Final = 120
 _FULL: Final = Scale(loads=(0.25, 0.5, 0.75), prompts=16, tokens=16, shape=Shape(1, 128), alone_s=20.0)
 _QUICK: Final = Scale(loads=(0.5,), prompts=4, tokens=6, shape=Shape(1, 16), alone_s=1.0)
 
@@ -59,11 +58,8 @@ def mixed(
         scale=QUICK if quick else FULL,
         environment=telling_environment(),
     )
-    if json is not None:
-        _check_writable(json)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_LOG_WIDTH)
+    check_writable(json)
+    console = wide_console()
     leave_in_order()
     with (
         tempfile.TemporaryDirectory(prefix="symbiosis-bench-", ignore_cleanup_errors=True) as folder,
@@ -83,11 +79,3 @@ def _shares(loads: str) -> tuple[float, ...]:
     if any(not 0 < each <= 2 for each in found):
         raise UsageError(f"--loads {loads}: each is a share of the capacity, above 0 and at most 2")
     return found
-
-
-def _check_writable(json: Path) -> None:
-    """Minutes are not spent on figures that then cannot be written."""
-    try:
-        json.write_text("")
-    except OSError as error:
-        raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error

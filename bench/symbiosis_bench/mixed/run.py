@@ -12,16 +12,16 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from symbiosis_bench.end_to_end.crew import BenchFailedError
 from symbiosis_bench.end_to_end.messages import Ready, Shape
-from symbiosis_bench.end_to_end.progress import Progress
 from symbiosis_bench.end_to_end.settings import Settings, worker_environment
 from symbiosis_bench.end_to_end.site import Site
+from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.machine import this_machine
 from symbiosis_bench.mixed.load import Times, bursts, poisson, rate_within, times
 from symbiosis_bench.mixed.messages import Message, Order, Rest, Serve, Served, Trained, TrainOn, read_message
 from symbiosis_bench.mixed.report import HalfLoad, Loaded, MixedReport
 from symbiosis_bench.processes import Child, Children
+from symbiosis_bench.progress import Progress
 from symbiosis_core.wire import BatchStatus
 
 __all__ = ["Scale", "run"]

@@ -30,9 +30,12 @@ class DTypeName(StrEnum):
 def serve(
     model: Annotated[str, typer.Option(help="smollm2 (embedded), a folder, or a hub id.")] = "smollm2",
     listen: Annotated[
-        str,
-        typer.Option(help="Where clients connect. [default: a socket in your runtime folder]", show_default=False),
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="Where clients connect; may be given twice. [default: a socket in your runtime folder]",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Annotated[DTypeName, typer.Option(help="How the base is held.")] = DTypeName.BFLOAT16,
     device: Annotated[str, typer.Option(help="Where the base is held: cpu, cuda or cuda:N.")] = "cpu",
     config: Annotated[Path | None, typer.Option(help="Policy, lanes and limits, in TOML.")] = None,
@@ -42,7 +45,7 @@ def serve(
     bound_openmp()
     logs.setup()
     settings = load_checked(config) if config is not None else configuration.DaemonConfig()
-    address = listen or default_address()
+    addresses = listen or [default_address()]
 
     import uvloop  # torch is imported below this line: after OpenMP is bounded, and not by `symbiosis --help`
 
@@ -56,19 +59,21 @@ def serve(
     from symbiosis_transports.claim import AddressClaim
 
     place = find_device(device)
-    policy, threads, claim = make_policy(settings), ThreadChoice(settings.compute.threads), AddressClaim(address)
-    claim.take()  # like all that can be refused: before a minute is spent on loading
+    policy, threads = make_policy(settings), ThreadChoice(settings.compute.threads)
+    claims = [AddressClaim(address) for address in addresses]
     try:
+        for claim in claims:
+            claim.take()  # like all that can be refused: before a minute is spent on loading
         loaded = load(model, DType[dtype.name])
         layers = FrozenLayers(loaded, place_for(loaded.model, settings.lending, place))
         if place != layers.device:
             layers.move_to(place)
         spec = layers.spec
         size = f"{spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops"
-        ready = f"serving {spec.name} ({size}) on {layers.device} at {address}"
+        ready = f"serving {spec.name} ({size}) on {layers.device} at {', '.join(addresses)}"
         daemon = serve_layers(
             layers,
-            address,
+            addresses,
             settings,
             policy,
             threads,
@@ -78,14 +83,15 @@ def serve(
         )
         uvloop.run(daemon)
     finally:
-        claim.give_back()
+        for claim in claims:
+            claim.give_back()
         if private_to is not None:
-            _remove_private_folder(Path(address.removeprefix("ipc://")))
+            _remove_private_folder(Path(addresses[0].removeprefix("ipc://")))
 
 
 def _remove_private_folder(socket: Path) -> None:
     """Removes what a private daemon has left, and the folder if that was all in it: its owner may be dead."""
     with contextlib.suppress(OSError):
-        for leftover in (socket, Path(f"{socket}.data"), Path(f"{socket}.lock")):
+        for leftover in (socket, *(Path(f"{socket}.{end}") for end in ("data", "zmq", "lock"))):
             leftover.unlink(missing_ok=True)
         socket.parent.rmdir()

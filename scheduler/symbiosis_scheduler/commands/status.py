@@ -44,6 +44,8 @@ def status(
     for line in learned_lines(found):
         console.print(line)
     console.print(client_table(found))
+    for reasons in dict.fromkeys(client.reasons for client in found.clients):
+        console.print(f"transports: {'; '.join(reasons)}", markup=False, highlight=False)
     console.print(lane_table(found))
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from symbiosis_core.errors import RefusalCode, UsageError
 from symbiosis_core.ids import ClientId, Generation, SlotIndex, Token
 from symbiosis_transports.inproc.exchange import Exchange
-from symbiosis_transports.ports import Arrival, Host, Peer
+from symbiosis_transports.ports import Arrival, ChannelStatistics, Host, Peer
 
 __all__ = ["DOORS", "InprocListener", "InprocServerChannel"]
 
@@ -67,6 +67,10 @@ class InprocServerChannel:
     def arena_bytes(self) -> int:
         """Bytes of all slots."""
         return self.exchange.slot_bytes * len(self.exchange.places)
+
+    def statistics(self) -> ChannelStatistics:
+        """Counters since the start."""
+        return ChannelStatistics(sum(self._taken), doorbells=0, sleeps=0, spin_hits=0)
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`."""

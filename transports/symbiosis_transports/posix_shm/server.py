@@ -30,7 +30,7 @@ from symbiosis_transports.layout import (
     fence,
     unpack_call,
 )
-from symbiosis_transports.ports import Arrival, Grant, Host
+from symbiosis_transports.ports import Arrival, ChannelStatistics, Grant, Host
 from symbiosis_transports.posix_shm.attach import (
     DOORBELL,
     MAX_DATAGRAM_BYTES,
@@ -193,6 +193,7 @@ class ShmServerChannel:
         self._taken = [0] * layout.slots
         self._answered = [0] * layout.slots
         self._rung = False
+        self._doorbells = 0
         self._open = True
         slots = [SlotIndex(index) for index in range(layout.slots)]
         self._request_words = [layout.request_word(slot) for slot in slots]
@@ -215,6 +216,10 @@ class ShmServerChannel:
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The rows of `slot`."""
         return self._buffers[slot]
+
+    def statistics(self) -> ChannelStatistics:
+        """Counters since the start."""
+        return ChannelStatistics(sum(self._taken), self._doorbells, sleeps=0, spin_hits=0)
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`."""
@@ -260,6 +265,7 @@ class ShmServerChannel:
         """Wakes the client where it sleeps."""
         fence()
         if self._open and (self._words[CLIENT_SLEEPS] or not WORDS_ARE_ORDERED):
+            self._doorbells += 1
             # A full queue means that the client has doorbells to read; a broken pipe shows up as EOF.
             with contextlib.suppress(OSError):
                 self._sock.send(DOORBELL)

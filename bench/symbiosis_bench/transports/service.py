@@ -1,0 +1,135 @@
+"""The daemon's end of a transport without the daemon: the same turns, and work that can be said in one line.
+
+It waits as the data plane does: looks a little longer, yielding, then asks every client to ring, and sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+
+from symbiosis_bench.transports.messages import Place, Tally
+from symbiosis_bench.transports.places import place_of
+from symbiosis_bench.transports.work import Asked, Work
+from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.ids import ClientId, SlotIndex, Token
+from symbiosis_transports.ports import Arrival, ChannelStatistics, Grant, Peer, ServerChannel
+
+__all__ = ["Service"]
+
+_SLOTS = 2
+
+
+class Service:
+    """The `Host` of one transport's listener."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, slot_bytes: int) -> None:
+        self.spin_us = 0
+        self._loop = loop
+        self._slot_bytes = slot_bytes
+        self._work = Work()
+        self._channels: dict[ClientId, ServerChannel] = {}
+        self._left: list[ChannelStatistics] = []
+        self._clients = 0
+        self._awake = False
+
+    def redeem(self, token: Token, peer: Peer) -> Grant:
+        """Lets everybody in: the endpoint is known to this benchmark alone."""
+        self._clients += 1
+        return Grant(ClientId(self._clients), _SLOTS, self._slot_bytes)
+
+    def lend(self, peer: Peer) -> int:
+        """There are no weights here."""
+        raise RefusedError(RefusalCode.NOT_LENT, "a benchmark lends no weights")
+
+    def abandoned(self, grant: Grant) -> None:
+        """Nothing is kept for a client before it is attached."""
+
+    def attached(self, channel: ServerChannel) -> None:
+        """See `Host.attached`."""
+        self._channels[channel.client] = channel
+        self._wake()
+
+    def ready(self, channel: ServerChannel) -> None:
+        """See `Host.ready`."""
+        self._wake()
+
+    def gone(self, channel: ServerChannel, reason: str) -> None:
+        """See `Host.gone`."""
+        self._channels.pop(channel.client, None)
+        self._left.append(channel.statistics())
+
+    def tally(self) -> Tally:
+        """Returns what was done so far."""
+        counters = [*self._left, *(channel.statistics() for channel in self._channels.values())]
+        return Tally(
+            requests=self._work.requests,
+            batches=self._work.batches,
+            busy_ns=self._work.busy_ns,
+            cpu_ns=time.process_time_ns(),
+            doorbells=sum(one.doorbells for one in counters),
+            copied_bytes=sum(one.copied_bytes for one in counters),
+            places=tuple(_places(self._channels.values())),
+        )
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            for channel in self._channels.values():
+                channel.disarm()
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        batch = [
+            (channel, arrival) for channel in list(self._channels.values()) for arrival in self._take(channel)
+        ]
+        if batch:
+            self._work([_wanted(channel, arrival) for channel, arrival in batch])
+            for channel, arrival in batch:
+                channel.answer(arrival.slot, arrival.generation)
+            for channel in {channel for channel, _ in batch}:
+                channel.ring()
+        if not self._look():
+            armed = [channel.arm() for channel in self._channels.values()]
+            if all(armed):
+                self._awake = False
+                return
+            for channel in self._channels.values():
+                channel.disarm()
+        self._loop.call_soon(self._turn)
+
+    def _take(self, channel: ServerChannel) -> list[Arrival]:
+        try:
+            return channel.take()
+        except RemoteProtocolError as error:
+            channel.close(str(error), breach=True)
+            self.gone(channel, str(error))
+            return []
+
+    def _look(self) -> bool:
+        if not self.spin_us:
+            return False
+        end = time.perf_counter_ns() + self.spin_us * 1000
+        channels = list(self._channels.values())
+        while True:
+            if any(channel.waiting() for channel in channels):
+                return True
+            if time.perf_counter_ns() > end:
+                return False
+            os.sched_yield()
+
+
+def _wanted(channel: ServerChannel, arrival: Arrival) -> tuple[Asked, memoryview, memoryview]:
+    """A row is a byte here, so that every transport tells how many there are."""
+    call, rows = arrival.call, channel.buffer(arrival.slot)
+    given = rows[call.in_offset : call.in_offset + call.rows]
+    return Asked(call.op, call.memo), given, rows[call.out_offset : call.out_offset + call.rows]
+
+
+def _places(channels: Iterable[ServerChannel]) -> Iterable[Place]:
+    for channel in channels:
+        for slot in range(_SLOTS):
+            if (place := place_of(channel.buffer(SlotIndex(slot)))) is not None:
+                yield place

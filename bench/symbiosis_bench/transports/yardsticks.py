@@ -1,0 +1,14 @@
+"""Names of what is measured beside the transports. Light: the command line reads them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["ACROSS_CORES", "MEMORY_FLOOR", "RAW_ZMQ", "RAW_ZMQ_SHM", "SAME_CORE", "WAKE_FLOORS"]
+
+MEMORY_FLOOR: Final = "memory_floor"
+RAW_ZMQ: Final = "raw_zmq"
+RAW_ZMQ_SHM: Final = "raw_zmq_shm"
+SAME_CORE: Final = "wake_floor_same_core"
+ACROSS_CORES: Final = "wake_floor_across_cores"
+WAKE_FLOORS: Final = (SAME_CORE, ACROSS_CORES)

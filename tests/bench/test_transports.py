@@ -1,0 +1,206 @@
+"""`symbiosis bench transports`: answers are verified, copies are seen and not claimed; and once for real."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symbiosis_bench.transports.marks import Marks, payload_of
+from symbiosis_bench.transports.messages import Measured, Place, Tally
+from symbiosis_bench.transports.places import place_of
+from symbiosis_bench.transports.report import mismatches, ratios_of
+from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
+from symbiosis_bench.transports.run import contenders
+from symbiosis_bench.transports.settings import FULL, Cell, Settings, cells, numbers, words
+from symbiosis_bench.transports.work import BURN, INVERT, LINEAR, STAMP, Asked, Work, asked, expected
+from symbiosis_core.errors import UsageError
+
+MAIN = [sys.executable, "-m", "symbiosis_core", "bench", "transports"]
+SETTINGS = Settings(
+    transports=("posix_shm",),
+    sizes=(2304, 1 << 22),
+    clients=(1, 4),
+    computes=("0", "200"),
+    spins=("off", "auto"),
+    product=False,
+    quick=False,
+    scale=FULL,
+)
+HERE, ELSEWHERE = Place("00:01", 7, 4096), Place("00:01", 8, 4096)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.run([*MAIN, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_grid_varies_one_or_two_things_at_a_time_and_has_nothing_twice() -> None:
+    grid = cells(SETTINGS)
+    assert len(grid) == len(set(grid)) == 8
+    assert Cell(1 << 22, 4, "0", "auto") not in grid
+    assert Cell(2304, 1, "200", "off") in grid
+
+
+def test_every_combination_is_measured_where_it_is_asked_for() -> None:
+    everything = Settings(
+        **{name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__} | {"product": True}
+    )
+    assert len(cells(everything)) == 2 * 2 * 2 * 2
+
+
+def test_floors_are_measured_where_they_depend_on_something() -> None:
+    assert "wake_floor_same_core" in contenders(SETTINGS, Cell(2304, 1, "0", "auto"))
+    assert "wake_floor_same_core" not in contenders(SETTINGS, Cell(1 << 22, 1, "0", "auto"))
+    assert "memory_floor" not in contenders(SETTINGS, Cell(2304, 4, "0", "auto"))
+    assert contenders(SETTINGS, Cell(2304, 1, "0", "off")) == ["posix_shm"]
+
+
+@pytest.mark.parametrize("compute", ["0", "200", "linear"])
+def test_an_answer_belongs_to_one_call_of_one_payload(compute: str) -> None:
+    """Neither the payload itself, nor the answer to the call before, passes for the answer."""
+    ask, payload = asked(compute), payload_of(5 * 2304, seed=3)
+    marks, answer = Marks(ask, payload), memoryview(bytearray(len(payload)))
+    for call in (7, 8):
+        assert not marks.found(call, answer)
+        marks.put(call)
+        assert not marks.found(call, payload)
+        Work()([(ask._replace(burn_us=0), payload, answer)])
+        assert marks.found(call, answer)
+
+
+@pytest.mark.parametrize("op", [INVERT, LINEAR])
+def test_one_wrong_number_anywhere_is_found(op: int) -> None:
+    ask, payload = Asked(LINEAR if op == LINEAR else INVERT), payload_of(3 * 2304, seed=3)
+    answer = memoryview(bytearray(len(payload)))
+    Work()([(ask, payload, answer)])
+    assert expected(ask.op, bytes(payload), bytes(answer))
+    answer[2303] ^= 64  # the exponent of a float in the middle
+    assert not expected(ask.op, bytes(payload), bytes(answer))
+
+
+def test_work_on_several_requests_is_one_batch_and_all_of_it_is_done() -> None:
+    work, payloads = Work(), [payload_of(2304, seed) for seed in range(3)]
+    answers = [memoryview(bytearray(2304)) for _ in payloads]
+    work([(Asked(LINEAR), p, a) for p, a in zip(payloads, answers, strict=True)])
+    assert all(expected(LINEAR, bytes(p), bytes(a)) for p, a in zip(payloads, answers, strict=True))
+    assert (work.requests, work.batches) == (3, 1)
+
+
+def test_what_is_asked_follows_from_the_option() -> None:
+    assert [asked(text) for text in ("0", "200", "linear")] == [Asked(STAMP), Asked(BURN, 200), Asked(LINEAR)]
+
+
+def test_a_place_is_the_same_for_all_who_map_it_and_no_other() -> None:
+    fd = os.memfd_create("place")
+    os.ftruncate(fd, 8192)
+    ours, theirs = mmap.mmap(fd, 8192), mmap.mmap(fd, 8192)
+    os.close(fd)
+    assert place_of(memoryview(ours)) == place_of(memoryview(theirs)) is not None
+    assert place_of(memoryview(ours)[4096:]) != place_of(memoryview(theirs))
+    assert place_of(memoryview(bytearray(8192))) is None
+
+
+def one_round(laps_ns: tuple[int, ...], *, wrong: int = 0, place: Place = HERE, copied_bytes: int = 0) -> Round:
+    client = Measured(
+        laps_ns=laps_ns, begin_s=1.0, end_s=1.5, wrong=0, doorbells=2, place=place, copied_bytes=copied_bytes
+    )
+    before = Tally(requests=10, batches=10, busy_ns=0, cpu_ns=0)
+    after = Tally(requests=10 + len(laps_ns), batches=12, busy_ns=8000, cpu_ns=40_000, places=(HERE,))
+    return Round((client,), wrong, before, after)
+
+
+def made(*rounds: Round, transport: str = "posix_shm", size_bytes: int = 1000, compute: str = "0") -> Row:
+    return row(transport, Cell(size_bytes, 1, compute, "auto"), rounds, counts=transport == "posix_shm")
+
+
+def test_a_row_is_what_was_told() -> None:
+    found = made(one_round((1000, 2000, 3000, 9000)), one_round((5000, 5000, 5000, 5000)))
+    assert (found.p50_us, found.rounds_p50_us, found.least_us) == (4.0, (3.0, 5.0), 1.0)
+    assert (found.requests_per_s, found.gb_per_s) == (8.0, 2 * 1000 * 8 / 1e9)
+    assert (found.compute_us, found.server_cpu_us, found.mean_batch) == (4.0, 10.0, 2.0)
+    assert (found.doorbells, found.copies, found.same_memory, found.verified) == (0.5, 0.0, True, True)
+
+
+def test_a_copy_and_a_wrong_answer_cannot_hide() -> None:
+    found = made(one_round((1000, 1000), place=ELSEWHERE, copied_bytes=4000, wrong=1))
+    assert (found.copies, found.same_memory, found.verified) == (2.0, False, False)
+    assert mismatches([found]) == ["posix_shm answered wrongly: 1000 bytes, 1 clients, compute 0"]
+
+
+def test_overhead_stands_above_the_same_copies_and_work() -> None:
+    floor = made(one_round((1000, 1000)), transport="memory_floor")
+    found = with_overheads([floor, made(one_round((5000, 5000))), made(one_round((5000,)), compute="200")])
+    assert [one.overhead_us for one in found] == [0.0, 4.0, None]
+
+
+def test_ratios_are_taken_round_by_round_and_judged_by_their_target() -> None:
+    def at(transport: str, *laps_us: int) -> Row:
+        return made(*(one_round((1000 * us,)) for us in laps_us), transport=transport, size_bytes=2304)
+
+    found = ratios_of(
+        [at("posix_shm", 10, 30), at("raw_zmq_shm", 40, 120), at("wake_floor_same_core", 5, 20)], SETTINGS
+    )
+    assert found["shm_over_raw_zmq_shm"].spread.rounds == (0.25, 0.25)
+    assert found["shm_over_raw_zmq_shm"].met is True
+    assert found["shm_over_wake_floor_same_core"].met is False
+    assert found["shm_copies"].met is True
+    assert "shm_over_memory_floor" not in found
+
+
+@pytest.mark.parametrize("text", ["", "2304,x", "15", str(1 << 40)])
+def test_a_size_that_is_none_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match="--sizes"):
+        numbers("--sizes", text, 16, 1 << 28)
+
+
+def test_words_are_numbers_or_known() -> None:
+    assert words("--spin", "off, 20,auto", ("off", "auto")) == ("off", "20", "auto")
+    with pytest.raises(UsageError, match="--spin fast: write numbers, or off, auto"):
+        words("--spin", "fast", ("off", "auto"))
+
+
+def test_what_cannot_be_measured_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    for arguments, said in (
+        (("--transports", "inproc"), "between processes there are posix_shm"),
+        (("--sizes", "16"), "a row of --compute linear has 2304 bytes"),
+        (("--spin", "20000"), "at most 10000 microseconds"),
+    ):
+        done = run(tmp_path, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+
+
+def test_a_picture_without_matplotlib_is_a_clear_error(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "matplotlib.py").write_text("raise ImportError('it is hidden')")
+    script = "from symbiosis_bench.plotting import check_plotting; check_plotting()"
+    environment = {**os.environ, "PYTHONPATH": str(hidden)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert "pip install 'symbiosis-llm[plot]'" in done.stderr.splitlines()[-1]
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    """For real and between processes, with all yardsticks; everything is verified and gone afterwards."""
+    sizes = ("--sizes", "2304,100000", "--clients", "1,2", "--compute", "0", "--spin", "off,auto")
+    done = run(tmp_path, "--quick", *sizes, "--json", "out.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert list(told) == ["machine", "surroundings", "settings", "ratios", "rows"]
+    assert all(one["verified"] and one["p50_us"] > 0 for one in told["rows"])
+    shm = [one for one in told["rows"] if one["transport"] == "posix_shm"]
+    assert {(one["size_bytes"], one["clients"], one["spin"]) for one in shm} == {
+        (2304, 1, "off"),
+        (2304, 1, "auto"),
+        (2304, 2, "auto"),
+        (100_000, 1, "auto"),
+    }
+    assert all(one["same_memory"] is True and one["copies"] == 0 for one in shm)
+    assert told["ratios"]["shm_copies"]["met"] is True
+    assert not list(tmp_path.glob("symbiosis-*"))

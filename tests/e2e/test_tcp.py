@@ -1,0 +1,94 @@
+"""A daemon at a TCP address: the same training, explained, with keys and without, also after a cut cable."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_transports.keys import ALLOW_VARIABLE, DAEMON_KEY_VARIABLE, KEY_VARIABLE, new_pair
+from tests.e2e.daemon_process import DaemonProcess
+from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train
+from tests.transports.cable import Cable
+from tests.transports.ports import free_pair
+
+
+@pytest.fixture
+def port() -> int:
+    return free_pair()
+
+
+@pytest.fixture
+def both(tiny_path: Path, tmp_path: Path, port: int) -> Iterator[DaemonProcess]:
+    """A daemon with a socket and a port, not started."""
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--listen", f"tcp://127.0.0.1:{port}")
+    yield daemon
+    daemon.close()
+
+
+def test_training_over_tcp_with_keys_is_training(
+    both: DaemonProcess, port: int, tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "allowed").mkdir()
+    for name in ("daemon", "friend"):
+        new_pair(tmp_path, name)
+    (tmp_path / "friend.key").rename(tmp_path / "allowed" / "friend.key")
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "daemon.key_secret"))
+    monkeypatch.setenv(ALLOW_VARIABLE, str(tmp_path / "allowed"))
+    both.start()
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "friend.key_secret"))
+    monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(tmp_path / "daemon.key"))
+    base = AutoModelForCausalLM.from_pretrained(f"tcp://127.0.0.1:{port}")
+    (client,) = both.status().clients
+    assert client.transport == "zmq_tcp"
+    assert client.reasons[-1] == "zmq_tcp: chosen"
+    assert "posix_shm: it does not go with a tcp address" in client.reasons
+    batches = random_batches(4, 20)
+    assert_same_training(
+        train(base, METHODS["lora_qv"], batches), train(plain(tiny_path), METHODS["lora_qv"], batches)
+    )
+    beside = AutoModelForCausalLM.from_pretrained(both.address)
+    assert {one.transport for one in both.status().clients} == {"zmq_tcp", "posix_shm"}
+    for model in (base, beside):
+        model.symbiosis.close()
+    both.wait_status(lambda status: not status.clients, "both have left")
+    assert both.stop() == 0
+
+
+def test_a_cut_cable_costs_time_and_no_step(both: DaemonProcess, port: int, tiny_path: Path) -> None:
+    """Cut in the middle of a step, mended from another thread: the request is sent again."""
+    both.start()
+    near = free_pair()
+    batches = random_batches(8, 20)
+    theirs = train(plain(tiny_path), METHODS["lora_qv"], batches)
+    with Cable(near, port) as control, Cable(near + 1, port + 1) as rows:
+        base = AutoModelForCausalLM.from_pretrained(f"tcp://127.0.0.1:{near}", reconnect_s=60)
+        cut_at(base, 40, (control, rows))
+        ours = train(base, METHODS["lora_qv"], batches)
+        assert base.symbiosis.session.reconnects == 1
+        base.symbiosis.close()
+    assert_same_training(ours, theirs)
+    both.wait_status(lambda status: not status.clients, "it has left")
+
+
+def cut_at(base: Any, call: int, cables: tuple[Cable, ...]) -> None:
+    """Cuts the cables while the session waits for its n-th answer, and mends them a little later."""
+    channel = base.symbiosis.session._channel
+    publish: Callable[..., None] = channel.publish
+    calls = 0
+
+    def publish_and_cut(*arguments: Any) -> None:
+        nonlocal calls
+        publish(*arguments)
+        calls += 1
+        if calls == call:
+            for cable in cables:
+                cable.cut()
+            for cable in cables:
+                threading.Timer(0.3, cable.mend).start()
+
+    channel.publish = publish_and_cut

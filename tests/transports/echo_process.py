@@ -1,0 +1,42 @@
+"""An echo daemon as its own process: `python -m tests.transports.echo_process TRANSPORT ENDPOINT [DESCRIPTORS]`.
+
+Answers every line on standard input with what it holds, in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from symbiosis_transports.registry import transport
+from symbiosis_transports.testing import EchoDaemon
+
+
+def held() -> dict[str, int]:
+    """What this process takes: memory of its own and shared, and descriptors."""
+    rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in rollup[1:]}
+    return {"rss_bytes": kilobytes["Rss"] * 1024, "descriptors": len(list(Path("/proc/self/fd").iterdir()))}
+
+
+def main() -> None:
+    """Serves until standard input ends."""
+    name, endpoint, *limit = sys.argv[1:]
+    daemon = EchoDaemon(transport(name), endpoint, slots=4, slot_bytes=1 << 16)
+    if limit:
+        free = len(list(Path("/proc/self/fd").iterdir())) + int(limit[0])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for _ in sys.stdin:
+        with daemon.changed:
+            state = {"channels": len(daemon.channels), "gone": len(daemon.goodbyes), "served": daemon.served}
+        sys.stdout.write(json.dumps(state | held()) + "\n")
+        sys.stdout.flush()
+    daemon.close()
+
+
+if __name__ == "__main__":
+    main()

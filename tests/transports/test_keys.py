@@ -1,0 +1,171 @@
+"""Beyond the loopback nobody comes in without a key that is on the list, and no daemon listens without one."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
+from symbiosis_core.ids import Token
+from symbiosis_core.wire import Fetch, TensorPart
+from symbiosis_transports.claim import AddressClaim
+from symbiosis_transports.keys import (
+    ALLOW_VARIABLE,
+    DAEMON_KEY_VARIABLE,
+    KEY_VARIABLE,
+    client_keys,
+    daemon_keys,
+    new_pair,
+)
+from symbiosis_transports.testing import EchoDaemon, add_one
+from symbiosis_transports.zmq_link import ControlClient, ControlServer
+from symbiosis_transports.zmq_tcp import TRANSPORT
+from tests.transports.ports import free_pair
+from tests.transports.test_zmq_link import Served, answer
+
+
+class Ring:
+    """Keys of a daemon, of a friend, and of a stranger; the environment is one process's, so it changes sides."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        (folder / "allowed").mkdir()
+        for name in ("daemon", "friend", "stranger"):
+            new_pair(folder, name)
+        (folder / "friend.key").rename(folder / "allowed" / "friend.key")
+
+    def be_daemon(self) -> None:
+        self._monkeypatch.setenv(KEY_VARIABLE, str(self.folder / "daemon.key_secret"))
+        self._monkeypatch.setenv(ALLOW_VARIABLE, str(self.folder / "allowed"))
+
+    def be(self, name: str, daemon: str = "daemon") -> None:
+        self._monkeypatch.setenv(KEY_VARIABLE, str(self.folder / f"{name}.key_secret"))
+        self._monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(self.folder / f"{daemon}.key"))
+
+    def be_nobody(self) -> None:
+        for variable in (KEY_VARIABLE, ALLOW_VARIABLE, DAEMON_KEY_VARIABLE):
+            self._monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ring:
+    return Ring(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def port() -> int:
+    return free_pair()
+
+
+@pytest.fixture
+def guarded(ring: Ring, port: int) -> Iterator[EchoDaemon]:
+    ring.be_daemon()
+    daemon = EchoDaemon(TRANSPORT, f"tcp://127.0.0.1:{port}")
+    yield daemon
+    daemon.close()
+
+
+def test_a_secret_key_is_for_its_owner_alone(tmp_path: Path) -> None:
+    public, secret = new_pair(tmp_path / "new", "me")
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert "secret-key" not in public.read_text()
+    with pytest.raises(UsageError, match="there already"):
+        new_pair(tmp_path / "new", "me")
+
+
+def test_the_command_makes_keys_and_says_what_they_are_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "symbiosis_core", "keys", "new", "alice", "--folder", str(tmp_path / "k")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {file.name for file in (tmp_path / "k").iterdir()} == {"alice.key", "alice.key_secret"}
+    assert all(name in done.stdout for name in (KEY_VARIABLE, ALLOW_VARIABLE, DAEMON_KEY_VARIABLE))
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr.splitlines()[0][:6]) == (2, "error:")
+
+
+def test_a_friend_comes_in_and_rows_travel(ring: Ring, guarded: EchoDaemon, port: int) -> None:
+    ring.be("friend")
+    channel = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
+    assert add_one(channel, bytes(range(256)) * 100, 25_600)
+    channel.close()
+
+
+@pytest.mark.parametrize("who", ["stranger", "nobody", "mistaken"])
+def test_all_others_stay_outside(ring: Ring, guarded: EchoDaemon, port: int, who: str) -> None:
+    """A stranger is not on the list, nobody has no key, and who is mistaken takes another for the daemon."""
+    ring.be_nobody()
+    if who != "nobody":
+        ring.be("friend" if who == "mistaken" else who, daemon="stranger" if who == "mistaken" else "daemon")
+    with pytest.raises(DaemonGoneError):
+        TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 2)
+    assert not guarded.channels
+    ring.be("friend")
+    channel = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
+    assert add_one(channel, b"abc", 3)
+    channel.close()
+
+
+def test_control_messages_are_guarded_as_well(ring: Ring, port: int) -> None:
+    ring.be_daemon()
+    address = f"tcp://127.0.0.1:{port}"
+    served = Served(address)
+    ring.be("friend")
+    with ControlClient(address) as client:
+        assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
+    ring.be("stranger")
+    with ControlClient(address) as client, pytest.raises(RefusedError, match="SYMBIOSIS_DAEMON_KEY") as refused:
+        client.ask(Fetch("m", "t"))
+    assert refused.value.code is RefusalCode.PERMISSION
+    served.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "*", "10.1.2.3", "somewhere.example"])
+def test_a_daemon_without_keys_listens_on_the_loopback_only(ring: Ring, port: int, host: str) -> None:
+    ring.be_nobody()
+    address = f"tcp://{host}:{port}"
+    for listen in (
+        lambda: AddressClaim(address).take(),
+        lambda: ControlServer(address, answer).open(),
+        lambda: EchoDaemon(TRANSPORT, TRANSPORT.endpoint(address)),
+    ):
+        with pytest.raises(UsageError, match="symbiosis keys new"):
+            listen()
+
+
+def test_with_keys_it_listens_everywhere(ring: Ring, port: int) -> None:
+    ring.be_daemon()
+    AddressClaim(f"tcp://0.0.0.0:{port}").take()
+    daemon = EchoDaemon(TRANSPORT, f"tcp://0.0.0.0:{port + 1}")
+    ring.be("friend")
+    channel = TRANSPORT.connect(f"tcp://127.0.0.1:{port + 1}", Token("good"), 10)
+    assert add_one(channel, b"abc", 3)
+    channel.close()
+    ring.be_daemon()
+    with pytest.raises(UsageError, match=f"port {port + 1}"):
+        AddressClaim(f"tcp://0.0.0.0:{port}").take()
+    daemon.close()
+
+
+def test_what_is_wrong_with_keys_is_named(ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring.be_daemon()
+    (tmp_path / "daemon.key_secret").chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600"):
+        daemon_keys()
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "daemon.key"))
+    with pytest.raises(UsageError, match="no secret key"):
+        daemon_keys()
+    monkeypatch.setenv(ALLOW_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="no public key"):
+        daemon_keys()
+    monkeypatch.delenv(KEY_VARIABLE)
+    with pytest.raises(UsageError, match="set both"):
+        daemon_keys()
+    monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(tmp_path / "missing.key"))
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "friend.key_secret"))
+    with pytest.raises(UsageError, match="is no key"):
+        client_keys()

@@ -1,0 +1,76 @@
+"""The daemon's end: an arena per client, kept open under /proc until the client has mapped it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+from symbiosis_core.errors import UsageError
+from symbiosis_core.ids import ClientId
+from symbiosis_transports.arena import Arena
+from symbiosis_transports.ports import Grant, Host, Listener
+from symbiosis_transports.ports import Peer as Owner
+from symbiosis_transports.zmq_rows.door import Door, Peer
+from symbiosis_transports.zmq_rows.listener import RowsListener
+from symbiosis_transports.zmq_rows.messages import HEADER_BYTES, VERSION, Opened
+from symbiosis_transports.zmq_rows.server import RowsServerChannel
+from symbiosis_transports.zmq_rows.slots import Slots
+
+__all__ = ["ZmqIpcServerChannel", "listen"]
+
+_MOST_BYTES = 4096
+"""Of a message: an opening is the longest."""
+assert HEADER_BYTES < _MOST_BYTES
+
+
+def listen(loop: asyncio.AbstractEventLoop, endpoint: str, host: Host) -> Listener:
+    """Opens the daemon's end, for its own user alone."""
+    path = Path(endpoint.removeprefix("ipc://"))
+    if path.exists() and not path.is_socket():
+        raise UsageError(f"cannot listen at {path}: it is there and is no socket; choose another address")
+    usual = os.umask(0o177)
+    try:
+        listener = RowsListener(loop, endpoint, host, _make, _owner, most_bytes=_MOST_BYTES)
+    finally:
+        os.umask(usual)
+    return listener
+
+
+class ZmqIpcServerChannel(RowsServerChannel):
+    """One client, with the descriptor of its arena until it has mapped it."""
+
+    def __init__(self, door: Door, peer: Peer, client: ClientId, slots: Slots, host: Host, fd: int) -> None:
+        super().__init__(door, peer, client, slots, host)
+        self._fd = fd
+
+    def hear(self, frames: list[memoryview]) -> None:
+        """See `RowsServerChannel.hear`. Who asks has mapped its arena."""
+        self._forget_arena()
+        super().hear(frames)
+
+    def close(self, reason: str, *, breach: bool = False) -> None:
+        """Hangs up."""
+        self._forget_arena()
+        super().close(reason, breach=breach)
+
+    def _forget_arena(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _make(door: Door, peer: Peer, grant: Grant, host: Host) -> tuple[RowsServerChannel, Opened]:
+    arena, fd = Arena.create(Slots.arena_bytes(grant.slots, grant.slot_bytes))
+    slots = Slots(arena, grant.slots, grant.slot_bytes)
+    opened = Opened(VERSION, grant.slots, grant.slot_bytes, f"/proc/{os.getpid()}/fd/{fd}")
+    return ZmqIpcServerChannel(door, peer, grant.client, slots, host, fd), opened
+
+
+def _owner(peer: Peer) -> Owner:
+    """ZeroMQ asks the kernel, and tells host, user, group and process in one text."""
+    _, user, _, process = peer.where.split(":")
+    with contextlib.suppress(ValueError):
+        return Owner(int(process), int(user))
+    return Owner(0, -1)

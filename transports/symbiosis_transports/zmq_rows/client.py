@@ -1,0 +1,216 @@
+"""The client's end of a channel over ZeroMQ: the journey of a slot, whoever shares its memory."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+
+import msgspec
+
+from symbiosis_core.errors import (
+    BusyError,
+    ClosedError,
+    DaemonGoneError,
+    RefusalCode,
+    RefusedError,
+    RemoteProtocolError,
+)
+from symbiosis_core.ids import SlotIndex, Token
+from symbiosis_core.protocol import refusal
+from symbiosis_core.wire import Refused
+from symbiosis_transports.layout import refusal_of
+from symbiosis_transports.ports import Call, ChannelStatistics
+from symbiosis_transports.zmq_rows.line import Line
+from symbiosis_transports.zmq_rows.messages import (
+    ANSWER,
+    ASK,
+    PIECE,
+    VERSION,
+    Goodbye,
+    Head,
+    Open,
+    Opened,
+    decode_from_daemon,
+    encode,
+    pack_call,
+    pack_head,
+    unpack_head,
+)
+from symbiosis_transports.zmq_rows.slots import Slots
+
+__all__ = ["RowsClientChannel", "open_line"]
+
+_SEND_S = 60.0
+_open_channels: weakref.WeakSet[RowsClientChannel] = weakref.WeakSet()
+
+
+def open_line(line: Line, token: Token, timeout_s: float) -> Opened:
+    """Shows the token and returns what the daemon lends. Closes the line where that fails.
+
+    Raises as `Transport.connect` says.
+    """
+    try:
+        line.send([encode(Open(VERSION, token))], timeout_s)
+        frames = line.receive(timeout_s)
+        message = decode_from_daemon(frames[0])
+    except msgspec.MsgspecError as error:
+        line.close()
+        raise RemoteProtocolError(f"who listens at {line.endpoint} is no daemon: {error}") from None
+    except BaseException:
+        line.close()
+        raise
+    if isinstance(message, Opened) and message.version == VERSION:
+        return message
+    line.close()
+    if isinstance(message, Refused):
+        raise refusal(message)
+    if isinstance(message, Goodbye):
+        raise DaemonGoneError(line.endpoint, message.reason)
+    raise RemoteProtocolError(f"the daemon speaks data plane version {message.version}, not {VERSION}")
+
+
+class RowsClientChannel:
+    """The client's end. This class expects rows in shared memory; who carries them overrides two methods."""
+
+    def __init__(self, line: Line, slots: Slots) -> None:
+        self._line = line
+        self._memory = slots
+        self._generations = [0] * len(slots)
+        self._answered = [0] * len(slots)
+        self._refusals: list[RefusalCode | None] = [None] * len(slots)
+        self._calls: list[Call | None] = [None] * len(slots)
+        self._free = [SlotIndex(slot) for slot in reversed(range(len(slots)))]
+        self._closed_because = ""
+        self._requests = self._sleeps = self._copied_bytes = 0
+        _open_channels.add(self)
+
+    def __repr__(self) -> str:
+        state = self._closed_because or "open"
+        return f"<{type(self).__name__} {self._line.endpoint} {state} free={len(self._free)}/{self.slots}>"
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are."""
+        return len(self._generations)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot."""
+        return self._memory.slot_bytes
+
+    def lease_nowait(self) -> SlotIndex:
+        """Takes a free slot."""
+        self._raise_if_closed()
+        if not self._free:
+            raise BusyError(RefusalCode.QUOTA, f"all {self.slots} slots of this client are in use")
+        return self._free.pop()
+
+    def buffer(self, slot: SlotIndex) -> memoryview:
+        """The rows of `slot`."""
+        return self._memory.buffers[slot]
+
+    def publish(self, slot: SlotIndex, call: Call) -> None:
+        """Hands the slot to the daemon."""
+        self._raise_if_closed()
+        self._generations[slot] += 1
+        self._calls[slot] = call
+        self._requests += 1
+        at, rows = self.rows_out(slot, call)
+        self.send([pack_head(ASK, slot, self._generations[slot], at=at) + pack_call(call), *rows])
+
+    def wait(self, slot: SlotIndex, timeout_s: float) -> None:
+        """Blocks until the slot is answered."""
+        deadline = time.monotonic() + timeout_s
+        self._sleeps += self._answered[slot] != self._generations[slot]
+        while self._answered[slot] != self._generations[slot]:
+            self._raise_if_closed()
+            try:
+                frames = self._line.receive(max(0.0, deadline - time.monotonic()))
+            except DaemonGoneError as error:
+                raise self._gone(error.reason) from None
+            self._hear(frames)
+        if (why := self._refusals[slot]) is not None:
+            raise RefusedError(why, f"the daemon refused a call in slot {slot}")
+
+    def release(self, slot: SlotIndex) -> None:
+        """Gives a slot back."""
+        self._free.append(slot)
+
+    def close(self) -> None:
+        """Ends the channel."""
+        self._end("the channel was closed")
+
+    def statistics(self) -> ChannelStatistics:
+        """Counters since the start. Every message is a doorbell."""
+        return ChannelStatistics(self._requests, self._line.sent, self._sleeps, 0, self._copied_bytes)
+
+    def send(self, frames: list[bytes | memoryview]) -> None:
+        """Sends one message. Raises as `publish` does."""
+        try:
+            self._line.send(frames, _SEND_S)
+        except DaemonGoneError as error:
+            raise self._gone(error.reason) from None
+
+    def rows_out(self, slot: SlotIndex, call: Call) -> tuple[int, list[memoryview]]:
+        """Returns what is to be sent with a call, and where it begins. Here the daemon sees it anyway."""
+        return 0, []
+
+    def rows_in(self, head: Head, call: Call, rows: list[memoryview]) -> bool:
+        """Takes rows of an answer; false: they are none. Here they are where they belong."""
+        return not rows
+
+    def _hear(self, frames: list[memoryview]) -> None:
+        head = unpack_head(frames[0])
+        if head is None:
+            raise self._last_words(frames[0])
+        if head.kind not in (ANSWER, PIECE) or head.slot >= self.slots:
+            raise self._garbage()
+        call = self._calls[head.slot]
+        if head.generation != self._generations[head.slot] or call is None:
+            return  # nobody waits for that any more
+        if not self.rows_in(head, call, frames[1:]):
+            raise self._garbage()
+        if head.kind == ANSWER:
+            self._refusals[head.slot] = refusal_of(head.code)
+            self._answered[head.slot] = head.generation
+
+    def _last_words(self, frame: memoryview) -> DaemonGoneError | RemoteProtocolError:
+        try:
+            message = decode_from_daemon(frame)
+        except msgspec.MsgspecError:
+            return self._garbage()
+        if not isinstance(message, Goodbye):
+            return self._garbage()
+        if message.breach:
+            self._end(message.reason)
+            return RemoteProtocolError(f"the daemon hung up: {message.reason}")
+        return self._gone(message.reason)
+
+    def _garbage(self) -> RemoteProtocolError:
+        self._end("the daemon sent garbage")
+        return RemoteProtocolError("the daemon sent garbage on the data socket")
+
+    def _gone(self, reason: str) -> DaemonGoneError:
+        self._end(f"the daemon is gone: {reason}")
+        return DaemonGoneError(self._line.endpoint, reason)
+
+    def _raise_if_closed(self) -> None:
+        if self._closed_because:
+            raise ClosedError(self._closed_because)
+
+    def _end(self, why: str) -> None:
+        if not self._closed_because:
+            self._closed_because = why
+            _open_channels.discard(self)
+            self._line.close()
+            self._memory.close()
+
+
+def _forget_in_child() -> None:
+    """ZeroMQ must not be used in a forked child, so there the channel is over without a word to its sockets."""
+    for channel in list(_open_channels):
+        channel._closed_because = "this is a forked child; connect again in it, or start workers before connecting"
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
