@@ -57,10 +57,9 @@ class Survivor:
         return [answer.logits.detach().clone(), answer.loss.detach().clone(), *gradients]
 
 
-def churn(daemon: DaemonProcess, dice: random.Random, start_tenant: StartTenant, stop: threading.Event) -> int:
+def churn(daemon: DaemonProcess, dice: random.Random, victims: list[Any], stop: threading.Event) -> int:
     """Brings and takes away other clients until told to stop, and returns how many events there were."""
     events, guests = 0, list[Any]()
-    victims = [start_tenant("train", daemon.address, 1)]
     while not stop.is_set():
         event = dice.choice(["come", "go", "work", "swap", "crash"])
         if event == "come" and len(guests) < 3:
@@ -107,13 +106,14 @@ def test_who_stays_computes_what_it_would_alone(
                     stop.set()
             rounds[number] += 1
 
+    victims = [start_tenant("train", daemon.address, 1)]  # before the clock runs: it takes long
     workers = [threading.Thread(target=stay, args=(number,)) for number in range(SURVIVORS)]
     clock = threading.Timer(SECONDS, stop.set)
     for worker in (*workers, clock):
         worker.start()
     began = time.monotonic()
     try:
-        events = churn(daemon, random.Random(SEED), start_tenant, stop)
+        events = churn(daemon, random.Random(SEED), victims, stop)
     finally:
         stop.set()
         clock.cancel()
