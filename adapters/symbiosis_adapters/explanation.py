@@ -92,7 +92,8 @@ def explain(model: nn.Module) -> Explanation:
         if reason:
             reasons[reason] = None
     table = tuple(BlockTrips(path, tuple(trips), tuple(why)) for path, (trips, why) in blocks.items())
-    return Explanation(planned.cut, table, planned.reasons, taken)
+    routed = tuple(f"{path}: one trip more for every expert that is hit" for path in planned.experts)
+    return Explanation(planned.cut, table, (*planned.reasons, *routed), taken)
 
 
 def _attached(model: nn.Module, name: str) -> Any:

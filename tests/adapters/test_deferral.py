@@ -22,7 +22,10 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import CONFIGS, LAYERS, Pair
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type .*Norm")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Unsupported layer type .*Norm"),
+    pytest.mark.filterwarnings("ignore:The following .*_pattern keys"),  # of PEFT's own doing, for Mixtral
+]
 
 IDS = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.ones_like(IDS)

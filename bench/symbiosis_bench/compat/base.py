@@ -42,7 +42,9 @@ def lend(family: str, shape: Mapping[str, Any], folder: Path, address: str, say:
     claim = AddressClaim(address)
     claim.take()
     try:
-        served = serve(layers, address, config, make_policy(config), ThreadChoice(1), on_ready=lambda: say(READY))
+        served = serve(
+            layers, [address], config, make_policy(config), ThreadChoice(1), on_ready=lambda: say(READY)
+        )
         uvloop.run(served)
     finally:
         claim.give_back()

@@ -77,6 +77,10 @@ class Site:
         """Whether clients with lent weights are measured beside the others."""
         return self.settings.device == "cpu" and self.settings.cut != "lent"
 
+    def busy_s(self) -> float:
+        """Returns how long the daemon of this run has computed; 0 where there is none."""
+        return self._main.status().batches.busy_s if self._main is not None else 0.0
+
     def main(self) -> Daemon:
         """Returns the daemon on the base of this run. Starts it when it is first asked for."""
         if self._main is None:

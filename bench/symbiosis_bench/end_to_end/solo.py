@@ -73,7 +73,7 @@ def decode_tax(site: Site, pair: Pair) -> Figure:
     tokens = site.scale.decode_tokens - 1  # from the first on
 
     def look() -> None:
-        busy_s.append(site.main().status().batches.busy_s)
+        busy_s.append(site.busy_s())
 
     answers = take_turns(site, pair, "decode_tax", Decoded, Decode(site.scale.decode_tokens), look)
     taken_s = {name: _steps_s(told) for name, told in answers.items()}
