@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -159,11 +160,13 @@ class LayerRows(CountingRows):
         self.layers = layers
         self.segments = Segments(layers, most=1000)
         self.programs: dict[OpId, Program] = {}
+        self._learning = threading.Lock()
 
     def learn(self, segment: Segment) -> SegmentSpec:
-        spec, program = self.segments.learn(segment)
-        if program is not None:
-            self.programs[spec.id] = program
+        with self._learning:  # a daemon learns in one thread
+            spec, program = self.segments.learn(segment)
+            if program is not None:
+                self.programs[spec.id] = program
         return spec
 
     def compute_segment(self, op: Op, direction: Direction, planes: list[torch.Tensor]) -> list[torch.Tensor]:
