@@ -61,7 +61,11 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
 def test_an_interrupted_run_is_tidied_up(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [*MAIN, "--quick", "--only", "decode_tax"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*MAIN, "--quick", "--only", "decode_tax"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as started:
         deadline = time.monotonic() + WITHIN_S
         while not list(tmp_path.glob("*/split-*.log")):  # the daemon is there, contenders are on their way
