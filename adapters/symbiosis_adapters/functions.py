@@ -20,6 +20,7 @@ _apply: Final[Any] = torch.autograd.Function.apply
 
 def give_functions_values() -> None:
     """Has every autograd.Function of this process be given values. May be called again."""
+    # torch types `apply` as a method that is never assigned; ours takes and gives the same.
     torch.autograd.Function.apply = classmethod(_apply_to_values)  # type: ignore[assignment,method-assign]
 
 

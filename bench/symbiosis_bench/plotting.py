@@ -17,7 +17,7 @@ def check_plotting() -> None:
         UsageError: matplotlib is not installed.
     """
     try:
-        import matplotlib.figure  # noqa: F401
+        import matplotlib.figure  # noqa: F401  only whether it is there
     except ImportError as error:
         raise UsageError(
             f"--plot needs matplotlib ({error}); install it with `pip install 'symbiosis-llm[plot]'`, or leave "
