@@ -71,6 +71,13 @@ class Echo:
         self.process.communicate()
 
 
+def stop(process: subprocess.Popen[str]) -> None:
+    """Every thread of it stands still when this returns; the signal alone only asks for that."""
+    process.send_signal(signal.SIGSTOP)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+
+
 @pytest.fixture(params=["posix_shm", "zmq_ipc", "zmq_tcp"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -147,7 +154,7 @@ def test_a_daemon_that_is_killed_is_noticed_in_the_middle_of_a_request(echo: Ech
 def test_a_daemon_that_is_stopped_is_silent_and_goes_on_afterwards(echo: Echo) -> None:
     channel = echo.connect()
     assert add_one(channel, b"abc", 3)
-    os.kill(echo.process.pid, signal.SIGSTOP)
+    stop(echo.process)
     slot = channel.lease_nowait()
     channel.buffer(slot)[:1] = b"a"
     channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, 1, 0, 64, in_bytes=1, out_bytes=1))
@@ -184,7 +191,7 @@ def test_a_client_that_is_stopped_holds_its_own_slots_and_goes_on_afterwards(ech
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopped:
         assert stopped.stdout is not None
         assert stopped.stdout.readline() == "published\n"
-        os.kill(stopped.pid, signal.SIGSTOP)
+        stop(stopped)
         for _ in range(200):
             assert add_one(stayer, b"abc", 3)
         assert echo.held()["channels"] == 2
