@@ -6,6 +6,7 @@ Forced on a CPU; the same path on a GPU is tried in `test_cuda`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import pytest
@@ -188,7 +189,7 @@ def test_rows_on_the_device_are_written_there_at_once_and_never_staged(
         before = mixed.memory
         regions = [mixed.slots[client].region() for client in on_device]
         carrier = cast("Staged", mixed.executor._carrier)
-        carrier._resident = lambda rows, regions=regions: any(rows.data_ptr() in region for region in regions)
+        carrier._resident = partial(lies_in, regions)
         staged_rows = count_staged(carrier)
         in_place.launch(op, FORWARD)
         launched = mixed.launch(op, FORWARD)
@@ -204,6 +205,11 @@ def test_rows_on_the_device_are_written_there_at_once_and_never_staged(
             assert sum(staged_rows) == sum(
                 len(rows) for client, rows in enumerate(sent) if client not in on_device
             )
+
+
+def lies_in(regions: list[range], rows: torch.Tensor) -> bool:
+    """Whether the rows are in one of these pieces of memory."""
+    return any(rows.data_ptr() in region for region in regions)
 
 
 def count_staged(carrier: Staged) -> list[int]:

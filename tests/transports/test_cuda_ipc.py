@@ -16,8 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RefusalCode, RefusedError
-from symbiosis_core.ids import Token
+from symbiosis_core.errors import (
+    DaemonGoneError,
+    DaemonSilentError,
+    RefusalCode,
+    RefusedError,
+    RemoteProtocolError,
+)
+from symbiosis_core.ids import SlotIndex, Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.cuda.seam import CudaError
 from symbiosis_transports.cuda_ipc import TRANSPORT, WISH_VARIABLE, CudaIpc
@@ -178,6 +184,27 @@ def test_a_client_with_handles_that_open_nothing_is_turned_out(
         words.publish(slot, Call(ADD_ONE, Direction.FORWARD, 0, 0, 0))
         with contextlib.suppress(DaemonGoneError):
             words.wait(slot, 20)
+    daemon.wait_until_gone()
+    words.close()
+    good = connect(FakeDevices(folder), tmp_path)
+    assert add_one(good, b"abc", 3)
+    good.close()
+
+
+def test_a_client_that_attaches_twice_is_hung_up_on(daemon: EchoDaemon, tmp_path: Path, folder: Path) -> None:
+    """Three calls at once, where two are the conversation: the last is a call before its answer."""
+    words = POSIX_SHM.connect(f"{tmp_path}/d.cuda", Token("good"), 20)
+    cuda = FakeDevices(folder).open(f"fake-{folder}")
+    for slot in range(words.slots):
+        handle = cuda.event_handle(cuda.create_event())
+        words.buffer(SlotIndex(slot))[: len(handle)] = handle
+    with contextlib.suppress(DaemonGoneError):
+        for slot in range(3):
+            words.publish(SlotIndex(slot), Call(ADD_ONE, Direction.FORWARD, 0, 0, 0))
+    with pytest.raises((RemoteProtocolError, DaemonGoneError)):
+        words.publish(SlotIndex(3), Call(NEVER, Direction.FORWARD, 0, 0, 0))
+        for slot in range(4):
+            words.wait(SlotIndex(slot), 20)
     daemon.wait_until_gone()
     words.close()
     good = connect(FakeDevices(folder), tmp_path)

@@ -39,7 +39,10 @@ def problems(seed: int, rules: type[Rules], *, kill_client: bool, kill_daemon: b
 
 
 def test_nobody_ever_reads_a_wrong_row_and_all_memory_comes_back() -> None:
-    """A third of the worlds without kills, a third with a client killed, a third with the daemon killed."""
+    """A third of the worlds without kills, a third with a client killed, a third with the daemon killed.
+
+    At any call of theirs: which, and whether it still comes to that, is the seed's choice.
+    """
     for seed in range(SEEDS):
         found = problems(seed, Rules, kill_client=seed % 3 == 1, kill_daemon=seed % 3 == 2)
         assert not found, f"seed {seed}: {found}"

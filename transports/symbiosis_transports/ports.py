@@ -20,6 +20,7 @@ Clients are synchronous: model code is. The daemon's side runs in the one thread
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from symbiosis_core.errors import RefusalCode
@@ -46,8 +47,9 @@ __all__ = [
 ]
 
 
-class DeviceMemory(NamedTuple):
-    """Memory on a GPU, as the array interface of CUDA tells of it."""
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory on a GPU, with the array interface of CUDA. No tuple: torch would take that for values."""
 
     address: int
     nbytes: int

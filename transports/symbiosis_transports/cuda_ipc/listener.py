@@ -17,7 +17,7 @@ from typing import Final
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, SlotIndex, Token
 from symbiosis_core.logs import event, get_logger
-from symbiosis_transports.cuda.seam import Cuda, CudaError
+from symbiosis_transports.cuda.seam import Cuda, CudaError, EventNumber
 from symbiosis_transports.cuda_ipc import handles
 from symbiosis_transports.cuda_ipc.arena import DeviceArena
 from symbiosis_transports.cuda_ipc.graves import Grave, Graves, open_process
@@ -100,7 +100,12 @@ class CudaListener:
         try:
             self._converse(guest, words)
         except (RemoteProtocolError, CudaError) as error:
-            self._turn_out(guest, f"it cannot attach: {error}")
+            reason = f"it cannot attach: {error}"
+            if guest.channel is None:
+                self._turn_out(guest, reason)
+            else:  # it had been let in by the call before
+                guest.channel.close(reason, breach=True)
+                self._host.gone(guest.channel, reason)
 
     def gone(self, words: ServerChannel, reason: str) -> None:
         """See `Host.gone`."""
@@ -152,10 +157,15 @@ class CudaListener:
             words.buffer(SlotIndex(slot))[handles.ANSWERED] = self._cuda.event_handle(answered)
 
     def _let_in(self, guest: _Guest, arena: DeviceArena, words: ServerChannel) -> None:
-        written = [
-            self._cuda.open_event(bytes(words.buffer(SlotIndex(slot))[handles.WRITTEN]))
-            for slot in range(arena.slots)
-        ]
+        written: list[EventNumber] = []
+        try:
+            for slot in range(arena.slots):
+                handle = bytes(words.buffer(SlotIndex(slot))[handles.WRITTEN])
+                written.append(self._cuda.open_event(handle))
+        except CudaError:
+            for opened in written:
+                self._cuda.destroy_event(opened)
+            raise
         guest.channel = CudaServerChannel(
             self._loop, words, self._cuda, arena, written, self._channel_closed, self._host.ready
         )

@@ -13,6 +13,7 @@ later in the program, so it is a record that the client's wait speaks of, and no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -74,7 +75,7 @@ class CudaServerChannel:
 
     def waiting(self) -> bool:
         """Whether something was published, or what was published has been written."""
-        return self._words.waiting() or any(self._is_written(arrival) for arrival in self._unwritten)
+        return self._words.waiting() or self._any_written()
 
     def take(self) -> list[Arrival]:
         """Everything that is written.
@@ -146,15 +147,22 @@ class CudaServerChannel:
         self._rows.clear()
         self._closed(self)
         for event in self._written:
-            self._cuda.destroy_event(event)
+            with contextlib.suppress(CudaError):  # the device is lost
+                self._cuda.destroy_event(event)
         self._written.clear()
 
     def _is_written(self, arrival: Arrival) -> bool:
         return self._cuda.done(self._written[arrival.slot])
 
+    def _any_written(self) -> bool:
+        try:
+            return any(self._is_written(arrival) for arrival in self._unwritten)
+        except CudaError:
+            return True  # `take` says what it is
+
     def _look(self) -> None:
         self._timer = None
-        if any(self._is_written(arrival) for arrival in self._unwritten):
+        if self._any_written():
             self._ready(self)
         else:
             self._timer = self._loop.call_later(_LOOK_S, self._look)
