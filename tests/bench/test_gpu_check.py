@@ -40,7 +40,7 @@ def test_on_a_bare_machine_it_names_the_packages_that_are_missing(tmp_path: Path
     bare.chmod(0o755)
     ended = check(python=str(bare))
     assert ended.returncode == 3, ended.stderr
-    for name in ("msgspec", "pyzmq", "torch", "uvloop", "--wheels"):
+    for name in ("msgspec", "pyzmq", "torch", "uvloop", "symbiosis-llm", "--wheels"):
         assert name in ended.stdout
 
 

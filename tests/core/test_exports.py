@@ -25,7 +25,9 @@ EXPORTS = {
         "Problem", "RefusalCode", "RefusedError", "RemoteProtocolError", "ServiceFailedError", "SymbiosisError",
         "UsageError",
     ],
-    "symbiosis_core.ids": ["ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token"],
+    "symbiosis_core.ids": [
+        "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token", "process_namespace",
+    ],
     "symbiosis_core.kernel": [
         "Kernel", "KernelStatistics", "Service", "ServiceState", "ServiceStatistics", "install_signals",
     ],
@@ -41,7 +43,7 @@ EXPORTS = {
     "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
-        "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",
+        "MAX_OBSTACLE", "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",
         "BatchStatus", "Borrow", "Capability",
         "ClientStatus",
         "Configure",

@@ -12,12 +12,17 @@ from typing import Final
 __all__ = ["gpu_missing", "packages_missing", "wheels"]
 
 _HOUSE: Final = Path(__file__).resolve().parents[3]
+_OURSELVES: Final = "symbiosis-llm"
+_TOOLS: Final = ("pytest", "pytest-asyncio")
+_BUILDERS: Final = ("hatchling", "editables")
+"""Of the project itself, where it is installed."""
 _OPTIONAL: Final = re.compile(r"extra ==|win32|Windows|python_version <")
 """Of a requirement that is for other machines, or for nobody who did not ask."""
 _FETCH: Final = """\
 pip download --no-deps --only-binary=:all: --python-version {python} --implementation cp --dest wheels \\
   --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 {packages}
-and there: pip install --no-index --no-deps wheels/*.whl"""
+and there: pip install --no-index --no-deps wheels/*.whl
+           pip install --no-index --no-deps --no-build-isolation --editable ."""
 
 
 def required() -> tuple[str, ...]:
@@ -27,8 +32,8 @@ def required() -> tuple[str, ...]:
 
 
 def packages_missing() -> list[str]:
-    """Returns those that are not installed."""
-    return [name for name in required() if not _installed(name)]
+    """Returns those that are not installed. The project is one: its entry points are how all is found."""
+    return [name for name in (*required(), *_TOOLS, _OURSELVES) if not _installed(name)]
 
 
 def gpu_missing() -> str:
@@ -44,7 +49,7 @@ def wheels(python: str = f"{sys.version_info.major}.{sys.version_info.minor}") -
     It knows what this machine has installed, so it is asked where the project runs already.
     """
     tested = dict(line.split("==") for line in _lines(_HOUSE / "constraints.txt") if "==" in line)
-    names = sorted(_with_needs(set(required())) - {"torch"})
+    names = sorted(_with_needs({*required(), *_TOOLS, *_BUILDERS}) - {"torch"})
     pinned = [f"{name}=={tested[name]}" if name in tested else name for name in names]
     return _FETCH.format(python=python, packages=" ".join(pinned))
 
