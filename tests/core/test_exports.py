@@ -36,6 +36,7 @@ EXPORTS = {
     "symbiosis_core.segments": [
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe",
     ],
+    "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.specs": [
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
         "TensorKind", "TensorSpec", "plane_starts",
