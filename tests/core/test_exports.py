@@ -35,6 +35,7 @@ EXPORTS = {
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
     "symbiosis_core.segments": [
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe",
+        "frozen_values",
     ],
     "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.specs": [
