@@ -11,6 +11,7 @@ from pathlib import Path
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, Service, install_signals
+from symbiosis_core.logs import event, get_logger
 from symbiosis_core.openmp import let_team_go
 from symbiosis_scheduler.bookkeeping import Bookkeeping
 from symbiosis_scheduler.cache import cache_folder
@@ -29,10 +30,12 @@ from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.address import parse
-from symbiosis_transports.ports import Listener
+from symbiosis_transports.ports import Listener, Placeable, Transport
 from symbiosis_transports.registry import names, transport
 
 __all__ = ["serve"]
+
+log = get_logger(__name__)
 
 _DRAIN_S = 8.0
 _STOP_S = 10.0
@@ -64,7 +67,7 @@ async def serve(
     grants = Grants(config.limits, config.lanes)
     dtype = layers.spec.dtype.name.lower()
     costs = CostFile(cache_folder() / FOLDER, layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
-    transports = {name: transport(name) for name in names()}
+    transports = {name: _for_device(transport(name), str(layers.device)) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
         most = plans_in_flight(layers.device)
@@ -76,7 +79,7 @@ async def serve(
             one.listen(loop, one.endpoint(address), plane)
             for address in addresses
             for one in transports.values()
-            if parse(address).scheme in one.capability().schemes
+            if parse(address).scheme in one.capability().schemes and _offered(one, layers.device.type)
         ]
         return plane, doors
 
@@ -106,6 +109,18 @@ class _Ready:
 
     async def stop(self) -> None:
         pass
+
+
+def _for_device(one: Transport, device: str) -> Transport:
+    return one.placed(device) if isinstance(one, Placeable) else one
+
+
+def _offered(one: Transport, device_type: str) -> bool:
+    """Whether the transport can be used here. Why not is in `symbiosis status`, and logged on a GPU."""
+    obstacle = one.capability().obstacle
+    if obstacle and device_type != "cpu":
+        log.warning(event("rows travel through host memory", not_used=one.name, reason=obstacle))
+    return not obstacle
 
 
 async def _for_ever() -> None:

@@ -25,7 +25,9 @@ EXPORTS = {
         "Problem", "RefusalCode", "RefusedError", "RemoteProtocolError", "ServiceFailedError", "SymbiosisError",
         "UsageError",
     ],
-    "symbiosis_core.ids": ["ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token"],
+    "symbiosis_core.ids": [
+        "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token", "process_namespace",
+    ],
     "symbiosis_core.kernel": [
         "Kernel", "KernelStatistics", "Service", "ServiceState", "ServiceStatistics", "install_signals",
     ],
@@ -33,7 +35,9 @@ EXPORTS = {
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
     "symbiosis_core.segments": [
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe",
+        "frozen_values",
     ],
+    "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.specs": [
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
         "TensorKind", "TensorSpec", "plane_starts",
@@ -41,7 +45,7 @@ EXPORTS = {
     "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
-        "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",
+        "MAX_OBSTACLE", "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",
         "BatchStatus", "Borrow", "Capability",
         "ClientStatus",
         "Configure",
