@@ -60,5 +60,5 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV_READY): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt build hypothesis import-linter mypy pytest pytest-asyncio ruff
+	$(BIN)/pip install --quiet --constraint constraints.txt build hypothesis import-linter mypy pytest pytest-asyncio ruff trl
 	touch $@
