@@ -14,6 +14,7 @@ from rich.console import Console
 from symbiosis_bench.compat.cell import Cell
 from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES
 from symbiosis_bench.compat.methods import METHODS, QUICK_METHODS
+from symbiosis_bench.compat.page import by_hand
 from symbiosis_bench.compat.page import page as page_of
 from symbiosis_bench.compat.report import Report, score, to_json
 from symbiosis_bench.interruption import leave_in_order
@@ -44,6 +45,7 @@ def compat(
         _chosen("methods", methods, METHODS, QUICK_METHODS if quick else METHODS),
         _chosen("cuts", cuts, (*_CUTS, "linear"), _CUTS),
     )
+    kept = by_hand(page)
     for path in (json, page):
         check_writable(path)
     os.environ.update(_ENVIRONMENT)
@@ -60,16 +62,16 @@ def compat(
     report = Report(
         machine=this_machine(), families=chosen[0], methods=chosen[1], cuts=chosen[2], cells=tuple(cells)
     )
-    _conclude(report, json, page)
+    _conclude(report, json, page, kept)
     for cut in chosen[2]:
         tell(_line(cut, cells))
 
 
-def _conclude(report: Report, json: Path | None, page: Path | None) -> None:
+def _conclude(report: Report, json: Path | None, page: Path | None, kept: str) -> None:
     if json is not None:
         json.write_bytes(to_json(report))
     if page is not None:
-        page.write_text(page_of(report))
+        page.write_text(page_of(report) + kept)
 
 
 def _line(cut: str, cells: Iterable[Cell]) -> str:
