@@ -114,8 +114,12 @@ def train(script: str, path: Path) -> Any:
 def test_a_trainer_of_trl_logs_the_same_after_one_changed_line(
     kind: str, tiny_daemon: DaemonProcess, tiny_path: Path, tokenizer_path: Path, tmp_path: Path
 ) -> None:
-    """DPO's reference, and that of GRPO, is the same base with the adapter disabled."""
+    """DPO's reference, and that of GRPO, is the same base with the adapter disabled.
+
+    The loss of GRPO is what is left of advantages of about one that cancel, so their size is the measure.
+    """
     parts, keys = LOGGED[kind]
+    left = 1e-6 if kind == "GRPO" else 0.0
     given = {**parts, "kind": kind, "tokenizer": str(tokenizer_path), "folder": str(tmp_path)}
     theirs = train(SCRIPT.format(imports=THEIRS, where=str(tiny_path), **given), tmp_path / "theirs.py")
     ours = train(SCRIPT.format(imports=OURS, where=tiny_daemon.address, **given), tmp_path / "ours.py")
@@ -127,7 +131,7 @@ def test_a_trainer_of_trl_logs_the_same_after_one_changed_line(
         assert len(expected) == 4
         assert len({tuple(entry) for entry in expected}) == 4
         losses = [entry[0] for entry in found]
-        assert losses == pytest.approx([entry[0] for entry in expected], rel=1e-5)
-        assert found == [pytest.approx(entry, rel=1e-4) for entry in expected]
+        assert losses == pytest.approx([entry[0] for entry in expected], rel=1e-5, abs=left)
+        assert found == [pytest.approx(entry, rel=1e-4, abs=1e-5) for entry in expected]
     finally:
         ours.accelerator.unwrap_model(ours.model).symbiosis.close()
