@@ -11,6 +11,7 @@ from pathlib import Path
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, Service, install_signals
+from symbiosis_core.openmp import let_team_go
 from symbiosis_scheduler.bookkeeping import Bookkeeping
 from symbiosis_scheduler.cache import cache_folder
 from symbiosis_scheduler.config_watch import ConfigWatch
@@ -59,6 +60,7 @@ async def serve(
         ServiceFailedError: a service failed; its cause is the reason.
     """
     layers.pack_with(Packing(config.compute.packed_bytes))
+    let_team_go()  # loading and packing computed here; from now on the data plane's thread does
     grants = Grants(config.limits, config.lanes)
     dtype = layers.spec.dtype.name.lower()
     costs = CostFile(cache_folder() / FOLDER, layers.spec.fingerprint, dtype, str(layers.device), threads.policy)

@@ -11,8 +11,8 @@ import typer
 
 from symbiosis_core import config as configuration
 from symbiosis_core import logs
+from symbiosis_core.openmp import bound_openmp
 from symbiosis_core.specs import DType
-from symbiosis_scheduler.openmp import bound_openmp
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_transports.address import default_address
 
