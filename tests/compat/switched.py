@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.exact_types import pass_for_linears
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
@@ -84,4 +85,5 @@ def lent_module(module: nn.Module) -> nn.Module:
         remote: Callable[[Tensor], Tensor] = (FrozenTable if kind is OpKind.EMBEDDING else FrozenLinear)(rows, op)
         make_remote(layer, path, remote, dtype, placeholders, lending)
     del alive
+    pass_for_linears()
     return module
