@@ -9,6 +9,8 @@ weights are not on the CPU, `staged` does the same at a distance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId
 from symbiosis_core.logs import event, get_logger
@@ -21,7 +23,7 @@ from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.rows import RowViews
-from symbiosis_scheduler.segment_plans import SegmentPlans
+from symbiosis_scheduler.segment_plans import Carrier, SegmentPlans
 from symbiosis_scheduler.staged import InPlace, Landing, Staged
 from symbiosis_scheduler.streams import Event, Streams
 from symbiosis_scheduler.threads import ThreadChoice
@@ -65,9 +67,10 @@ class Executor:
         self._streams = streams
         self._threads = threads
         self._views = RowViews()
-        self._in_place = not staged and layers.device.type == "cpu"
-        self._carrier = InPlace(self._views) if self._in_place else Staged(layers.device, self._views)
-        self._segments = SegmentPlans(self._views, self._carrier, Memo(memo_bytes), layers.table_rows)
+        self._staged = Staged(layers.device, self._views)
+        in_place = not staged and layers.device.type == "cpu"
+        self._carrier: Carrier = InPlace(self._views) if in_place else self._staged
+        self._segments = SegmentPlans(self._views, Memo(memo_bytes), layers.table_rows)
 
     def attach(self, channel: ServerChannel) -> None:
         """Plans may now hold parts of this client."""
@@ -89,8 +92,8 @@ class Executor:
         self._ops.append(program.spec)
         self._segments.learn(program)
 
-    def launch(self, plan: Plan, priority: int) -> Launched:
-        """Starts `plan` on the stream of that priority.
+    def launch(self, plan: Plan, priority: int, *, beside: bool = False) -> Launched:
+        """Starts `plan` on the stream of that priority; or, on a CPU, `beside` what is launched meanwhile.
 
         Never raises for what a client sent: its request fails with a code, the others' rows are computed. A
         failure of the computation itself fails the whole plan, is logged with its traceback, and the daemon
@@ -100,27 +103,72 @@ class Executor:
             DeviceLostError: no plan will ever be computed again.
         """
         launched = Launched(plan)
-        self._threads.use_for(plan.rows)
         try:
-            launched.event = self._streams.launch(priority, lambda: self._compute(launched))
+            if beside:  # the slots are only touched in this thread: a client may leave while its rows are computed
+                compute = self._prepared(launched, self._staged)
+                launched.event = self._streams.launch_beside(lambda: self._compute_beside(launched, compute))
+            else:
+                self._threads.use_for(plan.rows)
+                launched.event = self._streams.launch(priority, lambda: self._prepared(launched, self._carrier)())
         except (RuntimeError, MemoryError) as error:
-            log.exception(event("a plan failed", op=self._ops[plan.op].name, rows=plan.rows, error=type(error)))
-            launched.failed = dict.fromkeys((part.request for part in plan.parts), RefusalCode.FAILED)
+            self._fail(launched, error)
         return launched
 
-    def _compute(self, launched: Launched) -> None:
+    def finish(self, launched: Launched) -> None:
+        """Brings the answers of a plan that is done into the slots of those who are still there."""
+        if launched.landing is not None:
+            launched.landing.land()
+        for client in launched.plan.clients:
+            if client not in self._views:
+                self._segments.memo.forget(client)  # kept after it had left
+
+    def close(self) -> None:
+        """Ends what computes beside. Nothing is launched any more."""
+        self._streams.close()
+
+    def _compute_beside(self, launched: Launched, compute: Callable[[], None]) -> None:
+        self._threads.use_for(launched.plan.rows, beside=True)
+        try:
+            compute()
+        except (RuntimeError, MemoryError) as error:
+            self._fail(launched, error)
+
+    def _fail(self, launched: Launched, error: Exception) -> None:
         plan = launched.plan
-        op, parts = self._ops[plan.op], plan.parts
+        log.exception(event("a plan failed", op=self._ops[plan.op].name, rows=plan.rows, error=type(error)))
+        launched.failed = dict.fromkeys((part.request for part in plan.parts), RefusalCode.FAILED)
+
+    def _prepared(self, launched: Launched, carrier: Carrier) -> Callable[[], None]:
+        """Reads the rows; returns what computes them and brings the answers on their way."""
+        plan = launched.plan
+        op = self._ops[plan.op]
         if isinstance(op, SegmentSpec):
-            launched.landing = self._segments.compute(plan, op, launched.failed)
+            compute = self._segments.prepare(plan, op, carrier, launched.failed)
         elif op.kind is OpKind.EMBEDDING:
-            sound, ids = sound_ids(self._layers, self._views, plan, op, launched.failed)
-            if sound:
-                y_RO = self._layers.look_up(op, self._carrier.send(ids))
-                launched.landing = self._carrier.land([y_RO], sound, op)
-        elif self._in_place and len(parts) == 1:
-            (x_TD,), (y_TO,) = self._views.inputs(parts[0], op), self._views.outputs(parts[0], op)
-            self._layers.apply(op, plan.direction, x_TD, out=y_TO)
+            compute = self._look_up(launched, op, carrier)
         else:
-            x_RD = self._carrier.send([self._views.inputs(part, op)[0] for part in parts])
-            launched.landing = self._carrier.land([self._layers.apply(op, plan.direction, x_RD)], parts, op)
+            compute = self._product(plan, op, carrier)
+
+        def work() -> None:
+            launched.landing = compute()
+
+        return work
+
+    def _look_up(self, launched: Launched, op: OpSpec, carrier: Carrier) -> Callable[[], Landing | None]:
+        sound, ids = sound_ids(self._layers, self._views, launched.plan, op, launched.failed)
+        if not sound:
+            return lambda: None
+        ids_R1 = carrier.send(ids)
+        return lambda: carrier.land([self._layers.look_up(op, ids_R1)], sound, op)
+
+    def _product(self, plan: Plan, op: OpSpec, carrier: Carrier) -> Callable[[], Landing | None]:
+        parts = plan.parts
+        if isinstance(carrier, InPlace) and len(parts) == 1:
+            (x_TD,), (y_TO,) = self._views.inputs(parts[0], op), self._views.outputs(parts[0], op)
+
+            def in_place() -> None:
+                self._layers.apply(op, plan.direction, x_TD, out=y_TO)
+
+            return in_place
+        x_RD = carrier.send([self._views.inputs(part, op)[0] for part in parts])
+        return lambda: carrier.land([self._layers.apply(op, plan.direction, x_RD)], parts, op)

@@ -16,7 +16,7 @@ from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.policies import make_policy
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.state import SchedulerState
-from symbiosis_scheduler.streams import Event, Streams, open_streams, plans_in_flight
+from symbiosis_scheduler.streams import CpuStreams, Event, Streams, open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.inproc import TRANSPORT
 from symbiosis_transports.ports import ClientChannel, Listener
@@ -35,6 +35,7 @@ class Running:
         policy: Policy | None = None,
         streams: Streams | None = None,
         max_in_flight: int | None = None,
+        beside: bool = False,
     ) -> None:
         self.layers = layers
         self.grants = Grants(config.limits)
@@ -42,9 +43,14 @@ class Running:
         most = max_in_flight or plans_in_flight(layers.device)
 
         def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-            state = SchedulerState(layers.spec.ops, config, policy or make_policy(config), max_in_flight=most)
-            own = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
-            executor = Executor(layers, streams or own, ThreadChoice(1), staged=streams is not None)
+            chosen = policy or make_policy(config)
+            state = SchedulerState(layers.spec.ops, config, chosen, max_in_flight=most, beside=beside)
+            priorities = [lane.priority for lane in config.lanes.values()]
+            own = open_streams(layers.device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
+            if isinstance(streams, CpuStreams):
+                streams.ring = lambda: loop.call_soon_threadsafe(plane.wake)
+            staged = streams is not None and not isinstance(streams, CpuStreams)
+            executor = Executor(layers, streams or own, ThreadChoice(1), staged=staged)
             plane = DataPlane(loop, state, executor, self.grants, config)
             return plane, [TRANSPORT.listen(loop, endpoint, plane)]
 
@@ -63,6 +69,10 @@ class Running:
         plane = self.thread.plane
         asked = asyncio.run_coroutine_threadsafe(self.thread.call(lambda: question(plane)), self.loop)
         return asked.result(20)
+
+    def wait_failed(self) -> None:
+        """Returns when the data plane has failed: by raising what it failed of."""
+        asyncio.run_coroutine_threadsafe(self.thread.run(), self.loop).result(20)
 
     def stop(self) -> None:
         if self._home.is_alive():
@@ -92,8 +102,16 @@ class LateStreams:
         self.launched.release()
         return _LateEvent(self)
 
+    def launch_beside(self, work: Callable[[], None]) -> Event:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
 
 class _LateEvent:
+    rings = False
+
     def __init__(self, streams: LateStreams) -> None:
         self._streams = streams
 

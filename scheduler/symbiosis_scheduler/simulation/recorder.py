@@ -39,11 +39,12 @@ class Recorder:
         self._starts = state.known.travellers.starts
         self._began_us = self._asked_us = now_us
         self._ops: set[int] = set()
-        self._running: dict[Plan, tuple[int, int]] = {}
-        """When each plan began, and by how much later than it could have."""
+        self._running: dict[Plan, tuple[int, int, bool]] = {}
+        """When each plan began, by how much later than it could have, and whether beside."""
         self._could_us: int | None = None
         """Since when something waits that is not held."""
-        self._done_us = 0
+        self._done_us = {True: 0, False: 0}
+        """When the last plan beside was done, and the last of the others."""
         self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128]))
         self.dropped = 0
         """Records that were not fetched in time."""
@@ -91,18 +92,19 @@ class Recorder:
         lag_us = us - (us if self._could_us is None else self._could_us)
         for each in instructions:
             if isinstance(each, Run):
-                self._running[each.plan] = (us, lag_us)
+                self._running[each.plan] = (us, lag_us, each.beside)
             elif isinstance(each, Sleep):  # nothing waits, or it is held
                 self._could_us = None
 
     def _note_batch(self, plan: Plan, us: int) -> None:
         running = self._running.pop(plan, None)
         if running is not None:  # else it ran when the recording began
-            began_us, lag_us = running
-            took_us, clients = us - max(began_us, self._done_us), len(plan.clients)
+            began_us, lag_us, beside = running
+            took_us, clients = us - max(began_us, self._done_us[beside]), len(plan.clients)
+            self._done_us[beside] = us
             direction = Direction(plan.direction).value
             self._write(Kind.BATCH, us, plan.op, direction, plan.rows, took_us, clients, lag_us)
-        self._done_us = self._could_us = us
+        self._could_us = us
 
     def _write(self, kind: Kind, *fields: int | str | bool) -> None:
         if len(self._data) > _MOST_BYTES:
