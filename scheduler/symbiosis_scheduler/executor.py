@@ -14,6 +14,7 @@ from collections.abc import Callable
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId
 from symbiosis_core.logs import event, get_logger
+from symbiosis_core.openmp import let_team_go
 from symbiosis_core.segments import SegmentSpec
 from symbiosis_core.specs import OpKind, OpSpec
 from symbiosis_scheduler.layers import FrozenLayers
@@ -40,10 +41,11 @@ class Launched:
     A `landing` is to be landed when the event is done, before anything is answered.
     """
 
-    __slots__ = ("event", "failed", "landing", "plan")
+    __slots__ = ("beside", "event", "failed", "landing", "plan")
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, beside: bool) -> None:
         self.plan = plan
+        self.beside = beside
         self.failed: dict[Request, RefusalCode] = {}
         self.event: Event | None = None
         self.landing: Landing | None = None
@@ -71,6 +73,10 @@ class Executor:
         in_place = not staged and layers.device.type == "cpu"
         self._carrier: Carrier = InPlace(self._views) if in_place else self._staged
         self._segments = SegmentPlans(self._views, Memo(memo_bytes), layers.table_rows)
+        self._beside = 0
+        """Plans that are computed beside."""
+        self._team = False
+        """Whether this thread has OpenMP threads."""
 
     def attach(self, channel: ServerChannel) -> None:
         """Plans may now hold parts of this client."""
@@ -102,20 +108,37 @@ class Executor:
         Raises:
             DeviceLostError: no plan will ever be computed again.
         """
-        launched = Launched(plan)
+        launched = Launched(plan, beside=beside)
         try:
-            if beside:  # the slots are only touched in this thread: a client may leave while its rows are computed
-                compute = self._prepared(launched, self._staged)
-                launched.event = self._streams.launch_beside(lambda: self._compute_beside(launched, compute))
+            if beside:
+                self._launch_beside(launched)
             else:
-                self._threads.use_for(plan.rows)
+                self._team |= self._threads.use_for(plan.rows, company=self._beside > 0)
                 launched.event = self._streams.launch(priority, lambda: self._prepared(launched, self._carrier)())
         except (RuntimeError, MemoryError) as error:
             self._fail(launched, error)
         return launched
 
+    def _launch_beside(self, launched: Launched) -> None:
+        """Hands a plan to the other thread. Slots are only touched in this one: clients may leave meanwhile."""
+        self._beside += 1
+        if self._team:
+            let_team_go()  # else the other thread's team would sleep and wake at every operation
+            self._team = False
+        compute = self._prepared(launched, self._staged)
+
+        def work() -> None:
+            self._threads.use_for(launched.plan.rows, company=True)
+            try:
+                compute()
+            except (RuntimeError, MemoryError) as error:
+                self._fail(launched, error)
+
+        launched.event = self._streams.launch_beside(work)
+
     def finish(self, launched: Launched) -> None:
         """Brings the answers of a plan that is done into the slots of those who are still there."""
+        self._beside -= launched.beside
         if launched.landing is not None:
             launched.landing.land()
         for client in launched.plan.clients:
@@ -125,13 +148,6 @@ class Executor:
     def close(self) -> None:
         """Ends what computes beside. Nothing is launched any more."""
         self._streams.close()
-
-    def _compute_beside(self, launched: Launched, compute: Callable[[], None]) -> None:
-        self._threads.use_for(launched.plan.rows, beside=True)
-        try:
-            compute()
-        except (RuntimeError, MemoryError) as error:
-            self._fail(launched, error)
 
     def _fail(self, launched: Launched, error: Exception) -> None:
         plan = launched.plan

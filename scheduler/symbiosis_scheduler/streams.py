@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, Protocol
 
 import torch
@@ -120,8 +121,10 @@ class CpuStreams:
 
 
 def _be_nice() -> None:
-    """Gives this thread, and those of OpenMP that it will start, less weight."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE))
+    """Gives this thread, and those of OpenMP that it will start, less weight, where the system lets it."""
+    with suppress(OSError):
+        nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 class _Beside:

@@ -1,8 +1,8 @@
 """How many threads one matrix product gets, chosen by its size.
 
 A product of a few rows only reads the weights once and gains nothing from a second thread, while waking that
-thread costs more than the product and takes the core from a client. A product that is computed beside others gets
-one thread less than there are: where all cores are wanted, OpenMP's barriers wait for the thread that has none.
+thread costs more than the product and takes the core from a client. A product in company gets one thread less than
+there are: where all cores are wanted, OpenMP's barriers wait for the thread that has none.
 `torch.set_num_threads` itself was measured at 0.2 us, so it is called for every plan.
 """
 
@@ -37,9 +37,13 @@ class ThreadChoice:
         """Who gets how many threads, in words."""
         return f"1 below {MANY_ROWS} rows, else {self.most}"
 
-    def use_for(self, rows: int, *, beside: bool = False) -> None:
-        """Sets the number of threads of this thread's next product; `beside` others, it leaves them a core."""
-        wanted = max(1, self.most - beside) if rows >= MANY_ROWS else 1
+    def use_for(self, rows: int, *, company: bool = False) -> bool:
+        """Sets the number of threads of this thread's next product, and returns whether that is more than one.
+
+        In `company`, where another thread computes, too, it leaves that one a core.
+        """
+        wanted = max(1, self.most - company) if rows >= MANY_ROWS else 1
         if wanted != getattr(self._chosen, "threads", 0):
             torch.set_num_threads(wanted)
             self._chosen.threads = wanted
+        return wanted > 1

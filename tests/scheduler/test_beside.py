@@ -13,9 +13,13 @@ from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
+from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.plan import Part, Plan
 from symbiosis_scheduler.streams import CpuStreams, Event
+from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import ClientChannel
+from tests.scheduler import counter
 from tests.scheduler.running_plane import Running
 from tests.scheduler.tiny_models import lend, tiny
 
@@ -113,6 +117,16 @@ def test_who_leaves_meanwhile_is_forgotten_and_the_next_is_served(
         streams.go.set()
         torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
         assert given_up.exception(20) is not None
+
+
+def test_what_is_kept_for_a_client_that_has_left_meanwhile_is_forgotten(layers: FrozenLayers) -> None:
+    executor = Executor(layers, CpuStreams(), ThreadChoice(1), memo_bytes=1000)
+    gone = counter.request(5, "training")
+    executor.memo.keep((gone.client, gone.op, 1), 1, 0, {0: torch.ones(1, 4)}, whole=True)
+    assert executor.memo.bytes
+    plan = Plan(gone.op, gone.direction, (Part(gone, 0, 1),))
+    executor.finish(Launched(plan, beside=True))
+    assert not executor.memo.bytes
 
 
 def test_a_failure_of_the_daemon_there_ends_it_as_one_here_would(
