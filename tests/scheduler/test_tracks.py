@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig
-from symbiosis_scheduler.events import Adopt, PlanDone, Run, Turn
+from symbiosis_scheduler.events import Adopt, PlanDone, Run, Sleep, Turn
 from symbiosis_scheduler.fifo import Fifo
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.policy import LatencyFirst
@@ -115,7 +115,10 @@ def test_a_batch_beside_took_as_long_as_it_ran_whatever_was_done_meanwhile() -> 
 
 
 def test_a_hold_of_the_first_level_holds_nobody_below() -> None:
-    """Two that were answered together: the first to come back is held, and training runs meanwhile."""
+    """Two that were answered together: the first to come back is held, and training runs meanwhile.
+
+    Until when it is held is told by the next turn, which starts nothing.
+    """
     lanes = {"inference": LaneConfig(priority=0, max_hold_us=50_000), "training": LaneConfig(priority=9)}
     at = desk(DaemonConfig(lanes=lanes))
     for client in (1, 2):
@@ -130,6 +133,8 @@ def test_a_hold_of_the_first_level_holds_nobody_below() -> None:
     at.arrive(1, arrival(generation=2))
     at.arrive(3, arrival(op=1))
     assert [plan.clients for plan in at.turn()] == [{3}]
+    (sleep,) = at.tell(Turn(at.now_us))
+    assert isinstance(sleep, Sleep) and sleep.until_us is not None and sleep.until_us > at.now_us
 
 
 @settings(max_examples=60, deadline=None)

@@ -223,7 +223,8 @@ class World:
             self._answered(player, instruction, again=False)
 
     def _turn(self, device: Device) -> None:
-        for instruction in device.state.handle(Turn(self.now_us)):
+        instructions = device.state.handle(Turn(self.now_us))
+        for instruction in instructions:
             if isinstance(instruction, Run):
                 plan = instruction.plan
                 if not instruction.beside:
@@ -232,6 +233,8 @@ class World:
                 self._put(self.now_us + max(1, round(drawn_us)), _DONE, _Ran(device, plan))
             elif isinstance(instruction, Sleep) and instruction.until_us is not None:
                 self._look(device, max(instruction.until_us, self.now_us + 1))
+        if device.running is None and any(isinstance(each, Run) for each in instructions):
+            self._turn(device)  # as the data plane does: only a turn that starts nothing says until when to sleep
 
     def _look(self, device: Device, us: int) -> None:
         if device.looks_us < 0 or us < device.looks_us:
