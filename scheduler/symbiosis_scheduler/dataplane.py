@@ -252,7 +252,7 @@ class DataPlane:
         self._gather()
         self._finish()
         running = len(self._underway)
-        if not self.state.idle:
+        if not self.state.idle or self._recording is not None:  # a recording is told that nothing waits
             self._tell(Turn(monotonic_us()))
         started = len(self._underway) > running
         if started or any(launched.event and not launched.event.rings for launched in self._underway):

@@ -192,7 +192,8 @@ def test_who_asks_while_a_batch_runs_beside_is_seen_when_it_asks() -> None:
     desk.now_us = 1700
     desk.done(training)
     desk.now_us = 1720
-    desk.done(*desk.turn())
+    (last,) = desk.turn()
+    desk.done(last)
     told = list(records(recorder.take(3000)))
     batches = [record for record in told if record[0] in (Kind.BATCH, Kind.BESIDE)]
     assert batches == [
