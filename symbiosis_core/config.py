@@ -140,6 +140,10 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Second copies of weights in the order in which the processor multiplies few rows fastest: tokens come out of
     a bfloat16 base in half the time. Made at their first use, in the order of use, as far as the bytes last. 0:
     none. The default holds all of a model of 140 million parameters."""
+    beside: bool = True
+    """On a CPU, under a policy of strict lanes (`latency_first`): whether lanes below the first are computed by a
+    thread of their own, of less weight, so that rows of the first lane need not wait until a batch of theirs ends.
+    False, and with `batching.exact`: one batch after the other."""
     spin_us: Annotated[int, Meta(ge=0, le=10_000)] = 20
     """How long the idle daemon looks for new requests, yielding, before it sleeps. 0: sleep at once."""
 

@@ -71,8 +71,12 @@ async def serve(
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
         most = plans_in_flight(layers.device)
-        state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=most, costs=costs.load())
-        streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
+        beside = layers.device.type == "cpu" and config.compute.beside
+        state = SchedulerState(
+            layers.spec.ops, config, policy, max_in_flight=most, beside=beside, costs=costs.load()
+        )
+        priorities = [lane.priority for lane in config.lanes.values()]
+        streams = open_streams(layers.device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
         plane = DataPlane(loop, state, executor, grants, config, layers.lent)
         doors = [

@@ -1,6 +1,7 @@
 """The data plane: one thread that owns a loop, all data sockets and the compute.
 
-It sees a request, decides, computes and answers without handing anything to another thread. One turn:
+It sees a request, decides, computes and answers without handing anything to another thread, except for rows that
+are computed beside (see `streams`). One turn:
 
     take what every channel has -> tell the state -> publish what is done -> decide -> compute -> again
 
@@ -134,11 +135,11 @@ class DataPlane:
         self._executor.attach(channel)
         self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user))
         log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
-        self._wake()
+        self.wake()
 
     def ready(self, channel: ServerChannel) -> None:
         """See `Host.ready`."""
-        self._wake()
+        self.wake()
 
     def gone(self, channel: ServerChannel, reason: str) -> None:
         """See `Host.gone`."""
@@ -149,7 +150,7 @@ class DataPlane:
             self._to_ring.discard(channel)
             self._tell(ClientLeft(channel.client))
             log.info(event("client left", client=channel.client, name=seat.tenant.name, reason=reason))
-            self._wake()
+            self.wake()
 
     # -- what the service calls ------------------------------------------------------------------------------
 
@@ -158,7 +159,7 @@ class DataPlane:
         if self._draining is None:
             self._draining = self._loop.create_future()
             self._tell(Drain())
-            self._wake()
+            self.wake()
         return self._draining
 
     def learn(self, program: Program) -> None:
@@ -186,7 +187,7 @@ class DataPlane:
             name: self._stream_priorities[min(order.index(lane.priority), last)]
             for name, lane in config.lanes.items()
         }
-        self._wake()
+        self.wake()
 
     def take_trace(self, wanted: TakeTrace, model: str, now_us: int) -> TraceTaken:
         """Returns what was recorded since the last time; begins and ends recordings.
@@ -230,9 +231,14 @@ class DataPlane:
         """Whether nothing new is taken."""
         return self._draining is not None
 
+    def close(self) -> None:
+        """Ends what computes beside. No turn follows."""
+        self._executor.close()
+
     # -- the turn --------------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Something has happened that a turn should see."""
         if not self._awake:
             self._awake = True
             for seat in self.seats.values():
@@ -246,12 +252,13 @@ class DataPlane:
         self._gather()
         self._finish()
         running = len(self._underway)
-        if not self.state.idle:
+        if not self.state.idle or self._recording is not None:  # a recording is told that nothing waits
             self._tell(Turn(monotonic_us()))
-        if self._underway:
-            if len(self._underway) == running:
+        started = len(self._underway) > running
+        if started or any(launched.event and not launched.event.rings for launched in self._underway):
+            if not started:
                 # A device is at work and nothing more can be started: no event of torch wakes a loop, so look
-                # again, but let others have the core. Never so on a CPU, where nothing is left running.
+                # again, but let others have the core. Never so on a CPU.
                 os.sched_yield()
             self._finish()  # on a CPU it is done: who waits for it need not wait for the loop, too
             self._loop.call_soon(self._turn)
@@ -280,8 +287,7 @@ class DataPlane:
         for launched in list(self._underway):
             if launched.event is None or launched.event.done():
                 self._underway.remove(launched)
-                if launched.landing is not None:
-                    launched.landing.land()
+                self._executor.finish(launched)
                 self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed))
         self._ring()
 
@@ -322,7 +328,8 @@ class DataPlane:
 
     def _run(self, instruction: Run) -> None:
         plan = instruction.plan
-        self._underway.append(self._executor.launch(plan, self._priorities[plan.lead.lane]))
+        priority = self._priorities[plan.lead.lane]
+        self._underway.append(self._executor.launch(plan, priority, beside=instruction.beside))
 
     def _answer(self, answer: Answer) -> None:
         seat = self.seats.get(answer.client)
@@ -351,7 +358,7 @@ class DataPlane:
     def _sleep(self, sleep: Sleep) -> None:
         if sleep.until_us is not None:
             delay_s = max(0.0, (sleep.until_us - monotonic_us()) / 1e6)
-            self._alarm = self._loop.call_later(delay_s, self._wake)
+            self._alarm = self._loop.call_later(delay_s, self.wake)
 
 
 _CARRY_OUT: Final[Mapping[type[Instruction], Callable[[DataPlane, Any], None]]] = {

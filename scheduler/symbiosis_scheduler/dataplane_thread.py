@@ -87,12 +87,13 @@ class DataPlaneThread:
             listener.close()
         if self._broken:  # there is no turn any more that could drain
             self.plane.hang_up("it failed; its log has the traceback")
-            return
-        try:
-            await asyncio.wait_for(self.plane.drain(), self._drain_s)
-        except TimeoutError:
-            log.warning(event("stopping with requests unanswered", drained_s=self._drain_s))
-        self.plane.hang_up("it was stopped")
+        else:
+            try:
+                await asyncio.wait_for(self.plane.drain(), self._drain_s)
+            except TimeoutError:
+                log.warning(event("stopping with requests unanswered", drained_s=self._drain_s))
+            self.plane.hang_up("it was stopped")
+        self.plane.close()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -10,6 +10,7 @@ all can: then everybody is late by about the same. Priorities decide between equ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Final
 
 from symbiosis_core.config import DaemonConfig
@@ -34,26 +35,37 @@ class Deadline:
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows
         self._exact = config.batching.exact
+        self._targets = {
+            name: (
+                lane.first_token_us or lane.token_us,
+                lane.token_us or lane.first_token_us,
+                lane.max_wait_us or _NEVER_US,
+            )
+            for name, lane in config.lanes.items()
+        }
+        """Of every lane: for a first token, for any other, and for a request where there are no such targets."""
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the batch whose lead is due first of those that are not better held."""
         heads = [head for level in queues.levels for head in level.heads()]
         if not heads:
             return None
-        heads.sort(key=lambda head: _due_us(head, queues, known))
+        heads.sort(key=self._due(known))
         heads = [head for head in heads if head.lane == heads[0].lane]  # while one is held no other lane goes
         if self._exact:
             return batch(heads[0], queues, self._max_rows, exact=True)
         lead, until_us = first_ready(heads, queues, known, now_us, self._max_rows)
         return Hold(until_us) if lead is None else batch(lead, queues, self._max_rows)
 
+    def _due(self, known: Known) -> Callable[[Request], int]:
+        """Returns what says when a request is due."""
+        targets, travellers = self._targets, known.travellers.all
 
-def _due_us(request: Request, queues: Queues, known: Known) -> int:
-    lane = queues.lane(request.lane).config
-    traveller = known.travellers.all.get(request.client)
-    if traveller is not None and traveller.started_us >= 0:
-        targets = (lane.first_token_us, lane.token_us)
-        target_us = max(targets) if not all(targets) else targets[not traveller.first_token]
-        if target_us:
-            return traveller.started_us + target_us
-    return request.arrived_us + lane.max_wait_us if lane.max_wait_us else _NEVER_US
+        def due_us(request: Request) -> int:
+            first_token_us, token_us, max_wait_us = targets[request.lane]
+            traveller = travellers.get(request.client)
+            if token_us and traveller is not None and traveller.started_us >= 0:
+                return traveller.started_us + (first_token_us if traveller.first_token else token_us)
+            return request.arrived_us + max_wait_us
+
+        return due_us

@@ -87,6 +87,8 @@ class Run(msgspec.Struct, frozen=True):
     """Compute this plan and tell with `PlanDone`."""
 
     plan: Plan
+    beside: bool = False
+    """Whether it is computed beside what the first lanes ask for meanwhile."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

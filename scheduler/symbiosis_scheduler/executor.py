@@ -9,9 +9,12 @@ weights are not on the CPU, `staged` does the same at a distance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId
 from symbiosis_core.logs import event, get_logger
+from symbiosis_core.openmp import let_team_go
 from symbiosis_core.segments import SegmentSpec
 from symbiosis_core.specs import OpKind, OpSpec
 from symbiosis_scheduler.layers import FrozenLayers
@@ -21,7 +24,7 @@ from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.rows import RowViews
-from symbiosis_scheduler.segment_plans import SegmentPlans
+from symbiosis_scheduler.segment_plans import Carrier, SegmentPlans
 from symbiosis_scheduler.staged import InPlace, Landing, Staged
 from symbiosis_scheduler.streams import Event, Streams
 from symbiosis_scheduler.threads import ThreadChoice
@@ -38,10 +41,11 @@ class Launched:
     A `landing` is to be landed when the event is done, before anything is answered.
     """
 
-    __slots__ = ("event", "failed", "landing", "plan")
+    __slots__ = ("beside", "event", "failed", "landing", "plan")
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, beside: bool) -> None:
         self.plan = plan
+        self.beside = beside
         self.failed: dict[Request, RefusalCode] = {}
         self.event: Event | None = None
         self.landing: Landing | None = None
@@ -65,9 +69,14 @@ class Executor:
         self._streams = streams
         self._threads = threads
         self._views = RowViews()
-        self._in_place = not staged and layers.device.type == "cpu"
-        self._carrier = InPlace(self._views) if self._in_place else Staged(layers.device, self._views)
-        self._segments = SegmentPlans(self._views, self._carrier, Memo(memo_bytes), layers.table_rows)
+        self._staged = Staged(layers.device, self._views)
+        in_place = not staged and layers.device.type == "cpu"
+        self._carrier: Carrier = InPlace(self._views) if in_place else self._staged
+        self._segments = SegmentPlans(self._views, Memo(memo_bytes), layers.table_rows)
+        self._beside = 0
+        """Plans that are computed beside."""
+        self._team = False
+        """Whether this thread has OpenMP threads."""
 
     def attach(self, channel: ServerChannel) -> None:
         """Plans may now hold parts of this client."""
@@ -89,8 +98,8 @@ class Executor:
         self._ops.append(program.spec)
         self._segments.learn(program)
 
-    def launch(self, plan: Plan, priority: int) -> Launched:
-        """Starts `plan` on the stream of that priority.
+    def launch(self, plan: Plan, priority: int, *, beside: bool = False) -> Launched:
+        """Starts `plan` on the stream of that priority; or, on a CPU, `beside` what is launched meanwhile.
 
         Never raises for what a client sent: its request fails with a code, the others' rows are computed. A
         failure of the computation itself fails the whole plan, is logged with its traceback, and the daemon
@@ -99,32 +108,87 @@ class Executor:
         Raises:
             DeviceLostError: no plan will ever be computed again.
         """
-        launched = Launched(plan)
-        self._threads.use_for(plan.rows)
+        launched = Launched(plan, beside=beside)
         try:
-            launched.event = self._streams.launch(priority, lambda: self._compute(launched))
+            if beside:
+                self._launch_beside(launched)
+            else:
+                self._team |= self._threads.use_for(plan.rows, company=self._beside > 0)
+                launched.event = self._streams.launch(priority, lambda: self._compute(launched))
         except (RuntimeError, MemoryError) as error:
-            log.exception(event("a plan failed", op=self._ops[plan.op].name, rows=plan.rows, error=type(error)))
-            launched.failed = dict.fromkeys((part.request for part in plan.parts), RefusalCode.FAILED)
+            self._fail(launched, error)
         return launched
 
     def _compute(self, launched: Launched) -> None:
-        self._queue(launched)
+        self._prepared(launched, self._carrier)()
         self._views.computed(launched.plan.parts)
 
-    def _queue(self, launched: Launched) -> None:
+    def _launch_beside(self, launched: Launched) -> None:
+        """Hands a plan to the other thread. Slots are only touched in this one: clients may leave meanwhile."""
+        self._beside += 1
+        if self._team:
+            let_team_go()  # else the other thread's team would sleep and wake at every operation
+            self._team = False
+        compute = self._prepared(launched, self._staged)
+
+        def work() -> None:
+            self._threads.use_for(launched.plan.rows, company=True)
+            try:
+                compute()
+            except (RuntimeError, MemoryError) as error:
+                self._fail(launched, error)
+
+        launched.event = self._streams.launch_beside(work)
+
+    def finish(self, launched: Launched) -> None:
+        """Brings the answers of a plan that is done into the slots of those who are still there."""
+        self._beside -= launched.beside
+        if launched.landing is not None:
+            launched.landing.land()
+        for client in launched.plan.clients:
+            if client not in self._views:
+                self._segments.memo.forget(client)  # kept after it had left
+
+    def close(self) -> None:
+        """Ends what computes beside. Nothing is launched any more."""
+        self._streams.close()
+
+    def _fail(self, launched: Launched, error: Exception) -> None:
         plan = launched.plan
-        op, parts = self._ops[plan.op], plan.parts
+        log.exception(event("a plan failed", op=self._ops[plan.op].name, rows=plan.rows, error=type(error)))
+        launched.failed = dict.fromkeys((part.request for part in plan.parts), RefusalCode.FAILED)
+
+    def _prepared(self, launched: Launched, carrier: Carrier) -> Callable[[], None]:
+        """Reads the rows; returns what computes them and brings the answers on their way."""
+        plan = launched.plan
+        op = self._ops[plan.op]
         if isinstance(op, SegmentSpec):
-            launched.landing = self._segments.compute(plan, op, launched.failed)
+            compute = self._segments.prepare(plan, op, carrier, launched.failed)
         elif op.kind is OpKind.EMBEDDING:
-            sound, ids = sound_ids(self._layers, self._views, plan, op, launched.failed)
-            if sound:
-                y_RO = self._layers.look_up(op, self._carrier.send(ids))
-                launched.landing = self._carrier.land([y_RO], sound, op)
-        elif self._in_place and len(parts) == 1:
-            (x_TD,), (y_TO,) = self._views.inputs(parts[0], op), self._views.outputs(parts[0], op)
-            self._layers.apply(op, plan.direction, x_TD, out=y_TO)
+            compute = self._look_up(launched, op, carrier)
         else:
-            x_RD = self._carrier.send([self._views.inputs(part, op)[0] for part in parts])
-            launched.landing = self._carrier.land([self._layers.apply(op, plan.direction, x_RD)], parts, op)
+            compute = self._product(plan, op, carrier)
+
+        def work() -> None:
+            launched.landing = compute()
+
+        return work
+
+    def _look_up(self, launched: Launched, op: OpSpec, carrier: Carrier) -> Callable[[], Landing | None]:
+        sound, ids = sound_ids(self._layers, self._views, launched.plan, op, launched.failed)
+        if not sound:
+            return lambda: None
+        ids_R1 = carrier.send(ids)
+        return lambda: carrier.land([self._layers.look_up(op, ids_R1)], sound, op)
+
+    def _product(self, plan: Plan, op: OpSpec, carrier: Carrier) -> Callable[[], Landing | None]:
+        parts = plan.parts
+        if isinstance(carrier, InPlace) and len(parts) == 1:
+            (x_TD,), (y_TO,) = self._views.inputs(parts[0], op), self._views.outputs(parts[0], op)
+
+            def in_place() -> None:
+                self._layers.apply(op, plan.direction, x_TD, out=y_TO)
+
+            return in_place
+        x_RD = carrier.send([self._views.inputs(part, op)[0] for part in parts])
+        return lambda: carrier.land([self._layers.apply(op, plan.direction, x_RD)], parts, op)

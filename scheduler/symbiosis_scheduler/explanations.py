@@ -76,7 +76,10 @@ def _latency_first(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
     lanes = _by_priority(config)
     order = ", then ".join(name for name, _ in lanes)
     said = [f"Lanes go strictly in this order: {order}. Clients of equal priority take turns."]
-    first = lanes[0][1].priority
+    first, *lower = sorted({lane.priority for _, lane in lanes})
+    second = lower[0] if lower else first
+    if lower and _beside(config):
+        said.append("On a CPU all others are computed beside the first, and share its cores with less weight.")
     for name, lane in lanes:
         if lane.priority > first:
             aged = (
@@ -84,7 +87,10 @@ def _latency_first(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
                 if lane.max_wait_us
                 else "it may starve"
             )
-            said.append(f"A request of {name} waits for all lanes before it; {aged}.")
+            if not _beside(config):
+                said.append(f"A request of {name} waits for all lanes before it; {aged}.")
+            elif lane.priority > second:
+                said.append(f"A request of {name} waits for all lanes before it but the first; {aged}.")
         if lane.max_hold_us and not config.batching.exact:
             said.append(f"A request of {name} may be held {_time(lane.max_hold_us)} for others, where it pays.")
     delays = []
@@ -94,11 +100,18 @@ def _latency_first(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
     return Explanation(tuple(said), tuple(delays))
 
 
+def _beside(config: DaemonConfig) -> bool:
+    return config.compute.beside and not config.batching.exact
+
+
 def _strict(
     config: DaemonConfig, name: str, lane: LaneConfig, other: str, behind: LaneConfig, longest_us: LongestUs
 ) -> Delay:
     rows = _chunk(config, behind)
     chunk_us = longest_us(rows)
+    first = min(each.priority for each in config.lanes.values())
+    if _beside(config) and (lane.priority == first) is not (behind.priority == first):
+        return Delay(name, other, "no batch: on a CPU they share the cores", None)
     if behind.priority > lane.priority:
         return Delay(name, other, f"one batch of {rows} rows", chunk_us)
     if behind.priority == lane.priority:

@@ -1,11 +1,12 @@
 """What is kept of forwards for their backwards: values that cost a matrix product, within a budget.
 
 A memo changes no result. It is used once, and lost when the budget is needed for newer ones, when its client
-leaves, or with the daemon; the backward then computes again what it lacks.
+leaves, or with the daemon; the backward then computes again what it lacks. Threads may share it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -33,6 +34,7 @@ class Memo:
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes: Final = budget_bytes
         self._kept: OrderedDict[MemoKey, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
         self.bytes = 0
         """Bytes that are held now."""
         self.hits = 0
@@ -47,10 +49,11 @@ class Memo:
 
         `whole` says that the tensors hold nothing else, so that they may be kept themselves.
         """
-        found = self._kept.get(key)
-        if found is None or found.rows != rows or start == 0:
-            self._drop(key)
-            found = self._make_room(key, rows, values, whole=whole)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None or found.rows != rows or start == 0:
+                self._drop(key)
+                found = self._make_room(key, rows, values, whole=whole)
         if found is not None:
             for value, tensor in values.items():
                 mine = found.values[value]
@@ -78,19 +81,21 @@ class Memo:
 
     def find(self, key: MemoKey, rows: int, *, last: bool) -> Mapping[int, Tensor] | None:
         """Returns what was kept of a forward of that many rows; None if it is lost. `last`: and forgets it."""
-        found = self._kept.get(key)
-        if found is None or found.rows != rows:
-            self.misses += 1
-            return None
-        self.hits += 1
-        if last:
-            self._drop(key)
-        return found.values
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None or found.rows != rows:
+                self.misses += 1
+                return None
+            self.hits += 1
+            if last:
+                self._drop(key)
+            return found.values
 
     def forget(self, client: ClientId) -> None:
         """Forgets everything of a client."""
-        for key in [key for key in self._kept if key[0] == client]:
-            self._drop(key)
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == client]:
+                self._drop(key)
 
     def _drop(self, key: MemoKey) -> None:
         found = self._kept.pop(key, None)

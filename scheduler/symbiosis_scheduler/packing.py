@@ -11,6 +11,7 @@ R is rows of a batch, D width in, O width out.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ class Packing:
 
     def __init__(self, budget_bytes: int) -> None:
         self._left_bytes = budget_bytes
+        self._lock = threading.Lock()  # layers are first used by several threads
         self.packed_bytes = 0
         """What the copies made so far take."""
 
@@ -50,6 +52,10 @@ class Packing:
         That is when the budget is spent, where this torch or processor packs nothing, and where a trial of random
         rows does not give the bits of `plain`, as with float32, whose sums depend on their order.
         """
+        with self._lock:
+            return self._pack(weight_OD, bias_O, plain)
+
+    def _pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
         if weight_OD.nbytes > self._left_bytes or weight_OD.device.type != "cpu":
             return None
         try:

@@ -19,6 +19,8 @@
    `convoys`. Meanwhile another client of the level may lead, but no lower lane: a batch of training rows takes
    longer than a hold. An aged request is never held.
 5. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request.
+6. *Beside.* Where the lower levels are computed beside the first (see `tracks`), all this holds among them, and
+   the first level neither waits for them nor shares a batch with them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_scheduler.filling import first_ready
+from symbiosis_scheduler.filling import first_ready, take_along
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.queues import Lane, Level, Queues
@@ -41,8 +43,10 @@ class Policy(Protocol):
 
     A policy may remember what it decided, but reads no clock and changes neither queues nor what is known.
 
-    Two attributes of its class may say more of it, and need not be there: `reads`, the keys of a lane that it
-    obeys (`symbiosis policy check` warns of others), and `explain(config, longest_us)`, see `explanations`.
+    Three attributes of its class may say more of it, and need not be there: `reads`, the keys of a lane that it
+    obeys (`symbiosis policy check` warns of others); `explain(config, longest_us)`, see `explanations`; and
+    `beside`, true where lower levels may be computed beside the first: it is then asked for each by itself, with
+    queues that have no others (see `tracks`).
     """
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
@@ -57,20 +61,23 @@ class LatencyFirst:
     """Lanes by priority, with ageing, chunks and riders; the module's docstring has the rules."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"priority", "chunk_rows", "max_wait_us", "max_hold_us"})
+    beside: ClassVar[bool] = True
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows
         self._exact = config.batching.exact
-        self._delayed = [0] * len({lane.priority for lane in config.lanes.values()})
+        ranks = len({lane.priority for lane in config.lanes.values()})
+        self._delayed = [0] * ranks
         """By rank: up to this ticket, requests of the level have had to wait for rows of a lower level."""
-        self._lowest_rank = 0
-        """Of the last plan's rows."""
+        self._lowest_rank = list(range(ranks))
+        """Of the rows of the last plan, by the first level that was to be planned; see `tracks`."""
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the next batch; None only if nothing waits."""
-        for rank in range(self._lowest_rank):
+        top = queues.levels[0].rank
+        for rank in range(top, self._lowest_rank[top]):
             self._delayed[rank] = queues.tickets
-        self._lowest_rank = 0
+        self._lowest_rank[top] = top
         for first in queues.levels:
             if first.turns:
                 break
@@ -86,8 +93,10 @@ class LatencyFirst:
             if lead is None:
                 return Hold(until_us)
         level = queues.lane(lead.lane).level
-        self._lowest_rank = level.rank
-        parts = [Part(lead, 0, lead.rows)] if self._exact else self._fill(lead, level, queues)
+        parts, lowest = (
+            ([Part(lead, 0, lead.rows)], level.rank) if self._exact else self._fill(lead, level, queues)
+        )
+        self._lowest_rank[top] = lowest
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
     def _aged(self, now_us: int, levels: Iterable[Level], first: Level) -> Request | None:
@@ -130,40 +139,30 @@ class LatencyFirst:
                     return True
         return False
 
-    def _fill(self, lead: Request, own: Level, queues: Queues) -> list[Part]:
-        """Returns the next chunk of `lead`, which waits in `own`, and everything that may ride with it."""
-        key = (lead.op, lead.direction)
+    def _fill(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int]:
+        """Returns the next chunk of `lead`, which waits in `own`, and its riders; and the lowest rank of them."""
+        key, lowest = (lead.op, lead.direction), own.rank
+        above = own.rank - queues.levels[0].rank
         budgets = {lane.name: lane.config.chunk_rows for lane in queues.lanes}
         start = own.cells[key][lead]
         rows = min(lead.rows - start, budgets[lead.lane], self._max_rows)
-        if own.rank and any(key in above.cells for above in queues.levels[: own.rank]):
+        if any(key in level.cells for level in queues.levels[:above]):
             # An aged lead with large chunks leaves half of the batch to those who otherwise go first.
             rows = min(rows, (self._max_rows + 1) // 2)
         parts = [Part(lead, start, start + rows)]
         room = self._max_rows - rows
         budgets[lead.lane] -= rows
-        for level in queues.levels:
+        for position, level in enumerate(queues.levels):
             cell = level.cells.get(key)
             if cell is None or not room:
                 continue
-            if any(self._has_delayed(above, parts) for above in queues.levels[: level.rank]):
+            if any(self._has_delayed(upper, parts) for upper in queues.levels[:position]):
                 break  # rule 3
             before = room
-            for request, start in cell.items():  # the hot loop: 64 riders are nothing special
-                rows, budget = request.rows - start, budgets[request.lane]
-                if rows > budget:
-                    rows = budget
-                if rows > room:
-                    rows = room
-                if rows and request is not lead:
-                    parts.append(Part(request, start, start + rows))
-                    budgets[request.lane] = budget - rows
-                    room -= rows
-                    if not room:
-                        break
-            if room != before and level.rank > self._lowest_rank:
-                self._lowest_rank = level.rank
-        return parts
+            room = take_along(cell, lead, parts, budgets, room)
+            if room != before:
+                lowest = max(lowest, level.rank)
+        return parts, lowest
 
 
 def _is_aged(request: Request, lane: Lane, now_us: int) -> bool:

@@ -80,10 +80,19 @@ class Level:
             yield next(iter(requests))
 
 
+class _Tickets:
+    """Numbers requests."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = 0
+
+
 class Queues:
     """Everything that waits. No iterator taken from here survives a change."""
 
-    __slots__ = ("_lanes", "lanes", "levels", "tickets")
+    __slots__ = ("_lanes", "_tickets", "lanes", "levels")
 
     def __init__(self, lanes: Mapping[str, LaneConfig]) -> None:
         priorities = sorted({config.priority for config in lanes.values()})
@@ -96,8 +105,7 @@ class Queues:
             level.lanes = tuple(lane for lane in self._lanes.values() if lane.level is level)
         self.lanes = tuple(lane for level in self.levels for lane in level.lanes)
         """By priority; equal ones in the order of the configuration."""
-        self.tickets = 0
-        """The ticket of the newest request: how many there have ever been."""
+        self._tickets = _Tickets()
 
     def __repr__(self) -> str:
         return f"<Queues {len(self)} requests, {self.rows} rows>"
@@ -109,6 +117,19 @@ class Queues:
     def rows(self) -> int:
         """Rows that wait, in all lanes."""
         return sum([lane.rows for lane in self.lanes])
+
+    @property
+    def tickets(self) -> int:
+        """The ticket of the newest request: how many there have ever been."""
+        return self._tickets.last
+
+    def part(self, start: int, stop: int | None = None) -> Queues:
+        """Returns these very queues, seen from the levels `start` to `stop` (exclusive) alone."""
+        part = object.__new__(Queues)
+        part._lanes, part._tickets = self._lanes, self._tickets
+        part.levels = self.levels[start:stop]
+        part.lanes = tuple(lane for level in part.levels for lane in level.lanes)
+        return part
 
     def lane(self, name: str) -> Lane:
         """Returns the lane of that name. Raises KeyError where there is none."""
@@ -137,8 +158,8 @@ class Queues:
         """Adds a request behind everything that waits. So many of its rows have been taken already."""
         lane = self._lanes[request.lane]
         level = lane.level
-        self.tickets += 1
-        lane.waiting[request] = self.tickets
+        self._tickets.last += 1
+        lane.waiting[request] = self._tickets.last
         lane.rows += request.rows - taken
         key = (request.op, request.direction)
         cell = level.cells.get(key)
@@ -165,7 +186,7 @@ class Queues:
         if next(iter(level.turns[request.client])) is request:
             level.turns.move_to_end(request.client)
         if part.stop == request.rows:
-            self._forget(request)
+            self._forget(request, lane, cell)
         else:
             lane.rows -= part.stop - part.start
             cell[request] = part.stop
@@ -173,14 +194,15 @@ class Queues:
 
     def discard(self, request: Request) -> None:
         """Removes what is left of a request. Nothing happens if it does not wait."""
-        if request in self._lanes[request.lane].waiting:
-            self._forget(request)
+        lane = self._lanes[request.lane]
+        if request in lane.waiting:
+            self._forget(request, lane, lane.level.cells[request.op, request.direction])
 
     def remove(self, client: ClientId) -> int:
         """Removes everything of a client and returns how many requests that were."""
         removed = [request for level in self.levels for request in level.turns.get(client, ())]
         for request in removed:
-            self._forget(request)
+            self.discard(request)
         return len(removed)
 
     def moved_to(self, lanes: Mapping[str, LaneConfig]) -> Queues:
@@ -215,15 +237,12 @@ class Queues:
             assert lane.rows == sum(request.rows - self.taken(request) for request in lane.waiting)
             assert all(0 <= self.taken(request) < request.rows for request in lane.waiting)
 
-    def _forget(self, request: Request) -> None:
-        lane = self._lanes[request.lane]
+    def _forget(self, request: Request, lane: Lane, cell: Cell) -> None:
         level = lane.level
         del lane.waiting[request]
-        key = (request.op, request.direction)
-        cell = level.cells[key]
         lane.rows -= request.rows - cell.pop(request)
         if not cell:
-            del level.cells[key]
+            del level.cells[request.op, request.direction]
         own = level.turns[request.client]
         del own[request]
         if not own:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import torch
@@ -35,10 +35,9 @@ class Carrier(Protocol):
 class SegmentPlans:
     """The programs of all learned segments, and how plans of them are computed."""
 
-    def __init__(self, views: RowViews, carrier: Carrier, memo: Memo, tables: dict[int, int]) -> None:
+    def __init__(self, views: RowViews, memo: Memo, tables: dict[int, int]) -> None:
         self.memo: Final = memo
         self._views = views
-        self._carrier = carrier
         self._tables = tables
         self._programs: dict[OpId, Program] = {}
 
@@ -46,20 +45,22 @@ class SegmentPlans:
         """From now on plans may be of this segment."""
         self._programs[program.spec.id] = program
 
-    def compute(self, plan: Plan, op: SegmentSpec, failed: dict[Request, RefusalCode]) -> Landing | None:
-        """Computes the plan; requests with bad token ids are noted in `failed`."""
+    def prepare(
+        self, plan: Plan, op: SegmentSpec, carrier: Carrier, failed: dict[Request, RefusalCode]
+    ) -> Callable[[], Landing | None]:
+        """Reads the rows; returns what computes them, in any thread, and answers what is left to be landed.
+
+        Requests with bad token ids are noted in `failed`.
+        """
         program = self._programs[plan.op]
-        parts, planes = self._gather(plan, program, failed)
+        parts, planes = self._gather(plan, program, carrier, failed)
         if not parts:
-            return None
-        if plan.direction is Direction.FORWARD:
-            ys = self._forward(program, parts, planes)
-        else:
-            ys = self._backward(program, parts, planes)
-        return self._carrier.land(ys, parts, op)
+            return lambda: None
+        way = self._forward if plan.direction is Direction.FORWARD else self._backward
+        return lambda: carrier.land(way(program, parts, planes), parts, op)
 
     def _gather(
-        self, plan: Plan, program: Program, failed: dict[Request, RefusalCode]
+        self, plan: Plan, program: Program, carrier: Carrier, failed: dict[Request, RefusalCode]
     ) -> tuple[list[Part], list[Tensor]]:
         """Returns the sound parts, and their rows one under the other, per plane.
 
@@ -81,7 +82,7 @@ class SegmentPlans:
                     continue
             sound.append(part)
             rows.append(views)
-        return sound, [self._carrier.send(list(pieces)) for pieces in zip(*rows, strict=True)]
+        return sound, [carrier.send(list(pieces)) for pieces in zip(*rows, strict=True)]
 
     def _forward(self, program: Program, parts: list[Part], planes: list[Tensor]) -> list[Tensor]:
         remembered = bool(program.saved) and any(part.request.memo for part in parts)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from symbiosis_core.config import DaemonConfig
@@ -56,6 +57,7 @@ from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.quotas import Quotas, Reached
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.statistics import ClientStatistics, SchedulerStatistics
+from symbiosis_scheduler.tracks import Track, tracks_over
 from symbiosis_transports.calls import Call
 
 __all__ = ["SchedulerState"]
@@ -114,9 +116,14 @@ class SchedulerState:
         policy: Policy,
         *,
         max_in_flight: int = 1,
+        beside: bool = False,
         costs: Costs | None = None,
     ) -> None:
-        """`costs` are those of an earlier daemon, if there are any."""
+        """`costs` are those of an earlier daemon, if there are any.
+
+        `beside`: plans of lower levels can be computed beside those of the first, at most `max_in_flight` of each;
+        they are where the policy allows it.
+        """
         self.known = Known(costs)
         """What was learned of ops and clients."""
         self._admission = Admission(ops, config.limits)
@@ -126,10 +133,9 @@ class SchedulerState:
         for op in ops:
             self.known.introduce(op)
         self._max_in_flight = max_in_flight
+        self._can_beside = beside
+        self._tracks = self._laid(config)
         self._clients: dict[ClientId, _Client] = {}
-        self._in_flight: dict[Plan, int] = {}
-        """Every plan that runs, and when it was started."""
-        self._last_done_us = 0
         self._draining = False
         self._lanes = {lane.name: _Served() for lane in self._queues.lanes}
         self._batches = self._batch_requests = self._batch_rows = self._batch_clients = 0
@@ -139,13 +145,17 @@ class SchedulerState:
         draining = ", draining" if self._draining else ""
         return (
             f"<SchedulerState {len(self._clients)} clients, {len(self._queues)} queued, "
-            f"{len(self._in_flight)} in flight{draining}>"
+            f"{self._in_flight} in flight{draining}>"
         )
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
         return not self._in_flight and not len(self._queues)
+
+    @property
+    def _in_flight(self) -> int:
+        return sum([len(track.in_flight) for track in self._tracks])
 
     @property
     def lanes_in_use(self) -> set[str]:
@@ -206,16 +216,16 @@ class SchedulerState:
         )
         travellers = self.known.travellers
         holds = self.known.convoys.holds.status(travellers.error.mean, travellers.pause.mean)
-        return SchedulerStatistics(clients, lanes, batches, holds, len(self._in_flight), self._draining)
+        return SchedulerStatistics(clients, lanes, batches, holds, self._in_flight, self._draining)
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
         self._queues.check()
-        assert len(self._in_flight) <= self._max_in_flight
         parts: Counter[Request] = Counter()
         flying: Counter[Request] = Counter()
-        for plan in self._in_flight:
-            for part in plan.parts:
+        for track in self._tracks:
+            assert len(track.in_flight) <= track.most
+            for part in chain.from_iterable(plan.parts for plan in track.in_flight):
                 parts[part.request] += 1
                 flying[part.request] += part.rows
         queued = {request for lane in self._queues.lanes for request in lane.waiting}
@@ -293,20 +303,21 @@ class SchedulerState:
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []
         until_us: int | None = None
-        while len(self._in_flight) < self._max_in_flight:
-            decision = self._policy.plan(event.now_us, self._queues, self.known)
-            if isinstance(decision, Plan):
-                self._start(decision, event.now_us)
-                runs.append(Run(decision))
-                continue
-            if isinstance(decision, Hold):
-                until_us = decision.until_us
-            elif len(self._queues) and not self._in_flight:
-                raise LocalProtocolError("the policy lets requests wait and names no time")
-            break
+        for track in self._tracks:
+            while track.free:
+                decision = self._policy.plan(event.now_us, track.queues, self.known)
+                if isinstance(decision, Plan):
+                    self._start(decision, track, event.now_us)
+                    runs.append(Run(decision, track.beside))
+                    continue
+                if isinstance(decision, Hold):
+                    until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
+                elif len(track.queues) and not track.in_flight:
+                    raise LocalProtocolError("the policy lets requests wait and names no time")
+                break
         return runs or [Sleep(until_us)]
 
-    def _start(self, plan: Plan, now_us: int) -> None:
+    def _start(self, plan: Plan, track: Track, now_us: int) -> None:
         if not plan.parts:
             raise LocalProtocolError("the policy made an empty plan")
         for part in plan.parts:
@@ -323,16 +334,15 @@ class SchedulerState:
                 self._lanes[lead.lane].aged += 1
         if not self._in_flight:
             self._busy_since_us = now_us
-        self._in_flight[plan] = now_us
+        track.in_flight[plan] = now_us
         self.known.started(plan, now_us)
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
-        if plan not in self._in_flight:
+        track = next((track for track in self._tracks if plan in track.in_flight), None)
+        if track is None:
             raise LocalProtocolError("a plan is done that is not in flight")
-        # Plans in flight are computed one after the other: one that waited for another began when that was done.
-        took_us = event.now_us - max(self._in_flight.pop(plan), self._last_done_us)
-        self._last_done_us = event.now_us
+        took_us = track.finish(plan, event.now_us)
         if not self._in_flight:
             self._busy_us += event.now_us - self._busy_since_us
         self._batches += 1
@@ -379,7 +389,16 @@ class SchedulerState:
         self._admission.limit(event.config.limits)
         self._lanes = {lane.name: self._lanes.get(lane.name) or _Served() for lane in self._queues.lanes}
         self._policy = event.policy
+        before, self._tracks = self._tracks, self._laid(event.config)
+        for track in before:
+            heir = self._tracks[0] if track.beside else self._tracks[-1]
+            heir.in_flight |= track.in_flight
         return []
+
+    def _laid(self, config: DaemonConfig) -> tuple[Track, ...]:
+        """Returns the tracks for what waits. Exact batches come one after the other: bits depend on threads."""
+        beside = self._can_beside and getattr(self._policy, "beside", False) and not config.batching.exact
+        return tracks_over(self._queues, self._max_in_flight, beside=beside)
 
     def _drain(self, _: Drain) -> list[Instruction]:
         self._draining = True

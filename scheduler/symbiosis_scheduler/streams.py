@@ -1,20 +1,26 @@
 """Where work is launched: one stream per lane priority, and events that say when it is done.
 
-On a CPU work is done when `launch` returns. On CUDA a launch only queues: streams are real, those of urgent
-lanes have the device's high priority, and the event is asked without blocking. The CUDA path has not been
+On a CPU work is done when `launch` returns; what is to be computed beside it goes to a second thread, which the
+operating system lets wait for those that are in a hurry. On CUDA a launch only queues: streams are real, those of
+urgent lanes have the device's high priority, and the event is asked without blocking. The CUDA path has not been
 run on a GPU yet.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final, Protocol
 
 import torch
 
 from symbiosis_core.errors import SymbiosisError
 
 __all__ = [
+    "NICE",
     "CpuStreams",
     "CudaStreams",
     "DeviceLostError",
@@ -24,6 +30,9 @@ __all__ = [
     "open_streams",
     "plans_in_flight",
 ]
+
+NICE: Final = 5
+"""By how much less the thread beside weighs: a third of the others, where they compete for a core."""
 
 
 class DeviceLostError(SymbiosisError):
@@ -43,6 +52,9 @@ class DeviceLostError(SymbiosisError):
 class Event(Protocol):
     """Tells when what was launched before it is done."""
 
+    rings: bool
+    """Whether the loop is woken when it is done. Where not, it must look again and again."""
+
     def done(self) -> bool:
         """Whether it is done; never blocks.
 
@@ -61,9 +73,17 @@ class Streams(Protocol):
             DeviceLostError: the device can do no work any more.
         """
 
+    def launch_beside(self, work: Callable[[], None]) -> Event:
+        """Lets `work` run beside all that is launched, on a CPU. What it raises, the event raises."""
+
+    def close(self) -> None:
+        """Ends what the streams have started. Nothing is launched any more."""
+
 
 class _Done:
     """The event of work that is already done."""
+
+    rings = True
 
     def done(self) -> bool:
         """True."""
@@ -74,16 +94,59 @@ _DONE = _Done()
 
 
 class CpuStreams:
-    """A CPU has one stream: the calling thread."""
+    """A CPU has one stream, the calling thread; and beside it, once it is asked for, a thread of less weight."""
+
+    def __init__(self, ring: Callable[[], object] = lambda: None) -> None:
+        """`ring` is called, in the other thread, when work beside is done. It may be set until there is some."""
+        self.ring = ring
+        self._beside: ThreadPoolExecutor | None = None
 
     def launch(self, priority: int, work: Callable[[], None]) -> Event:
         """Runs `work` now."""
         work()
         return _DONE
 
+    def launch_beside(self, work: Callable[[], None]) -> Event:
+        """Queues `work` for the other thread."""
+        if self._beside is None:
+            self._beside = ThreadPoolExecutor(1, "symbiosis-beside", initializer=_be_nice)
+        future = self._beside.submit(work)
+        future.add_done_callback(lambda _: self.ring())
+        return _Beside(future)
+
+    def close(self) -> None:
+        """Ends the other thread, once its work is done."""
+        if self._beside is not None:
+            self._beside.shutdown()
+
+
+def _be_nice() -> None:
+    """Gives this thread, and those of OpenMP that it will start, less weight, where the system lets it."""
+    with suppress(OSError):
+        nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+class _Beside:
+    """The event of work in the other thread."""
+
+    rings = True
+
+    def __init__(self, future: Future[None]) -> None:
+        self._future = future
+
+    def done(self) -> bool:
+        """Whether it has ended. What it raised is raised here."""
+        if not self._future.done():
+            return False
+        self._future.result()
+        return True
+
 
 class _CudaEvent:
     """A recorded CUDA event."""
+
+    rings = False  # no event of torch wakes a loop
 
     def __init__(self, event: torch.cuda.Event) -> None:
         self._event = event
@@ -120,6 +183,13 @@ class CudaStreams:
             raise
         return _CudaEvent(event)
 
+    def launch_beside(self, work: Callable[[], None]) -> Event:
+        """Is not asked for: a device has its own streams."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing to be done."""
+
 
 def _make_sure_of(stream: torch.cuda.Stream) -> None:
     """Tells a failure of one work, such as a lack of memory, from one of the device, which fails all to come."""
@@ -135,9 +205,11 @@ def device_priorities(priorities: Sequence[int], least: int, greatest: int) -> d
     return {priority: min(greatest + rank, least) for rank, priority in enumerate(sorted(set(priorities)))}
 
 
-def open_streams(device: torch.device, priorities: Sequence[int]) -> Streams:
-    """Returns the streams of `device` for lanes of these priorities."""
-    return CudaStreams(device, priorities) if device.type == "cuda" else CpuStreams()
+def open_streams(
+    device: torch.device, priorities: Sequence[int], ring: Callable[[], object] = lambda: None
+) -> Streams:
+    """Returns the streams of `device` for lanes of these priorities. `ring`: see `CpuStreams`."""
+    return CudaStreams(device, priorities) if device.type == "cuda" else CpuStreams(ring)
 
 
 def plans_in_flight(device: torch.device) -> int:

@@ -1,13 +1,15 @@
 """How many threads one matrix product gets, chosen by its size.
 
 A product of a few rows only reads the weights once and gains nothing from a second thread, while waking that
-thread costs more than the product and takes the core from a client. `torch.set_num_threads` itself was measured
-at 0.2 us, so it is called for every plan.
+thread costs more than the product and takes the core from a client. A product in company gets one thread less than
+there are: where all cores are wanted, OpenMP's barriers wait for the thread that has none.
+`torch.set_num_threads` itself was measured at 0.2 us, so it is called for every plan.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from typing import Final
 
 import torch
@@ -28,16 +30,20 @@ class ThreadChoice:
         if threads > cores:
             raise UsageError(f"compute.threads = {threads}: this process may use {cores} cores; use at most that")
         self.most = threads or cores
-        self._now = 0
+        self._chosen = threading.local()  # torch keeps the number by thread, too
 
     @property
     def policy(self) -> str:
         """Who gets how many threads, in words."""
         return f"1 below {MANY_ROWS} rows, else {self.most}"
 
-    def use_for(self, rows: int) -> None:
-        """Sets the number of threads of this thread's next product."""
-        wanted = self.most if rows >= MANY_ROWS else 1
-        if wanted != self._now:
+    def use_for(self, rows: int, *, company: bool = False) -> bool:
+        """Sets the number of threads of this thread's next product, and returns whether that is more than one.
+
+        In `company`, where another thread computes, too, it leaves that one a core.
+        """
+        wanted = max(1, self.most - company) if rows >= MANY_ROWS else 1
+        if wanted != getattr(self._chosen, "threads", 0):
             torch.set_num_threads(wanted)
-            self._now = wanted
+            self._chosen.threads = wanted
+        return wanted > 1

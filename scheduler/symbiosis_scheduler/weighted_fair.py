@@ -47,7 +47,8 @@ class _Accounts(Generic[K]):
         self._now = self.standing(who)
 
     def charge(self, who: K, cost: float) -> None:
-        self._given[who] = self.standing(who) + cost
+        given = self._given.get(who, 0.0)
+        self._given[who] = (given if given > self._now else self._now) + cost
         if len(self._given) > self._most:
             self._given = {each: given for each, given in self._given.items() if given > self._now}
             self._most = 2 * max(len(self._given), _LEAST_KEPT)  # so that looking costs O(1) a charge
@@ -87,7 +88,8 @@ class WeightedFair:
         """Returns the heads of the lane's clients, who has got least first."""
         accounts = self._clients[lane.name]
         heads = [head for head in lane.level.heads() if head.lane == lane.name]
-        return sorted(heads, key=lambda head: accounts.standing(head.client))
+        standing = accounts.standing
+        return sorted(heads, key=lambda head: standing(head.client))
 
     def _charge(self, plan: Plan, known: Known) -> None:
         self._lanes.serve(plan.lead.lane)
@@ -96,8 +98,8 @@ class WeightedFair:
         a_row_us = whole_us / plan.rows
         rows: dict[str, int] = {}
         for part in plan.parts:
-            lane, taken = part.request.lane, part.stop - part.start
-            rows[lane] = rows.get(lane, 0) + taken
-            self._clients[lane].charge(part.request.client, taken * a_row_us)
+            request, taken = part.request, part.stop - part.start
+            rows[request.lane] = rows.get(request.lane, 0) + taken
+            self._clients[request.lane].charge(request.client, taken * a_row_us)
         for lane, taken in rows.items():
             self._lanes.charge(lane, taken * a_row_us / self._weights[lane])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,10 @@ MAIN = [sys.executable, "-m", "symbiosis_core", "bench", "mixed"]
 
 def test_arrivals_have_their_rate_and_their_seed() -> None:
     arrivals = poisson(5000, 4.0, seed=1)
-    assert arrivals[0] == 0 and list(arrivals) == sorted(arrivals)
-    assert 5000 / arrivals[-1] == pytest.approx(4.0, rel=0.05)
+    assert list(arrivals) == sorted(arrivals) and 0 <= arrivals[0] < arrivals[-1] <= 5000 / 4.0
+    gaps = sorted(after - before for before, after in itertools.pairwise(arrivals))
+    assert gaps[len(gaps) // 2] == pytest.approx(math.log(2) / 4.0, rel=0.1)  # as in any Poisson process
+    assert max(poisson(5, 0.1, seed=3)) <= 50, "five come in the time of five"
     assert arrivals == poisson(5000, 4.0, seed=1) != poisson(5000, 4.0, seed=2)
     assert bursts(6, 2.0, 3) == (0, 0, 0, 1.5, 1.5, 1.5)
 

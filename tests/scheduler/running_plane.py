@@ -16,7 +16,7 @@ from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.policies import make_policy
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.state import SchedulerState
-from symbiosis_scheduler.streams import Event, Streams, open_streams, plans_in_flight
+from symbiosis_scheduler.streams import CpuStreams, Event, Streams, open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.inproc import TRANSPORT
 from symbiosis_transports.ports import ClientChannel, Listener, Transport
@@ -36,6 +36,7 @@ class Running:
         streams: Streams | None = None,
         max_in_flight: int | None = None,
         transport: Transport = TRANSPORT,
+        beside: bool = False,
     ) -> None:
         self.layers = layers
         self.grants = Grants(config.limits)
@@ -44,9 +45,14 @@ class Running:
         most = max_in_flight or plans_in_flight(layers.device)
 
         def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-            state = SchedulerState(layers.spec.ops, config, policy or make_policy(config), max_in_flight=most)
-            own = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
-            executor = Executor(layers, streams or own, ThreadChoice(1), staged=streams is not None)
+            chosen = policy or make_policy(config)
+            state = SchedulerState(layers.spec.ops, config, chosen, max_in_flight=most, beside=beside)
+            priorities = [lane.priority for lane in config.lanes.values()]
+            own = open_streams(layers.device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
+            if isinstance(streams, CpuStreams):
+                streams.ring = lambda: loop.call_soon_threadsafe(plane.wake)
+            staged = streams is not None and not isinstance(streams, CpuStreams)
+            executor = Executor(layers, streams or own, ThreadChoice(1), staged=staged)
             plane = DataPlane(loop, state, executor, self.grants, config)
             return plane, [transport.listen(loop, endpoint, plane)]
 
@@ -65,6 +71,10 @@ class Running:
         plane = self.thread.plane
         asked = asyncio.run_coroutine_threadsafe(self.thread.call(lambda: question(plane)), self.loop)
         return asked.result(20)
+
+    def wait_failed(self) -> None:
+        """Returns when the data plane has failed: by raising what it failed of."""
+        asyncio.run_coroutine_threadsafe(self.thread.run(), self.loop).result(20)
 
     def stop(self) -> None:
         if self._home.is_alive():
@@ -94,8 +104,16 @@ class LateStreams:
         self.launched.release()
         return _LateEvent(self)
 
+    def launch_beside(self, work: Callable[[], None]) -> Event:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
 
 class _LateEvent:
+    rings = False
+
     def __init__(self, streams: LateStreams) -> None:
         self._streams = streams
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig, PolicyConfig, RuleConfig
+from symbiosis_core.config import BatchingConfig, ComputeConfig, DaemonConfig, LaneConfig, PolicyConfig, RuleConfig
 from symbiosis_scheduler.explanations import Delay, Explanation, LongestUs, explain
 from symbiosis_scheduler.policies import policy_names
 
@@ -14,13 +14,15 @@ LANES = {
     "night": LaneConfig(priority=9, max_wait_us=0),
 }
 
+ONE_BY_ONE = ComputeConfig(beside=False)
+
 
 def longest_us(rows: int) -> float | None:
     return 100.0 * rows
 
 
 def test_strict_lanes_are_delayed_by_one_batch_from_below_and_by_ageing_from_above() -> None:
-    said = explain(DaemonConfig(lanes=LANES), None, longest_us)
+    said = explain(DaemonConfig(lanes=LANES, compute=ONE_BY_ONE), None, longest_us)
     assert said.sentences[0].startswith("Lanes go strictly in this order: chat, then jobs, then night.")
     bound = {(delay.waiting, delay.behind): delay for delay in said.delays}
     assert bound["chat", "jobs"] == Delay("chat", "jobs", "one batch of 128 rows", 12_800)
@@ -30,8 +32,19 @@ def test_strict_lanes_are_delayed_by_one_batch_from_below_and_by_ageing_from_abo
     assert len(said.delays) == 9
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_lanes_that_are_computed_beside_the_first_wait_for_each_other_alone(exact: bool) -> None:
+    said = explain(DaemonConfig(lanes=LANES, batching=BatchingConfig(exact=exact)), None, longest_us)
+    shared = {(each.waiting, each.behind) for each in said.delays if "share the cores" in each.most}
+    lower = ("jobs", "night")
+    assert shared == (set() if exact else {("chat", low) for low in lower} | {(low, "chat") for low in lower})
+    bound = {(delay.waiting, delay.behind): delay.most_us for delay in said.delays}
+    assert bound["jobs", "night"] == (51_200 if exact else 25_600)
+    assert any("computed beside the first" in sentence for sentence in said.sentences) is not exact
+
+
 def test_a_batch_is_never_larger_than_all_batches() -> None:
-    config = DaemonConfig(lanes=LANES, batching=BatchingConfig(max_rows=50))
+    config = DaemonConfig(lanes=LANES, batching=BatchingConfig(max_rows=50), compute=ONE_BY_ONE)
     assert {delay.most_us for delay in explain(config, None, longest_us).delays if delay.behind == "night"} == {
         5000
     }

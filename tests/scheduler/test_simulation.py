@@ -13,13 +13,15 @@ from symbiosis_core.config import DaemonConfig, LaneConfig, PolicyConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import ClientId, OpId
 from symbiosis_scheduler.policies import policy_names
+from symbiosis_scheduler.policy import LatencyFirst
 from symbiosis_scheduler.simulation.picture import draw
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.simulation.report import RunFigures, figures, quantile
 from symbiosis_scheduler.simulation.script import Load, read_load
 from symbiosis_scheduler.simulation.trace import Kind, encode, read_trace, records
 from symbiosis_scheduler.simulation.world import World
-from tests.scheduler.desk import Desk, arrival
+from symbiosis_scheduler.state import SchedulerState
+from tests.scheduler.desk import CONFIG, OPS, Desk, arrival
 
 LAYERS = 8
 THINKING_US = 700
@@ -129,20 +131,23 @@ def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -
 # -- the file --------------------------------------------------------------------------------------------------
 
 
-def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
-    desk = Desk()
-    desk.join(1)
-    recorder = Recorder(desk.state, "m", 1000)
-    told: list[tuple[Any, Any]] = []
-    handle = desk.state.handle
+def recorded(desk: Desk) -> Recorder:
+    """Returns what notes all that is told from now on."""
+    recorder, handle = Recorder(desk.state, "m", 1000), desk.state.handle
 
     def tell(event: Any) -> Any:
         instructions = handle(event)
         recorder.note(event, instructions, 1000 + desk.now_us)
-        told.append((event, instructions))
         return instructions
 
     desk.state.handle = tell  # type: ignore[method-assign]
+    return recorder
+
+
+def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
+    desk = Desk()
+    desk.join(1)
+    recorder = recorded(desk)
     desk.join(2, "inference")
     desk.arrive(1, arrival(slot=2, op=1, rows=3))
     desk.now_us = 50
@@ -164,6 +169,41 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
     assert recorder.take(1200) == b"" and not recorder.forgotten(1300)
     assert recorder.forgotten(1200 + 10_000_001)
     assert ClientId(1) in desk.state.known.travellers.all and OpId(1) not in desk.state.known.travellers.starts
+
+
+def test_who_asks_while_a_batch_runs_beside_is_seen_when_it_asks() -> None:
+    """And only what could begin counts as late: not what was held, or waited for its own track."""
+    desk = Desk()
+    desk.state = SchedulerState(OPS, CONFIG, LatencyFirst(CONFIG), beside=True)
+    recorder = recorded(desk)
+    desk.join(1, "inference")
+    desk.join(2, "training")
+    desk.arrive(2, arrival(op=2, rows=4))
+    (training,) = desk.turn()
+    for at_us, generation in ((900, 1), (1500, 2)):
+        desk.now_us = at_us
+        desk.arrive(1, arrival(generation=generation, op=1))
+        desk.arrive(2, arrival(slot=generation, op=2))
+        desk.now_us += 10
+        (inference,) = desk.turn()
+        desk.now_us += 90
+        desk.done(inference)
+        assert desk.turn() == []
+    desk.now_us = 1700
+    desk.done(training)
+    desk.now_us = 1720
+    (last,) = desk.turn()
+    desk.done(last)
+    told = list(records(recorder.take(3000)))
+    batches = [record for record in told if record[0] in (Kind.BATCH, Kind.BESIDE)]
+    assert batches == [
+        (Kind.BATCH, 1000, 1, 0, 1, 90, 1, 10),
+        (Kind.BATCH, 1600, 1, 0, 1, 90, 1, 10),
+        (Kind.BESIDE, 1700, 2, 0, 4, 1700, 1, 0),
+        (Kind.BESIDE, 1720, 2, 0, 2, 0, 1, 20),
+    ]
+    inference_script = read_load(told).scripts[0]
+    assert list(inference_script.delays_us) == [0, 500]
 
 
 def test_a_file_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:

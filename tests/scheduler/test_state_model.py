@@ -62,13 +62,15 @@ class StateMachine(RuleBasedStateMachine):
         self.rows: Counter[str] = Counter()
         self.refused: Counter[int] = Counter()
 
-    @initialize(exact=st.booleans(), max_in_flight=st.integers(1, 3))
-    def start(self, exact: bool, max_in_flight: int) -> None:
+    @initialize(exact=st.booleans(), max_in_flight=st.integers(1, 3), beside=st.booleans())
+    def start(self, exact: bool, max_in_flight: int, beside: bool) -> None:
         config = DaemonConfig(
             lanes=CONFIG.lanes, batching=BatchingConfig(max_rows=16, exact=exact), limits=CONFIG.limits
         )
         self.exact, self.max_in_flight = exact, max_in_flight
-        self.state = SchedulerState(OPS, config, LatencyFirst(config), max_in_flight=max_in_flight)
+        made = SchedulerState(OPS, config, LatencyFirst(config), max_in_flight=max_in_flight, beside=beside)
+        self.state = made
+        self.tracks = [{"inference"}, {"training", "tuning"}] if beside and not exact else [set(CONFIG.lanes)]
 
     def forget(self, client: int) -> None:
         self.lanes.pop(client, None)
@@ -131,8 +133,14 @@ class StateMachine(RuleBasedStateMachine):
         for run in runs:
             self.run(run.plan)
         assert instructions == runs if runs else instructions == [Sleep(None)]
-        waiting = any(model.planned < model.rows and not model.refusal for model in self.open.values())
-        assert len(self.flying) == self.max_in_flight or not waiting
+        for lanes in self.tracks:
+            waiting = any(
+                model.planned < model.rows and not model.refusal
+                for (client, _), model in self.open.items()
+                if self.lanes[client] in lanes
+            )
+            flying = sum(plan.lead.lane in lanes for plan in self.flying)
+            assert flying == self.max_in_flight or not waiting
 
     def run(self, plan: Plan) -> None:
         rows: Counter[str] = Counter()
@@ -210,7 +218,7 @@ class StateMachine(RuleBasedStateMachine):
         assert not self.open, "a request was never answered"
         for client in list(self.lanes):
             self.leave(client)
-        fresh = SchedulerState(OPS, CONFIG, LatencyFirst(CONFIG))
+        fresh = SchedulerState(OPS, CONFIG, LatencyFirst(CONFIG), beside=len(self.tracks) > 1)
         assert held(self.state) == held(fresh), "something is kept of those who are gone"
 
 

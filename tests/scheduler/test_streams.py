@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
+import pytest
 import torch
 
-from symbiosis_scheduler.streams import CpuStreams, device_priorities, open_streams, plans_in_flight
+from symbiosis_scheduler.streams import NICE, CpuStreams, device_priorities, open_streams, plans_in_flight
 
 
 def test_on_a_cpu_work_is_done_when_launch_returns() -> None:
@@ -14,6 +16,36 @@ def test_on_a_cpu_work_is_done_when_launch_returns() -> None:
     event = CpuStreams().launch(3, lambda: ran.append(threading.get_ident()))
     assert ran == [threading.get_ident()]
     assert event.done()
+
+
+def test_what_runs_beside_is_told_when_it_is_done_and_weighs_less() -> None:
+    rung, go, nice = threading.Event(), threading.Event(), list[int]()
+    streams = CpuStreams(rung.set)
+
+    def work() -> None:
+        assert go.wait(20)
+        nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    event = streams.launch_beside(work)
+    assert not event.done()
+    go.set()
+    assert rung.wait(20)
+    assert event.done() and event.rings
+    assert nice == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)]
+    streams.close()
+
+
+def test_what_is_raised_beside_is_raised_where_it_is_asked_for() -> None:
+    def work() -> None:
+        raise ZeroDivisionError("a bug")
+
+    rung = threading.Event()
+    streams = CpuStreams(rung.set)
+    event = streams.launch_beside(work)
+    assert rung.wait(20)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        event.done()
+    streams.close()
 
 
 def test_the_most_urgent_lane_gets_the_devices_greatest_priority() -> None:

@@ -27,12 +27,13 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def poisson(count: int, rate_per_s: float, seed: int) -> tuple[float, ...]:
-    """Returns arrivals of a Poisson process."""
-    dice, at_s, found = random.Random(seed), 0.0, []
-    for _ in range(count):
-        found.append(at_s)
-        at_s += dice.expovariate(rate_per_s)
-    return tuple(found)
+    """Returns arrivals of a Poisson process that has so many in the time in which it has so many in the mean.
+
+    They are uniform there. Taken one after the other until there are enough, a few come much faster or slower than
+    their rate, and a load is not the one that it is called.
+    """
+    dice = random.Random(seed)
+    return tuple(sorted(dice.uniform(0, count / rate_per_s) for _ in range(count)))
 
 
 def bursts(count: int, rate_per_s: float, together: int) -> tuple[float, ...]:

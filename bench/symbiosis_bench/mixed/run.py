@@ -132,10 +132,11 @@ def run(settings: Settings, scale: Scale, progress: Progress, folder: Path) -> M
             rate = offered * prompts_per_s
             progress.say(f"{offered:.0%} of {prompts_per_s:.2g} prompts/s beside training")
             arrivals = poisson(scale.prompts, rate, seed=round(offered * 100))
-            loaded.append(_beside(mixed, scale, "poisson", offered, arrivals, unloaded, trained_alone))
+            loaded.append(_beside(mixed, scale, "poisson", offered, rate, arrivals, unloaded, trained_alone))
         progress.say("bursts beside training")
-        arrivals = bursts(scale.prompts, 0.5 * prompts_per_s, _TOGETHER)
-        loaded.append(_beside(mixed, scale, "bursts", 0.5, arrivals, unloaded, trained_alone))
+        rate = 0.5 * prompts_per_s
+        arrivals = bursts(scale.prompts, rate, _TOGETHER)
+        loaded.append(_beside(mixed, scale, "bursts", 0.5, rate, arrivals, unloaded, trained_alone))
         policy = site.main().status().policy
     return MixedReport(
         machine=this_machine(),
@@ -182,15 +183,26 @@ def _beside(
     scale: Scale,
     kind: str,
     offered: float,
+    rate_per_s: float,
     arrivals_s: Sequence[float],
     unloaded: Times,
     trained_alone: float,
 ) -> Loaded:
+    lasts_s = len(arrivals_s) / rate_per_s
+
+    def serve() -> Served:
+        served = mixed.serve(arrivals_s, scale.tokens)
+        time.sleep(max(0.0, began_s(served) + lasts_s - time.perf_counter()))  # so long the load lasts at its rate
+        return served
+
+    def began_s(served: Served) -> float:
+        return served.arrived_s[0] - arrivals_s[0]
+
     before = mixed.batches()
-    served, trained = mixed.train(scale.shape, lambda: mixed.serve(arrivals_s, scale.tokens))
+    served, trained = mixed.train(scale.shape, serve)
     after = mixed.batches()
-    found = times(served)
-    began, ended = served.arrived_s[0], served.tokens_s[-1][-1]
+    found, began = times(served), began_s(served)
+    ended = max(served.tokens_s[-1][-1], began + lasts_s)
     rate = sum(rate_within(each.stamps_s, began, ended) for each in trained)
     target_s = 1.5 * unloaded.p99_token_s
     steps = [b - a for stamps in served.tokens_s for a, b in itertools.pairwise(stamps)]

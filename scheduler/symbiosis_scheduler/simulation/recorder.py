@@ -19,7 +19,6 @@ from symbiosis_scheduler.events import (
     Instruction,
     PlanDone,
     Run,
-    Sleep,
     Turn,
 )
 from symbiosis_scheduler.plan import Plan
@@ -39,11 +38,12 @@ class Recorder:
         self._starts = state.known.travellers.starts
         self._began_us = self._asked_us = now_us
         self._ops: set[int] = set()
-        self._running: dict[Plan, tuple[int, int]] = {}
-        """When each plan began, and by how much later than it could have."""
-        self._could_us: int | None = None
-        """Since when something waits that is not held."""
-        self._done_us = 0
+        self._running: dict[Plan, tuple[int, int, bool]] = {}
+        """When each plan began, by how much later than it could have, and whether beside."""
+        self._could_us: dict[bool, int] = {}
+        """By whether beside: since when a plan could begin, if anything waits and is not held."""
+        self._done_us = {True: 0, False: 0}
+        """When the last plan beside was done, and the last of the others."""
         self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128]))
         self.dropped = 0
         """Records that were not fetched in time."""
@@ -65,8 +65,8 @@ class Recorder:
         us = now_us - self._began_us
         match event:
             case Arrived():
-                if self._could_us is None:
-                    self._could_us = us
+                for beside in (False, True):
+                    self._could_us.setdefault(beside, us)
                 for slot, _, call in event.arrivals:
                     self._note_op(call.op)
                     self._write(Kind.ASK, us, event.client, slot, call.op, call.direction, call.rows)
@@ -88,21 +88,20 @@ class Recorder:
             self._write(Kind.OP, op, op in self._starts)
 
     def _note_turn(self, instructions: Sequence[Instruction], us: int) -> None:
-        lag_us = us - (us if self._could_us is None else self._could_us)
         for each in instructions:
             if isinstance(each, Run):
-                self._running[each.plan] = (us, lag_us)
-            elif isinstance(each, Sleep):  # nothing waits, or it is held
-                self._could_us = None
+                self._running[each.plan] = (us, us - self._could_us.get(each.beside, us), each.beside)
+        self._could_us.clear()  # what was not started waits for a plan that runs, or is held
 
     def _note_batch(self, plan: Plan, us: int) -> None:
         running = self._running.pop(plan, None)
-        if running is not None:  # else it ran when the recording began
-            began_us, lag_us = running
-            took_us, clients = us - max(began_us, self._done_us), len(plan.clients)
-            direction = Direction(plan.direction).value
-            self._write(Kind.BATCH, us, plan.op, direction, plan.rows, took_us, clients, lag_us)
-        self._done_us = self._could_us = us
+        if running is None:  # it ran when the recording began
+            return
+        began_us, lag_us, beside = running
+        took_us, clients = us - max(began_us, self._done_us[beside]), len(plan.clients)
+        self._done_us[beside] = self._could_us[beside] = us
+        direction, kind = Direction(plan.direction).value, Kind.BESIDE if beside else Kind.BATCH
+        self._write(kind, us, plan.op, direction, plan.rows, took_us, clients, lag_us)
 
     def _write(self, kind: Kind, *fields: int | str | bool) -> None:
         if len(self._data) > _MOST_BYTES:

@@ -63,7 +63,7 @@ def figures(world: World, name: str, policy: str) -> RunFigures:
         seconds=world.now_us / 1e6,
         requests=world.requests,
         occupancy=sum(each.clients for each in batches) / max(1, count),
-        busy=sum(device.busy_us for device in world.devices) / device_us,
+        busy=sum(each.busy_s for each in batches) * 1e6 / device_us,
         holds=sum(each.count for each in holds),
         held_saved_s=sum(each.actual_us for each in holds) / 1e6,
         lanes=tuple(_lane(lane, players) for lane, players in sorted(lanes.items())),

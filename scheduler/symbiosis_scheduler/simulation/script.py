@@ -115,10 +115,11 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 if (watched := clients.get(client)) is not None and watched.script.calls:
                     watched.answers += 1
                     watched.ready_us = us
-            case Kind.BATCH:
+            case Kind.BATCH | Kind.BESIDE:
                 us, op, direction, rows, took_us, _, lag_us = fields
-                unsure += [ask for ask in found if ask.bound(us - took_us)]
-                found.clear()
+                if kind == Kind.BATCH:
+                    unsure += [ask for ask in found if ask.bound(us - took_us)]
+                    found.clear()
                 costs.learn(OpId(op), Direction(direction), rows, took_us + lag_us)
                 batches.append((OpId(op), Direction(direction), rows, took_us + lag_us))
     _settle(scripts, unsure)

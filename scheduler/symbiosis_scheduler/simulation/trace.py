@@ -9,6 +9,8 @@
     [BATCH, us, op, direction, rows, took us, clients, lag us]
                                                         a batch was done. It began so long after it could have:
                                                         what a busy machine takes before a decision is carried out
+    [BESIDE, ...]                                       the same of one that was computed beside: requests
+                                                        that came meanwhile were seen at once
 
 Times are microseconds since the recording began. No tensor, token id or adapter is ever in a trace.
 """
@@ -40,6 +42,7 @@ class Kind(IntEnum):
     ASK = 4
     ANSWER = 5
     BATCH = 6
+    BESIDE = 7
 
 
 _FIELDS: Final = {
@@ -50,6 +53,7 @@ _FIELDS: Final = {
     Kind.ASK: (int,) * 6,
     Kind.ANSWER: (int,) * 3,
     Kind.BATCH: (int,) * 7,
+    Kind.BESIDE: (int,) * 7,
 }
 _encoder: Final = msgspec.msgpack.Encoder()
 

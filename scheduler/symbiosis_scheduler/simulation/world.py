@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from array import array
-from typing import Final
+from typing import Final, NamedTuple
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
@@ -95,16 +95,24 @@ class Player:
 class Device:
     """One daemon on one device."""
 
-    __slots__ = ("busy_us", "looks_us", "running", "state", "unseen")
+    __slots__ = ("ended", "looks_us", "running", "state", "unseen")
 
     def __init__(self, state: SchedulerState) -> None:
         self.state = state
         self.running: Plan | None = None
         self.looks_us = -1
         """When it is to be woken, at the earliest."""
-        self.busy_us = 0
         self.unseen: list[tuple[Player, Arrival]] = []
         """What came while it computed: a daemon on a CPU looks when the batch is done."""
+        self.ended: list[Plan] = []
+        """What was computed beside, and ended meanwhile."""
+
+
+class _Ran(NamedTuple):
+    """A plan that is done on a device."""
+
+    device: Device
+    plan: Plan
 
 
 class World:
@@ -123,7 +131,10 @@ class World:
         self._load = load
         self._dice = random.Random(seed)
         ops = [_PlayedOp(id, id in load.starts) for id in range(load.ops)]
-        self.devices = [Device(SchedulerState(ops, config, make_policy(config))) for _ in range(devices)]
+        beside = config.compute.beside
+        self.devices = [
+            Device(SchedulerState(ops, config, make_policy(config), beside=beside)) for _ in range(devices)
+        ]
         count = clients or len(load.scripts)
         self.players = [
             Player(
@@ -166,10 +177,12 @@ class World:
             assert isinstance(who, Player)
             self._ask(who)
             return who.device
-        assert isinstance(who, Device)
         if what == _DONE:
-            self._finish(who, again=again)
-        elif who.looks_us == self.now_us:
+            assert isinstance(who, _Ran)
+            self._finish(who.device, who.plan, again=again)
+            return who.device
+        assert isinstance(who, Device)
+        if who.looks_us == self.now_us:
             who.looks_us = -1
         return who
 
@@ -210,30 +223,37 @@ class World:
             self._answered(player, instruction, again=False)
 
     def _turn(self, device: Device) -> None:
-        for instruction in device.state.handle(Turn(self.now_us)):
+        instructions = device.state.handle(Turn(self.now_us))
+        for instruction in instructions:
             if isinstance(instruction, Run):
-                plan = device.running = instruction.plan
+                plan = instruction.plan
+                if not instruction.beside:
+                    device.running = plan
                 drawn_us = self._load.took_us(plan.op, plan.direction, plan.rows, self._dice)
-                took_us = max(1, round(drawn_us))
-                device.busy_us += took_us
-                self._put(self.now_us + took_us, _DONE, device)
+                self._put(self.now_us + max(1, round(drawn_us)), _DONE, _Ran(device, plan))
             elif isinstance(instruction, Sleep) and instruction.until_us is not None:
                 self._look(device, max(instruction.until_us, self.now_us + 1))
+        if device.running is None and any(isinstance(each, Run) for each in instructions):
+            self._turn(device)  # as the data plane does: only a turn that starts nothing says until when to sleep
 
     def _look(self, device: Device, us: int) -> None:
         if device.looks_us < 0 or us < device.looks_us:
             device.looks_us = us
             self._put(us, _LOOK, device)
 
-    def _finish(self, device: Device, *, again: bool) -> None:
+    def _finish(self, device: Device, plan: Plan, *, again: bool) -> None:
+        device.ended.append(plan)
+        if device.running not in (None, plan):
+            return  # it computes, and will see this when it is done
+        device.running = None
         unseen, device.unseen = device.unseen, []
         for player, arrival in unseen:
             self._see(player, arrival)
-        plan, device.running = device.running, None
-        assert plan is not None  # the calendar says that it is done
-        for instruction in device.state.handle(PlanDone(plan, self.now_us)):
-            assert isinstance(instruction, Answer)  # nobody is dropped
-            self._answered(self.players[instruction.client], instruction, again=again)
+        ended, device.ended = device.ended, []
+        for each in ended:
+            for instruction in device.state.handle(PlanDone(each, self.now_us)):
+                assert isinstance(instruction, Answer)  # nobody is dropped
+                self._answered(self.players[instruction.client], instruction, again=again)
 
     def _answered(self, player: Player, answer: Answer, *, again: bool) -> None:
         script = player.script

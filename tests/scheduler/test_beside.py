@@ -1,0 +1,169 @@
+"""What is computed beside: the first lane does not wait for it, and who leaves meanwhile takes all with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_core.config import DaemonConfig, LimitsConfig
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
+from symbiosis_core.specs import Direction, OpKind, OpSpec
+from symbiosis_scheduler.executor import Executor, Launched
+from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.plan import Part, Plan
+from symbiosis_scheduler.streams import CpuStreams, Event
+from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_transports.ports import ClientChannel
+from tests.scheduler import counter
+from tests.scheduler.running_plane import Running
+from tests.scheduler.tiny_models import lend, tiny
+
+CONFIG = DaemonConfig(limits=LimitsConfig(slots=3, slot_bytes=1 << 16))
+FORWARD = Direction.FORWARD
+
+
+class HeldBack(CpuStreams):
+    """What goes to the other thread begins there, and does no more before `go`. With `error` it raises that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.go = threading.Semaphore(0), threading.Event()
+        self.error: Exception | None = None
+
+    def launch_beside(self, work: Callable[[], None]) -> Event:
+        def held() -> None:
+            self.began.release()
+            assert self.go.wait(20)
+            if self.error is not None:
+                raise self.error
+            work()
+
+        return super().launch_beside(held)
+
+
+@pytest.fixture(scope="module")
+def layers() -> FrozenLayers:
+    torch.set_num_threads(1)
+    return lend(tiny("llama"))
+
+
+@pytest.fixture
+def streams() -> HeldBack:
+    return HeldBack()
+
+
+@pytest.fixture
+def running(layers: FrozenLayers, streams: HeldBack, request: pytest.FixtureRequest) -> Iterator[Running]:
+    running = Running(layers, CONFIG, f"ipc:///{request.node.name}", streams=streams, beside=True)
+    yield running
+    streams.go.set()
+    running.stop()
+
+
+@pytest.fixture
+def op(layers: FrozenLayers) -> OpSpec:
+    return next(op for op in layers.spec.ops if op.kind is OpKind.LINEAR)
+
+
+def ask(channel: ClientChannel, op: OpSpec, x_TW: torch.Tensor) -> torch.Tensor:
+    return Pipeline(channel, 20, 1 << 16).run(op, FORWARD, [x_TW])[0]
+
+
+def test_the_first_lane_is_answered_while_a_batch_of_another_is_computed(
+    running: Running, streams: HeldBack, layers: FrozenLayers, op: OpSpec
+) -> None:
+    rows, row = torch.randn(40, op.width_in), torch.randn(1, op.width_in)
+    training, inference = running.connect("training"), running.connect("inference")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, training, op, rows)
+        assert streams.began.acquire(timeout=20)
+        for _ in range(5):
+            torch.testing.assert_close(ask(inference, op, row), layers.apply(op, FORWARD, row))
+        assert not asked.done()
+        streams.go.set()
+        torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_the_loop_is_rung_when_it_is_done(
+    running: Running, streams: HeldBack, layers: FrozenLayers, op: OpSpec
+) -> None:
+    """Nobody else asks for anything: only the other thread can wake it."""
+    rows = torch.randn(5, op.width_in)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, running.connect("training"), op, rows)
+        assert streams.began.acquire(timeout=20)
+        while running.ask(lambda plane: plane._awake):
+            pass
+        streams.go.set()
+        torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_who_leaves_meanwhile_is_forgotten_and_the_next_is_served(
+    running: Running, streams: HeldBack, layers: FrozenLayers, op: OpSpec
+) -> None:
+    leaving, staying, rows = running.connect("training"), running.connect("training"), torch.randn(5, op.width_in)
+    with ThreadPoolExecutor(2) as pool:
+        given_up = pool.submit(ask, leaving, op, rows)
+        assert streams.began.acquire(timeout=20)
+        leaving.close()
+        while running.ask(lambda plane: len(plane.seats)) > 1:
+            pass
+        asked = pool.submit(ask, staying, op, rows)
+        streams.go.set()
+        torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
+        assert given_up.exception(20) is not None
+
+
+def test_what_is_kept_for_a_client_that_has_left_meanwhile_is_forgotten(layers: FrozenLayers) -> None:
+    executor = Executor(layers, CpuStreams(), ThreadChoice(1), memo_bytes=1000)
+    gone = counter.request(5, "training")
+    executor.memo.keep((gone.client, gone.op, 1), 1, 0, {0: torch.ones(1, 4)}, whole=True)
+    assert executor.memo.bytes
+    plan = Plan(gone.op, gone.direction, (Part(gone, 0, 1),))
+    executor.finish(Launched(plan, beside=True))
+    assert not executor.memo.bytes
+
+
+def test_a_failure_of_the_daemon_there_ends_it_as_one_here_would(
+    running: Running, streams: HeldBack, op: OpSpec
+) -> None:
+    streams.error = ZeroDivisionError("a bug")
+    streams.go.set()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, running.connect("training"), op, torch.randn(1, op.width_in))
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            running.wait_failed()
+        running.stop()
+        with pytest.raises(DaemonGoneError, match="it failed"):
+            asked.result(20)
+
+
+def test_a_plan_that_fails_there_fails_alone(
+    running: Running, streams: HeldBack, layers: FrozenLayers, op: OpSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams.go.set()
+    channel, rows = running.connect("training"), torch.randn(2, op.width_in)
+    apply = layers.apply
+
+    def no_memory(*_: object) -> torch.Tensor:
+        monkeypatch.setattr(layers, "apply", apply)
+        raise MemoryError
+
+    monkeypatch.setattr(layers, "apply", no_memory)
+    with pytest.raises(RefusedError) as caught:
+        ask(channel, op, rows)
+    assert caught.value.code is RefusalCode.FAILED
+    torch.testing.assert_close(ask(channel, op, rows), apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_a_bad_token_id_is_refused(running: Running, streams: HeldBack, layers: FrozenLayers) -> None:
+    streams.go.set()
+    op = next(op for op in layers.spec.ops if op.kind is OpKind.EMBEDDING)
+    with pytest.raises(RefusedError) as caught:
+        ask(running.connect("training"), op, torch.full((3, 1), -1))
+    assert caught.value.code is RefusalCode.BAD_INDEX

@@ -1,0 +1,54 @@
+"""A product gets as many threads as its size and its company allow, and every thread has its own number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from symbiosis_core.errors import UsageError
+from symbiosis_scheduler.threads import MANY_ROWS, ThreadChoice
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def chosen(threads: ThreadChoice, rows: int, *, company: bool = False) -> int:
+    several = threads.use_for(rows, company=company)
+    assert several == (torch.get_num_threads() > 1)
+    return torch.get_num_threads()
+
+
+def test_few_rows_get_one_thread_and_many_get_all_but_one_in_company() -> None:
+    threads = ThreadChoice(0)
+    assert chosen(threads, MANY_ROWS - 1) == 1
+    assert chosen(threads, MANY_ROWS) == CORES
+    assert chosen(threads, MANY_ROWS, company=True) == max(1, CORES - 1)
+    assert chosen(threads, 1, company=True) == 1
+
+
+def test_one_thread_is_one_in_company_too() -> None:
+    assert chosen(ThreadChoice(1), MANY_ROWS, company=True) == 1
+
+
+def test_what_another_thread_was_given_is_nothing_to_this_one() -> None:
+    threads = ThreadChoice(0)
+    assert chosen(threads, 1) == 1
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(chosen, threads, MANY_ROWS).result() == CORES
+        assert chosen(threads, 1) == 1
+        assert pool.submit(chosen, threads, 1).result() == 1
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    with pytest.raises(UsageError, match=f"may use {CORES} cores"):
+        ThreadChoice(CORES + 1)

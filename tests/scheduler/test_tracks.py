@@ -1,0 +1,173 @@
+"""Lower lanes are computed beside the first: each track is planned by itself, and the first waits for nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig
+from symbiosis_scheduler.events import Adopt, PlanDone, Run, Sleep, Turn
+from symbiosis_scheduler.fifo import Fifo
+from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.policy import LatencyFirst
+from symbiosis_scheduler.state import SchedulerState
+from tests.scheduler.desk import CONFIG, OPS, Desk, arrival
+
+LONG_US = 1 << 40
+
+
+def desk(config: DaemonConfig = CONFIG, policy: Any = LatencyFirst) -> Desk:
+    made = Desk()
+    made.state = SchedulerState(OPS, config, policy(config), beside=True)
+    return made
+
+
+def runs(at: Desk) -> list[Run]:
+    return [each for each in at.tell(Turn(at.now_us)) if isinstance(each, Run)]
+
+
+def test_both_tracks_have_a_plan_and_what_runs_beside_is_handed_over_first() -> None:
+    at = desk()
+    at.join(1, "inference")
+    at.join(2, "training")
+    at.arrive(1, arrival(op=1))
+    at.arrive(2, arrival(op=2))
+    assert [(run.plan.lead.client, run.beside) for run in runs(at)] == [(2, True), (1, False)]
+
+
+def test_the_first_lane_is_planned_while_a_batch_of_another_runs() -> None:
+    """However old the other is: age puts it before its like, and nobody has to wait for it."""
+    at = desk()
+    at.join(1, "inference")
+    at.join(2, "training")
+    at.arrive(2, arrival(rows=20))
+    (training,) = at.turn()
+    at.now_us = LONG_US
+    for generation in range(1, 6):
+        at.arrive(1, arrival(generation=generation))
+        (inference,) = at.turn()
+        assert at.done(inference)[0].client == 1
+    assert at.done(training) == []
+    assert at.turn()[0].lead.client == 2
+
+
+def test_rows_of_the_first_level_share_no_batch_with_those_below() -> None:
+    at = desk()
+    for client, lane in enumerate(("inference", "inference", "training", "tuning")):
+        at.join(client, lane)
+        at.arrive(client, arrival())
+    assert [plan.clients for plan in at.turn()] == [{2, 3}, {0, 1}]
+
+
+@pytest.mark.parametrize(
+    ("config", "policy"),
+    [
+        (DaemonConfig(lanes=CONFIG.lanes, batching=BatchingConfig(exact=True)), LatencyFirst),
+        (CONFIG, Fifo),
+        (
+            DaemonConfig(lanes={"inference": LaneConfig(priority=0), "training": LaneConfig(priority=0)}),
+            LatencyFirst,
+        ),
+    ],
+    ids=["exact", "a policy without strict lanes", "one level"],
+)
+def test_there_is_one_track(config: DaemonConfig, policy: Any) -> None:
+    at = desk(config, policy)
+    at.join(1, "inference")
+    at.join(2, "training")
+    at.arrive(1, arrival(op=1))
+    at.arrive(2, arrival(op=2))
+    assert [run.beside for run in runs(at)] == [False]
+
+
+@pytest.mark.parametrize("policy", [LatencyFirst, Fifo])
+def test_what_runs_is_answered_under_another_configuration(policy: Any) -> None:
+    at = desk()
+    at.join(2, "training")
+    at.arrive(2, arrival(slot=0), arrival(slot=1, op=1))
+    (plan,) = at.turn()
+    at.tell(Adopt(CONFIG, policy(CONFIG)))
+    assert at.turn() == []  # its track is taken
+    assert [answer.slot for answer in at.done(plan)] == [0]
+    assert [answer.slot for answer in at.finish()] == [1]
+    assert at.state.idle
+
+
+def test_a_batch_beside_took_as_long_as_it_ran_whatever_was_done_meanwhile() -> None:
+    at = desk()
+    at.join(1, "inference")
+    at.join(2, "training")
+    at.arrive(2, arrival(op=2, rows=4))
+    (training,) = at.turn()
+    at.now_us = 900
+    at.arrive(1, arrival(op=1))
+    (inference,) = at.turn()
+    at.now_us = 1000
+    at.done(inference)
+    at.done(training)
+    costs = at.state.known.costs
+    assert costs.expected_us(inference.op, inference.direction, 1) == 100
+    assert costs.expected_us(training.op, training.direction, 4) == pytest.approx(1000)
+    assert at.state.statistics().batches.busy_s == pytest.approx(1e-3)
+
+
+def test_a_hold_of_the_first_level_holds_nobody_below() -> None:
+    """Two that were answered together: the first to come back is held, and training runs meanwhile.
+
+    Until when it is held is told by the next turn, which starts nothing.
+    """
+    lanes = {"inference": LaneConfig(priority=0, max_hold_us=50_000), "training": LaneConfig(priority=9)}
+    at = desk(DaemonConfig(lanes=lanes))
+    for client in (1, 2):
+        at.join(client, "inference")
+        at.arrive(client, arrival())
+    at.join(3, "training")
+    for rows in (1, 2):
+        at.state.known.costs.learn(OPS[0].id, arrival().call.direction, rows, 1000)
+    (together,) = at.turn()
+    at.done(together)
+    at.now_us = 10
+    at.arrive(1, arrival(generation=2))
+    at.arrive(3, arrival(op=1))
+    assert [plan.clients for plan in at.turn()] == [{3}]
+    (sleep,) = at.tell(Turn(at.now_us))
+    assert isinstance(sleep, Sleep) and sleep.until_us is not None and sleep.until_us > at.now_us
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(1, 30), st.booleans()), max_size=60))
+def test_whatever_comes_the_first_level_waits_for_no_plan_of_another(
+    steps: list[tuple[int, int, int, bool]],
+) -> None:
+    """Each step is a request, and whether a plan beside ends before it; those of the first level end at once."""
+    at = desk()
+    lanes = ("inference", "training", "tuning")
+    for client in range(6):
+        at.join(client, lanes[client % 3])
+    slots = dict.fromkeys(range(6), 0)
+    beside: list[Plan] = []
+
+    def turn() -> None:
+        for run in runs(at):
+            if run.beside:
+                beside.append(run.plan)
+            else:
+                at.tell(PlanDone(run.plan, at.now_us))
+        if at.state._queues.levels[0].turns:
+            turn()
+
+    for client, op, rows, ends in steps:
+        at.now_us += 25
+        if ends and beside:
+            at.tell(PlanDone(beside.pop(), at.now_us))
+        at.arrive(client, arrival(slots[client], op=op, rows=rows))
+        slots[client] += 1
+        turn()
+        assert not at.state._queues.levels[0].turns and len(beside) <= 1
+    while beside:
+        at.tell(PlanDone(beside.pop(), at.now_us))
+        turn()
+    assert at.state.idle
