@@ -19,7 +19,7 @@ from symbiosis_core import __version__
 from symbiosis_core import config as configuration
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.errors import ConfigError, RefusalCode, RefusedError
-from symbiosis_core.ids import ClientId, boot_id
+from symbiosis_core.ids import FIRST_BASE, ClientId, boot_id
 from symbiosis_core.telemetry import pss_bytes
 from symbiosis_core.wire import (
     TENSOR_PART_BYTES,
@@ -164,7 +164,7 @@ class ControlPlane:
         self._known_model(learn.model)
         spec, program = self._segments.learn(learn.segment)
         # Also where it is known: another client's teaching may still be on its way to the data plane.
-        await self._data.call(lambda: self._data.plane.learn(program) if program is not None else None)
+        await self._data.call(lambda: self._data.plane.learn(FIRST_BASE, program) if program is not None else None)
         return Learned(spec.id)
 
     async def _ask_quota(self, asked: AskQuota) -> Reply:

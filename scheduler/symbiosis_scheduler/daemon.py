@@ -16,6 +16,7 @@ from symbiosis_scheduler.cache import cache_folder
 from symbiosis_scheduler.config_watch import ConfigWatch
 from symbiosis_scheduler.control import ControlPlane
 from symbiosis_scheduler.cost_file import FOLDER, CostFile
+from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
@@ -66,9 +67,9 @@ async def serve(
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
         most = plans_in_flight(layers.device)
-        state = SchedulerState(layers.spec.ops, config, policy, max_in_flight=most, costs=costs.load())
+        state = SchedulerState([layers.spec.ops], config, policy, max_in_flight=most, costs=Costs([costs.load()]))
         streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
-        executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
+        executor = Executor([layers], streams, threads, memo_bytes=config.compute.memo_bytes)
         plane = DataPlane(loop, state, executor, grants, config, layers.lent)
         doors = [
             one.listen(loop, one.endpoint(address), plane)
@@ -82,7 +83,7 @@ async def serve(
     live = Reconfiguration(config, data, grants)
     control = ControlPlane(addresses, layers, live, grants, transports, data, threads)
     watch = [ConfigWatch(config_file, live)] if config_file is not None else []
-    services: list[Service] = [data, Bookkeeping(data, costs), control, *watch, _Ready(on_ready)]
+    services: list[Service] = [data, Bookkeeping(data, [costs]), control, *watch, _Ready(on_ready)]
     kernel = Kernel(services, stop_timeout_s=_STOP_S)
     with install_signals(kernel), _tied_to(parent, kernel):
         await kernel.run()

@@ -19,7 +19,7 @@ from typing import Any, Final
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError, RemoteProtocolError
-from symbiosis_core.ids import ClientId, Token
+from symbiosis_core.ids import BaseId, ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
 from symbiosis_core.wire import TakeTrace, TraceTaken
@@ -132,7 +132,7 @@ class DataPlane:
         tenant, grant = self._newcomers.pop(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
         self._executor.attach(channel)
-        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user))
+        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user, tenant.base))
         log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
         self._wake()
 
@@ -161,10 +161,9 @@ class DataPlane:
             self._wake()
         return self._draining
 
-    def learn(self, program: Program) -> None:
-        """From now on calls may name this segment."""
-        self.state.learn(program.spec)
-        self._executor.learn(program)
+    def learn(self, base: BaseId, program: Program) -> None:
+        """From now on calls of that base's clients may name this segment."""
+        self._executor.learn(self.state.learn(base, program.spec), base, program)
 
     def adopt(self, config: DaemonConfig, policy: Policy) -> None:
         """Holds everybody to another configuration from the next plan on.

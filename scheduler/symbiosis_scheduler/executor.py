@@ -9,8 +9,10 @@ weights are not on the CPU, `staged` does the same at a distance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from symbiosis_core.errors import RefusalCode
-from symbiosis_core.ids import ClientId
+from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.segments import SegmentSpec
 from symbiosis_core.specs import OpKind, OpSpec
@@ -48,11 +50,11 @@ class Launched:
 
 
 class Executor:
-    """Computes plans over one model's frozen layers, on the streams of their device."""
+    """Computes plans over the frozen layers of all bases, on the streams of their device."""
 
     def __init__(
         self,
-        layers: FrozenLayers,
+        bases: Sequence[FrozenLayers],
         streams: Streams,
         threads: ThreadChoice,
         *,
@@ -60,14 +62,19 @@ class Executor:
         staged: bool = False,
     ) -> None:
         """`staged` forces on a CPU what every other device needs, so that it can be tried without one."""
-        self._layers = layers
-        self._ops: list[OpSpec | SegmentSpec] = list(layers.spec.ops)
+        device = bases[0].device
+        assert all(layers.device == device for layers in bases)  # there is one, and its streams are shared
+        self._bases = bases
+        self._ops: list[tuple[OpSpec | SegmentSpec, FrozenLayers]] = [
+            (op, layers) for layers in bases for op in layers.spec.ops
+        ]
+        """By number, as the scheduler counts them."""
         self._streams = streams
         self._threads = threads
         self._views = RowViews()
-        self._in_place = not staged and layers.device.type == "cpu"
-        self._carrier = InPlace(self._views) if self._in_place else Staged(layers.device, self._views)
-        self._segments = SegmentPlans(self._views, self._carrier, Memo(memo_bytes), layers.table_rows)
+        self._in_place = not staged and device.type == "cpu"
+        self._carrier = InPlace(self._views) if self._in_place else Staged(device, self._views)
+        self._segments = SegmentPlans(self._views, self._carrier, Memo(memo_bytes))
 
     def attach(self, channel: ServerChannel) -> None:
         """Plans may now hold parts of this client."""
@@ -83,11 +90,12 @@ class Executor:
         """What is kept of forwards for their backwards."""
         return self._segments.memo
 
-    def learn(self, program: Program) -> None:
-        """From now on plans may be of this segment, whose id is the number of ops before it."""
-        assert program.spec.id == len(self._ops)
-        self._ops.append(program.spec)
-        self._segments.learn(program)
+    def learn(self, number: OpId, base: BaseId, program: Program) -> None:
+        """From now on plans may be of this segment, under that number."""
+        assert number == len(self._ops)
+        layers = self._bases[base]
+        self._ops.append((program.spec, layers))
+        self._segments.learn(number, program, layers.table_rows)
 
     def launch(self, plan: Plan, priority: int) -> Launched:
         """Starts `plan` on the stream of that priority.
@@ -104,23 +112,23 @@ class Executor:
         try:
             launched.event = self._streams.launch(priority, lambda: self._compute(launched))
         except (RuntimeError, MemoryError) as error:
-            log.exception(event("a plan failed", op=self._ops[plan.op].name, rows=plan.rows, error=type(error)))
+            log.exception(event("a plan failed", op=self._ops[plan.op][0].name, rows=plan.rows, error=type(error)))
             launched.failed = dict.fromkeys((part.request for part in plan.parts), RefusalCode.FAILED)
         return launched
 
     def _compute(self, launched: Launched) -> None:
         plan = launched.plan
-        op, parts = self._ops[plan.op], plan.parts
+        (op, layers), parts = self._ops[plan.op], plan.parts
         if isinstance(op, SegmentSpec):
             launched.landing = self._segments.compute(plan, op, launched.failed)
         elif op.kind is OpKind.EMBEDDING:
-            sound, ids = sound_ids(self._layers, self._views, plan, op, launched.failed)
+            sound, ids = sound_ids(layers, self._views, plan, op, launched.failed)
             if sound:
-                y_RO = self._layers.look_up(op, self._carrier.send(ids))
+                y_RO = layers.look_up(op, self._carrier.send(ids))
                 launched.landing = self._carrier.land([y_RO], sound, op)
         elif self._in_place and len(parts) == 1:
             (x_TD,), (y_TO,) = self._views.inputs(parts[0], op), self._views.outputs(parts[0], op)
-            self._layers.apply(op, plan.direction, x_TD, out=y_TO)
+            layers.apply(op, plan.direction, x_TD, out=y_TO)
         else:
             x_RD = self._carrier.send([self._views.inputs(part, op)[0] for part in parts])
-            launched.landing = self._carrier.land([self._layers.apply(op, plan.direction, x_RD)], parts, op)
+            launched.landing = self._carrier.land([layers.apply(op, plan.direction, x_RD)], parts, op)

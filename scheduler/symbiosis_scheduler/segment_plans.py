@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import torch
@@ -35,21 +35,20 @@ class Carrier(Protocol):
 class SegmentPlans:
     """The programs of all learned segments, and how plans of them are computed."""
 
-    def __init__(self, views: RowViews, carrier: Carrier, memo: Memo, tables: dict[int, int]) -> None:
+    def __init__(self, views: RowViews, carrier: Carrier, memo: Memo) -> None:
         self.memo: Final = memo
         self._views = views
         self._carrier = carrier
-        self._tables = tables
-        self._programs: dict[OpId, Program] = {}
+        self._programs: dict[OpId, tuple[Program, Mapping[int, int]]] = {}
 
-    def learn(self, program: Program) -> None:
-        """From now on plans may be of this segment."""
-        self._programs[program.spec.id] = program
+    def learn(self, number: OpId, program: Program, tables: Mapping[int, int]) -> None:
+        """From now on plans may be of this segment. `tables` is as `Program.check` wants it."""
+        self._programs[number] = (program, tables)
 
     def compute(self, plan: Plan, op: SegmentSpec, failed: dict[Request, RefusalCode]) -> Landing | None:
         """Computes the plan; requests with bad token ids are noted in `failed`."""
-        program = self._programs[plan.op]
-        parts, planes = self._gather(plan, program, failed)
+        program, tables = self._programs[plan.op]
+        parts, planes = self._gather(plan, program, tables, failed)
         if not parts:
             return None
         if plan.direction is Direction.FORWARD:
@@ -59,7 +58,7 @@ class SegmentPlans:
         return self._carrier.land(ys, parts, op)
 
     def _gather(
-        self, plan: Plan, program: Program, failed: dict[Request, RefusalCode]
+        self, plan: Plan, program: Program, tables: Mapping[int, int], failed: dict[Request, RefusalCode]
     ) -> tuple[list[Part], list[Tensor]]:
         """Returns the sound parts, and their rows one under the other, per plane.
 
@@ -72,7 +71,7 @@ class SegmentPlans:
             if program.indexed:
                 views = [view.clone() if index in program.indexed else view for index, view in enumerate(views)]
                 try:
-                    program.check(views, self._tables)
+                    program.check(views, tables)
                 except RefusedError as error:
                     failed[part.request] = error.code
                     continue

@@ -25,7 +25,9 @@ EXPORTS = {
         "Problem", "RefusalCode", "RefusedError", "RemoteProtocolError", "ServiceFailedError", "SymbiosisError",
         "UsageError",
     ],
-    "symbiosis_core.ids": ["ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token"],
+    "symbiosis_core.ids": [
+        "FIRST_BASE", "BaseId", "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token",
+    ],
     "symbiosis_core.kernel": [
         "Kernel", "KernelStatistics", "Service", "ServiceState", "ServiceStatistics", "install_signals",
     ],

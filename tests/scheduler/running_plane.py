@@ -42,9 +42,9 @@ class Running:
         most = max_in_flight or plans_in_flight(layers.device)
 
         def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-            state = SchedulerState(layers.spec.ops, config, policy or make_policy(config), max_in_flight=most)
+            state = SchedulerState([layers.spec.ops], config, policy or make_policy(config), max_in_flight=most)
             own = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
-            executor = Executor(layers, streams or own, ThreadChoice(1), staged=streams is not None)
+            executor = Executor([layers], streams or own, ThreadChoice(1), staged=streams is not None)
             plane = DataPlane(loop, state, executor, self.grants, config)
             return plane, [TRANSPORT.listen(loop, endpoint, plane)]
 

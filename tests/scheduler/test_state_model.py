@@ -68,7 +68,7 @@ class StateMachine(RuleBasedStateMachine):
             lanes=CONFIG.lanes, batching=BatchingConfig(max_rows=16, exact=exact), limits=CONFIG.limits
         )
         self.exact, self.max_in_flight = exact, max_in_flight
-        self.state = SchedulerState(OPS, config, LatencyFirst(config), max_in_flight=max_in_flight)
+        self.state = SchedulerState([OPS], config, LatencyFirst(config), max_in_flight=max_in_flight)
 
     def forget(self, client: int) -> None:
         self.lanes.pop(client, None)
@@ -210,7 +210,7 @@ class StateMachine(RuleBasedStateMachine):
         assert not self.open, "a request was never answered"
         for client in list(self.lanes):
             self.leave(client)
-        fresh = SchedulerState(OPS, CONFIG, LatencyFirst(CONFIG))
+        fresh = SchedulerState([OPS], CONFIG, LatencyFirst(CONFIG))
         assert held(self.state) == held(fresh), "something is kept of those who are gone"
 
 

@@ -123,7 +123,7 @@ class World:
         self._load = load
         self._dice = random.Random(seed)
         ops = [_PlayedOp(id, id in load.starts) for id in range(load.ops)]
-        self.devices = [Device(SchedulerState(ops, config, make_policy(config))) for _ in range(devices)]
+        self.devices = [Device(SchedulerState([ops], config, make_policy(config))) for _ in range(devices)]
         count = clients or len(load.scripts)
         self.players = [
             Player(
