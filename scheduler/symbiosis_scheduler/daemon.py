@@ -1,4 +1,4 @@
-"""Puts a daemon together: the frozen layers, the data plane in its thread, the control plane beside it."""
+"""Puts a daemon together: the bases, one data plane for them all in its thread, the control plane beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, Service, install_signals
+from symbiosis_scheduler.bases import Base, Bases
 from symbiosis_scheduler.bookkeeping import Bookkeeping
 from symbiosis_scheduler.cache import cache_folder
 from symbiosis_scheduler.config_watch import ConfigWatch
@@ -21,7 +22,6 @@ from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
-from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.packing import Packing
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.reconfiguration import Reconfiguration
@@ -39,7 +39,7 @@ _STOP_S = 10.0
 
 
 async def serve(
-    layers: FrozenLayers,
+    bases: Bases,
     addresses: Sequence[str],
     config: DaemonConfig,
     policy: Policy,
@@ -59,18 +59,21 @@ async def serve(
         UsageError: an address cannot be written, or there is no process `parent`.
         ServiceFailedError: a service failed; its cause is the reason.
     """
-    layers.pack_with(Packing(config.compute.packed_bytes))
+    layers = [base.layers for base in bases]
+    device, packing = layers[0].device, Packing(config.compute.packed_bytes)
+    for each in layers:
+        each.pack_with(packing)
     grants = Grants(config.limits, config.lanes)
-    dtype = layers.spec.dtype.name.lower()
-    costs = CostFile(cache_folder() / FOLDER, layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
+    costs = [_cost_file(base, threads) for base in bases]
     transports = {name: transport(name) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-        most = plans_in_flight(layers.device)
-        state = SchedulerState([layers.spec.ops], config, policy, max_in_flight=most, costs=Costs([costs.load()]))
-        streams = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
-        executor = Executor([layers], streams, threads, memo_bytes=config.compute.memo_bytes)
-        plane = DataPlane(loop, state, executor, grants, config, layers.lent)
+        most, known = plans_in_flight(device), Costs([file.load() for file in costs])
+        catalogues = [each.spec.ops for each in layers]
+        state = SchedulerState(catalogues, config, policy, max_in_flight=most, costs=known)
+        streams = open_streams(device, [lane.priority for lane in config.lanes.values()])
+        executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
+        plane = DataPlane(loop, state, executor, grants, config, lambda name: bases.find(name).layers.lent)
         doors = [
             one.listen(loop, one.endpoint(address), plane)
             for address in addresses
@@ -81,12 +84,17 @@ async def serve(
 
     data = DataPlaneThread(open_plane, drain_s=_DRAIN_S)
     live = Reconfiguration(config, data, grants)
-    control = ControlPlane(addresses, layers, live, grants, transports, data, threads)
+    control = ControlPlane(addresses, bases, live, grants, transports, data, threads)
     watch = [ConfigWatch(config_file, live)] if config_file is not None else []
-    services: list[Service] = [data, Bookkeeping(data, [costs]), control, *watch, _Ready(on_ready)]
+    services: list[Service] = [data, Bookkeeping(data, costs), control, *watch, _Ready(on_ready)]
     kernel = Kernel(services, stop_timeout_s=_STOP_S)
     with install_signals(kernel), _tied_to(parent, kernel):
         await kernel.run()
+
+
+def _cost_file(base: Base, threads: ThreadChoice) -> CostFile:
+    spec, device = base.layers.spec, str(base.layers.device)
+    return CostFile(cache_folder() / FOLDER, spec.fingerprint, spec.dtype.name.lower(), device, threads.policy)
 
 
 class _Ready:

@@ -76,8 +76,9 @@ class DataPlane:
         executor: Executor,
         grants: Grants,
         config: DaemonConfig,
-        lent: Lent | Withheld = UNASKED,
+        lent: Callable[[str], Lent | Withheld] = lambda _: UNASKED,
     ) -> None:
+        """`lent` says what clients may map of the base of a name; it refuses names that are none."""
         self.seats: Final[dict[ClientId, Seat]] = {}
         self.state = state
         self._loop = loop
@@ -115,12 +116,13 @@ class DataPlane:
         self._newcomers[tenant.client] = (tenant, grant)
         return grant
 
-    def lend(self, peer: Peer) -> int:
+    def lend(self, peer: Peer, model: str) -> int:
         """See `Host.lend`. Only processes of this daemon's user get the weights."""
         _check_user(peer)
-        if isinstance(self._lent, Withheld):
-            raise RefusedError(RefusalCode.NOT_LENT, self._lent.reason, self._lent.remedy)
-        return self._lent.memory.fd
+        lent = self._lent(model)
+        if isinstance(lent, Withheld):
+            raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
+        return lent.memory.fd
 
     def abandoned(self, grant: Grant) -> None:
         """See `Host.abandoned`."""

@@ -37,8 +37,10 @@ class LoadedModel:
     model: PreTrainedModel
 
 
-def load(model: str, dtype: DType) -> LoadedModel:
+def load(model: str, dtype: DType, name: str = "") -> LoadedModel:
     """Returns the model: `smollm2`, the path of a folder, or a hub id such as `owner/name`.
+
+    Without a `name` it is called by what it was loaded from.
 
     Raises:
         UsageError: there is no such model, or it is none that can be lent as a frozen base.
@@ -46,12 +48,12 @@ def load(model: str, dtype: DType) -> LoadedModel:
     if dtype not in _LOADABLE:
         allowed = ", ".join(kind.name.lower() for kind in _LOADABLE)
         raise UsageError(f"a model cannot be loaded as {dtype.name.lower()}; choose one of {allowed}")
-    name, name_or_path = _locate(model)
+    found, name_or_path = _locate(model)
     network, info = _from_pretrained(model, name_or_path, dtype)
     _check(model, network, info)
     network.eval()
     network.requires_grad_(False)
-    return LoadedModel(name, name_or_path, dtype, network)
+    return LoadedModel(name or found, name_or_path, dtype, network)
 
 
 def _locate(model: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ EXPORTS = {
     "symbiosis_core.clock": ["monotonic_us"],
     "symbiosis_core.config": [
         "DEFAULT_LANES", "BatchingConfig", "ComputeConfig", "DaemonConfig", "LaneConfig", "LendingConfig",
-        "LimitsConfig", "PolicyConfig", "RuleConfig", "check", "load",
+        "LimitsConfig", "ModelConfig", "PolicyConfig", "RuleConfig", "check", "load",
     ],
     "symbiosis_core.errors": [
         "BusyError", "ClosedError", "ConfigError", "DaemonGoneError", "DaemonSilentError", "LocalProtocolError",
@@ -50,7 +50,7 @@ EXPORTS = {
         "Configured", "DaemonStatus", "Describe", "Fetch", "Hello",
         "HoldStatus", "LaneStatus", "Learn", "Learned", "Loan",
         "MemoStatus",
-        "MemoryStatus", "ModelReply", "Name",
+        "MemoryStatus", "ModelReply", "ModelStatus", "Name",
         "QuotaState", "Refused", "Reply", "Request",
         "SpinStatus", "Status", "StatusReply", "TakeTrace",
         "TensorPart",

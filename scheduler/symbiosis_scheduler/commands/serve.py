@@ -1,4 +1,4 @@
-"""`symbiosis serve`: load a model once and lend it."""
+"""`symbiosis serve`: load a model once, or several, and lend them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from symbiosis_core import config as configuration
 from symbiosis_core import logs
-from symbiosis_core.specs import DType
+from symbiosis_core.config import DaemonConfig, ModelConfig
+from symbiosis_core.errors import UsageError
+from symbiosis_core.specs import DType, ModelSpec
 from symbiosis_scheduler.openmp import bound_openmp
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_transports.address import default_address
@@ -28,7 +29,10 @@ class DTypeName(StrEnum):
 
 
 def serve(
-    model: Annotated[str, typer.Option(help="smollm2 (embedded), a folder, or a hub id.")] = "smollm2",
+    model: Annotated[
+        str | None,
+        typer.Option(help="smollm2 (embedded), a folder, or a hub id. [default: smollm2]", show_default=False),
+    ] = None,
     listen: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,20 +40,24 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    dtype: Annotated[DTypeName, typer.Option(help="How the base is held.")] = DTypeName.BFLOAT16,
+    dtype: Annotated[
+        DTypeName | None, typer.Option(help="How the base is held. [default: bfloat16]", show_default=False)
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the base is held: cpu, cuda or cuda:N.")] = "cpu",
-    config: Annotated[Path | None, typer.Option(help="Policy, lanes and limits, in TOML.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Models, policy, lanes and limits, in TOML.")] = None,
     private_to: Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")] = None,
 ) -> None:
-    """Load a model once and lend it to every process of this host that asks."""
+    """Load a model once, or several, and lend them to every process of this host that asks."""
     bound_openmp()
     logs.setup()
-    settings = load_checked(config) if config is not None else configuration.DaemonConfig()
+    settings = load_checked(config) if config is not None else DaemonConfig()
+    models = _wanted(settings, model, dtype)
     addresses = listen or [default_address()]
 
     import uvloop  # torch is imported below this line: after OpenMP is bounded, and not by `symbiosis --help`
 
-    from symbiosis_scheduler.daemon import serve as serve_layers
+    from symbiosis_scheduler.bases import Bases
+    from symbiosis_scheduler.daemon import serve as serve_bases
     from symbiosis_scheduler.devices import find_device
     from symbiosis_scheduler.layers import FrozenLayers
     from symbiosis_scheduler.lending import place_for
@@ -64,15 +72,17 @@ def serve(
     try:
         for claim in claims:
             claim.take()  # like all that can be refused: before a minute is spent on loading
-        loaded = load(model, DType[dtype.name])
-        layers = FrozenLayers(loaded, place_for(loaded.model, settings.lending, place))
-        if place != layers.device:
-            layers.move_to(place)
-        spec = layers.spec
-        size = f"{spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops"
-        ready = f"serving {spec.name} ({size}) on {layers.device} at {', '.join(addresses)}"
-        daemon = serve_layers(
-            layers,
+        layers, default = [], ""
+        for wanted in models:
+            loaded = load(wanted.source, DType[wanted.dtype.upper()], wanted.name)
+            layers.append(FrozenLayers(loaded, place_for(loaded.model, settings.lending, place)))
+            if place != layers[-1].device:
+                layers[-1].move_to(place)
+            default = loaded.name if wanted.default else default
+        served = ", ".join(_told(each.spec) for each in layers)
+        ready = f"serving {served} on {place} at {', '.join(addresses)}"
+        daemon = serve_bases(
+            Bases(layers, default),
             addresses,
             settings,
             policy,
@@ -87,6 +97,19 @@ def serve(
             claim.give_back()
         if private_to is not None:
             _remove_private_folder(Path(addresses[0].removeprefix("ipc://")))
+
+
+def _wanted(settings: DaemonConfig, model: str | None, dtype: DTypeName | None) -> tuple[ModelConfig, ...]:
+    """Returns the bases that the configuration names, or else the one that the command line does."""
+    if not settings.models:
+        return (ModelConfig(source=model or "smollm2", dtype=(dtype or DTypeName.BFLOAT16).value),)
+    if model is not None or dtype is not None:
+        raise UsageError("the configuration names its models; leave --model and --dtype out")
+    return settings.models
+
+
+def _told(spec: ModelSpec) -> str:
+    return f"{spec.name} ({spec.base_bytes / 1e6:.0f} MB, {spec.dtype.name.lower()}, {len(spec.ops)} ops)"
 
 
 def _remove_private_folder(socket: Path) -> None:
