@@ -270,6 +270,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """Computed since the start."""
     rows: int
     """In those batches."""
+    quantized: str = ""
+    """How its linears are held, if not in `dtype`: `int8`."""
 
 
 class LaneStatus(msgspec.Struct, frozen=True):

@@ -65,6 +65,7 @@ def _models(bases: Bases, statistics: SchedulerStatistics) -> tuple[ModelStatus,
             clients=members[base.id],
             batches=counted.batches,
             rows=counted.rows,
+            quantized=base.layers.quantized,
         )
         for base, counted in zip(bases, statistics.bases, strict=True)
         for spec in (base.layers.spec,)

@@ -91,7 +91,7 @@ _STATUS = DaemonStatus(
     lanes=(LaneStatus("training", 10, 1, 1, 5, 7, 70, 0),),
     batches=BatchStatus(7, 7, 70, 7, 0.5),
     memory=MemoryStatus(265, 1 << 20, 300),
-    models=(ModelStatus("smollm2", "bfloat16", 265, 211, "f00d", True, 1, 7, 70),),
+    models=(ModelStatus("smollm2", "bfloat16", 265, 211, "f00d", True, 1, 7, 70, "int8"),),
 )
 
 REPLIES: Final[dict[str, Reply]] = {
@@ -167,8 +167,9 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"error_us\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa8pause_us\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa3"
         b"off\xc2\xa4memo\x84\xa5bytes\x00\xa6budget\x00\xa4hits\x00\xa6miss"
         b"es\x00\xa5spins\x82\xa5looks\x00\xa4hits\x00\xa6device\xa3cpu\xaet"
-        b"hreads_policy\xa0\xa6models\x91\x89\xa4name\xa7smollm2\xa5dtype\xa8bfloat16\xa5bytes\xcd\x01\t"
+        b"hreads_policy\xa0\xa6models\x91\x8a\xa4name\xa7smollm2\xa5dtype\xa8bfloat16\xa5bytes\xcd\x01\t"
         b"\xa3ops\xcc\xd3\xabfingerprint\xa4f00d\xa7default\xc3\xa7clients\x01\xa7batches\x07\xa4rowsF"
+        b"\xa9quantized\xa4int8"
     ),
     "refused": (
         b"\x85\xa4type\xa7refused\xa4code\xa5quota\xa6reason\xb864 clients are connected\xa6remedy\xa4wait"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from symbiosis_core.wire import ModelStatus
 from symbiosis_scheduler.commands.console import wide_console
-from symbiosis_scheduler.commands.status import fetch_status
+from symbiosis_scheduler.commands.status import fetch_status, held
 from symbiosis_transports.address import default_address
 
 __all__ = ["models"]
@@ -36,5 +36,5 @@ def _table(found: Sequence[ModelStatus]) -> Table:
     for model in found:
         size = f"{model.bytes / 1e6:.1f}"
         counts = (str(model.ops), str(model.clients), str(model.rows))
-        table.add_row(model.name, model.dtype, size, *counts, model.fingerprint, "yes" if model.default else "")
+        table.add_row(model.name, held(model), size, *counts, model.fingerprint, "yes" if model.default else "")
     return table

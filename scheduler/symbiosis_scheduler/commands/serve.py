@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from symbiosis_core import logs
@@ -18,6 +19,13 @@ from symbiosis_scheduler.policies import load_checked
 from symbiosis_transports.address import default_address
 
 __all__ = ["serve"]
+
+
+class Quantization(StrEnum):
+    """How linears can be held."""
+
+    NONE = "none"
+    INT8 = "int8"
 
 
 class DTypeName(StrEnum):
@@ -43,6 +51,10 @@ def serve(
     dtype: Annotated[
         DTypeName | None, typer.Option(help="How the base is held. [default: bfloat16]", show_default=False)
     ] = None,
+    quantize: Annotated[
+        Quantization | None,
+        typer.Option(help="int8: linears in eight bits (needs torchao). [default: none]", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the base is held: cpu, cuda or cuda:N.")] = "cpu",
     config: Annotated[Path | None, typer.Option(help="Models, policy, lanes and limits, in TOML.")] = None,
     private_to: Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")] = None,
@@ -51,7 +63,7 @@ def serve(
     bound_openmp()
     logs.setup()
     settings = load_checked(config) if config is not None else DaemonConfig()
-    models = _wanted(settings, model, dtype)
+    models = _wanted(settings, model, dtype, quantize)
     addresses = listen or [default_address()]
 
     import uvloop  # torch is imported below this line: after OpenMP is bounded, and not by `symbiosis --help`
@@ -74,7 +86,7 @@ def serve(
             claim.take()  # like all that can be refused: before a minute is spent on loading
         layers, default = [], ""
         for wanted in models:
-            loaded = load(wanted.source, DType[wanted.dtype.upper()], wanted.name)
+            loaded = load(wanted.source, DType[wanted.dtype.upper()], wanted.name, wanted.quantize)
             layers.append(FrozenLayers(loaded, place_for(loaded.model, settings.lending, place)))
             if place != layers[-1].device:
                 layers[-1].move_to(place)
@@ -99,12 +111,15 @@ def serve(
             _remove_private_folder(Path(addresses[0].removeprefix("ipc://")))
 
 
-def _wanted(settings: DaemonConfig, model: str | None, dtype: DTypeName | None) -> tuple[ModelConfig, ...]:
+def _wanted(
+    settings: DaemonConfig, model: str | None, dtype: DTypeName | None, quantize: Quantization | None
+) -> tuple[ModelConfig, ...]:
     """Returns the bases that the configuration names, or else the one that the command line does."""
     if not settings.models:
-        return (ModelConfig(source=model or "smollm2", dtype=(dtype or DTypeName.BFLOAT16).value),)
-    if model is not None or dtype is not None:
-        raise UsageError("the configuration names its models; leave --model and --dtype out")
+        as_told = {"dtype": (dtype or DTypeName.BFLOAT16).value, "quantize": (quantize or Quantization.NONE).value}
+        return (msgspec.convert({"source": model or "smollm2", **as_told}, ModelConfig),)
+    if (model, dtype, quantize) != (None, None, None):
+        raise UsageError("the configuration names its models; leave --model, --dtype and --quantize out")
     return settings.models
 
 

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from symbiosis_core.wire import DaemonStatus, Status, StatusReply
+from symbiosis_core.wire import DaemonStatus, ModelStatus, Status, StatusReply
 from symbiosis_transports.address import default_address
 
-__all__ = ["client_table", "fetch_status", "lane_table", "learned_lines", "named", "status"]
+__all__ = ["client_table", "fetch_status", "held", "lane_table", "learned_lines", "named", "status"]
 
 
 def status(
@@ -51,7 +51,12 @@ def status(
 
 def named(found: DaemonStatus) -> str:
     """Returns the daemon's models, each with its element type."""
-    return ", ".join(f"[bold]{model.name}[/] {model.dtype}" for model in found.models)
+    return ", ".join(f"[bold]{model.name}[/] {held(model)}" for model in found.models)
+
+
+def held(model: ModelStatus) -> str:
+    """Returns the element type of a base, and how its linears are held if otherwise."""
+    return f"{model.dtype} ({model.quantized})" if model.quantized else model.dtype
 
 
 def learned_lines(found: DaemonStatus) -> list[str]:
