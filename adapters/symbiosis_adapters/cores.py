@@ -2,25 +2,23 @@
 
 After a parallel operation OpenMP's threads look for more work for milliseconds, awake (8 ms of processor time were
 measured after one `exp`). Here the next thing is nearly always a wait for the daemon, which needs that very core.
-So before a wait the threads are let go (OpenMP 5's `omp_pause_resource_all`; 0.3 us where there are none, some
-30 us where there are), and a forward over a few rows runs in one thread, for which such small operations gain
-nothing from a second. When the model's forward returns, torch has as many threads as before.
+So before a wait the threads are let go, and a forward over a few rows runs in one thread, for which such small
+operations gain nothing from a second. When the model's forward returns, torch has as many threads as before.
 
 `SYMBIOSIS_KEEP_THREADS=1` in the environment leaves all that alone.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
+
+from symbiosis_core.openmp import let_team_go
 
 __all__ = ["FEW_ROWS", "KEEP_VARIABLE", "before_wait", "watch_forwards"]
 
@@ -28,8 +26,6 @@ KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_THREADS"
 FEW_ROWS: Final = 256
 """Up to this many rows a forward runs in one thread. At 128 rows two threads, which are let go and made anew for
 every trip, cost a training step 0.3 s more than one."""
-_SOFT: Final = 1
-"""omp_pause_soft: the threads end, everything else stays."""
 
 
 class _Forward(threading.local):
@@ -55,7 +51,8 @@ def before_wait(rows: int) -> None:
     if inside and (threads := torch.get_num_threads()) > 1:
         _forward.threads_before = threads
         torch.set_num_threads(1)
-    _let_go()(_SOFT)
+    if not _keeps():
+        let_team_go()
 
 
 def _enter(module: nn.Module, args: Any) -> None:
@@ -72,18 +69,3 @@ def _leave(module: nn.Module, args: Any, output: Any) -> None:
 @cache
 def _keeps() -> bool:
     return os.environ.get(KEEP_VARIABLE, "0") not in ("", "0")
-
-
-@cache
-def _let_go() -> Callable[[int], Any]:
-    """Returns what ends the waiting threads of the OpenMP that torch has loaded, or else what does nothing."""
-    try:
-        if _keeps():
-            return lambda kind: None
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if "libgomp" in line:
-                pause: Callable[[int], Any] = ctypes.CDLL(line.split()[-1]).omp_pause_resource_all
-                return pause
-    except (OSError, AttributeError):  # no such file, or an OpenMP before version 5
-        pass
-    return lambda kind: None

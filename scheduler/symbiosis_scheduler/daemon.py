@@ -11,6 +11,7 @@ from pathlib import Path
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, Service, install_signals
+from symbiosis_core.openmp import let_team_go
 from symbiosis_scheduler.bases import Base, Bases
 from symbiosis_scheduler.bookkeeping import Bookkeeping
 from symbiosis_scheduler.cache import cache_folder
@@ -63,6 +64,7 @@ async def serve(
     device, packing = layers[0].device, Packing(config.compute.packed_bytes)
     for each in layers:
         each.pack_with(packing)
+    let_team_go()  # loading and packing computed here; from now on the data plane's thread does
     grants = Grants(config.limits, config.lanes)
     costs = [_cost_file(base, threads) for base in bases]
     transports = {name: transport(name) for name in names()}

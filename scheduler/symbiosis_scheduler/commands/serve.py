@@ -13,8 +13,8 @@ import typer
 from symbiosis_core import logs
 from symbiosis_core.config import DaemonConfig, ModelConfig
 from symbiosis_core.errors import UsageError
+from symbiosis_core.openmp import bound_openmp
 from symbiosis_core.specs import DType, ModelSpec
-from symbiosis_scheduler.openmp import bound_openmp
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_transports.address import default_address
 

@@ -1,0 +1,55 @@
+"""Keeps OpenMP's threads from holding cores that nobody computes on, in the daemon and in its clients.
+
+Every thread that has once computed in parallel keeps a team of its own, and the teams of a process are counted
+together. Where they are more threads than cores, GNU's OpenMP looks for work a twentieth as long before it sleeps.
+So a team left over from loading a model made every product of the data plane wait for a worker to be woken: 23
+context switches instead of 0 to 2 in a block of 128 rows, which took 4.3 instead of 3.5 ms. A thread that has
+computed in parallel, and soon will not again, lets its team go.
+
+Nothing here imports torch: its bounds count only before that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"]
+
+GOMP_SPINCOUNT: Final = "20000"
+"""How often an OpenMP thread looks for work before it sleeps. Unbounded looking takes a core from the clients
+for good; none at all makes a sequence of small products 2-3 times slower."""
+_SOFT: Final = 1
+"""omp_pause_soft: the threads end, everything else stays."""
+
+
+def bound_openmp() -> None:
+    """Bounds the waiting of OpenMP threads, unless the user has. Works only before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)
+
+
+def let_team_go() -> None:
+    """Ends the OpenMP threads that wait for this thread's next parallel operation, which makes them anew.
+
+    Takes 0.3 us where there are none and some 30 us where there are (OpenMP 5's `omp_pause_resource_all`). To be
+    called only once torch is there: what it finds loaded the first time, it keeps to. Does nothing with another
+    OpenMP than GNU's.
+    """
+    _pause()(_SOFT)
+
+
+@cache
+def _pause() -> Callable[[int], Any]:
+    try:
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if "libgomp" in line:
+                pause: Callable[[int], Any] = ctypes.CDLL(line.split()[-1]).omp_pause_resource_all
+                return pause
+    except (OSError, AttributeError):  # no such file, or an OpenMP before version 5
+        pass
+    return lambda kind: None
