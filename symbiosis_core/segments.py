@@ -5,8 +5,9 @@ catalogue), never code, and every function in it looks at one row at a time. So 
 sequences, rows of different clients may be computed together, and a request for it is pure.
 
 Values are numbered: first the inputs (rows of the client), then the tensors (frozen vectors, the same for every
-row), then one value for each node. `check` gives every value its width and element type, or says what is wrong;
-both sides run it, so a segment that a client records is one that a daemon takes.
+row), then one value for each node. What is made of frozen vectors alone, such as the `1 + weight` of some norms,
+is a frozen vector again. `check` gives every value its width and element type, or says what is wrong; both sides
+run it, so a segment that a client records is one that a daemon takes.
 
     backward: rows of all inputs, then output gradients, in; gradients of the floating inputs out
 """
@@ -24,7 +25,17 @@ from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec, Plane, TensorSpec
 
-__all__ = ["MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe"]
+__all__ = [
+    "MAX_NODES",
+    "MAX_PLANES",
+    "Fn",
+    "Node",
+    "Segment",
+    "SegmentSpec",
+    "check",
+    "describe",
+    "frozen_values",
+]
 
 MAX_NODES: Final = 512
 MAX_PLANES: Final = 64
@@ -61,7 +72,7 @@ class Fn(StrEnum):
     CAST = "cast"
     """To `dtype`."""
     LAYER_NORM = "layer_norm"
-    """Of a value, a weight and a bias, both frozen vectors; `number` is epsilon."""
+    """Of a value, a weight and a bias, both frozen vectors; the bias or both may lack. `number` is epsilon."""
     CROSS_ENTROPY = "cross_entropy"
     """Of logits and one target class per row; one column. A target of `start` counts nothing."""
 
@@ -141,25 +152,35 @@ def check(segment: Segment, ops: Sequence[OpSpec], tensors: Mapping[str, TensorS
         if tensor is None or len(tensor.shape) != 1 or not tensor.dtype.is_floating:
             raise _refusal(f"{name} is no frozen vector of this model")
         values.append(Plane(tensor.shape[0], tensor.dtype))
-    vectors = range(len(segment.inputs), len(values))
+    frozen = frozen_values(segment)
     first_node = len(values)
     for index, node in enumerate(segment.nodes):
         if not all(0 <= arg < len(values) for arg in node.args):
             raise _refusal(f"node {index} reads a value that is not there yet")
-        if not node.args or all(arg in vectors for arg in node.args):
+        if not node.args or (len(values) in frozen and node.fn not in _ELEMENTWISE):
             raise _refusal(f"node {index} reads no rows")
         try:
-            values.append(_plane(node, [values[arg] for arg in node.args], [a in vectors for a in node.args], ops))
+            values.append(_plane(node, [values[arg] for arg in node.args], [a in frozen for a in node.args], ops))
         except _UnfitError as error:
             raise _refusal(f"node {index} ({node.fn}): {error}") from None
     if len(set(segment.outputs)) < len(segment.outputs):
         raise _refusal("an output stands twice")
-    if not all(first_node <= output < len(values) for output in segment.outputs):
-        raise _refusal("an output is no node's value")
+    if not all(first_node <= output < len(values) and output not in frozen for output in segment.outputs):
+        raise _refusal("an output is no node's value, or has no rows")
     row_bytes = sum(plane.row_bytes for plane in values)
     if row_bytes > _MAX_ROW_BYTES:
         raise _refusal(f"the values of one row take {row_bytes} bytes; at most {_MAX_ROW_BYTES} are allowed")
     return tuple(values)
+
+
+def frozen_values(segment: Segment) -> frozenset[int]:
+    """Returns the numbers of the values that are the same for every row."""
+    first = len(segment.inputs)
+    frozen = set(range(first, first + len(segment.tensors)))
+    for value, node in enumerate(segment.nodes, first + len(segment.tensors)):
+        if node.args and frozen.issuperset(node.args):
+            frozen.add(value)
+    return frozenset(frozen)
 
 
 class _UnfitError(Exception):
@@ -168,7 +189,8 @@ class _UnfitError(Exception):
 
 def _plane(node: Node, args: list[Plane], frozen: list[bool], ops: Sequence[OpSpec]) -> Plane:
     """Returns the plane of what `node` makes of `args`."""
-    if len(args) != _ARITY.get(node.fn, 1) - (node.fn in _BINARY and node.number is not None):
+    most = _ARITY.get(node.fn, 1) - (node.fn in _BINARY and node.number is not None)
+    if len(args) != most and not (node.fn is Fn.LAYER_NORM and len(args) < most):
         raise _UnfitError(f"{len(args)} arguments")
     first = args[0]
     if node.fn in (Fn.LINEAR, Fn.LOOKUP):
@@ -181,7 +203,7 @@ def _plane(node: Node, args: list[Plane], frozen: list[bool], ops: Sequence[OpSp
         raise _UnfitError("takes floating values")
     if node.fn is Fn.LAYER_NORM:
         widths = {plane.width for plane in args}
-        if frozen != [False, True, True] or widths != {first.width} or node.number is None:
+        if frozen[0] or not all(frozen[1:]) or widths != {first.width} or node.number is None:
             raise _UnfitError("takes rows, then a weight and a bias of their width, and an epsilon")
         return first
     if node.fn in _BINARY:
@@ -227,3 +249,16 @@ def _refusal(reason: str) -> RefusedError:
 
 _BINARY: Final = frozenset({Fn.ADD, Fn.SUB, Fn.MUL, Fn.DIV})
 _ARITY: Final = dict.fromkeys(_BINARY, 2) | {Fn.LAYER_NORM: 3, Fn.CROSS_ENTROPY: 2}
+_ELEMENTWISE: Final = _BINARY | {
+    Fn.POW,
+    Fn.NEG,
+    Fn.RSQRT,
+    Fn.SILU,
+    Fn.GELU,
+    Fn.GELU_TANH,
+    Fn.RELU,
+    Fn.SIGMOID,
+    Fn.TANH,
+    Fn.CAST,
+}
+"""What may be done to a frozen vector."""

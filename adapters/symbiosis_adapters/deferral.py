@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from symbiosis_adapters.deferred import Deferred, defer, pending, root_of, sizes_read, value_of
+from symbiosis_adapters.derived import Derivations, Derived, derivation_of
 from symbiosis_adapters.recording import DTYPES, Mode, NodeKey, Passage, Recording, StandIn
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.segment_rows import Trip, answers
@@ -34,6 +35,8 @@ class Operand(NamedTuple):
     ref: int
     plane: Plane
     needs_grad: bool
+    frozen: bool = False
+    """Whether it is a frozen vector: the same for every row."""
 
 
 class Offer(NamedTuple):
@@ -254,10 +257,9 @@ class Deferral:
                 return self._pending_operand(recording, x, lead)
             x = value_of(x)
         if type(x) is FrozenVector:
-            known = self._known.get(id(x))
-            if known is None or x.requires_grad or x.device != recording.device or not known.still():
-                return None
-            return Operand(recording.vector(known.name), known.plane, needs_grad=False)
+            return self._frozen_operand(recording, x)
+        if (derived := derivation_of(x)) is not None:
+            return self._derived_operand(recording, derived)
         dtype = DTYPES.get(x.dtype)
         shape = x.shape
         if dtype is None or not dtype.is_floating or len(shape) != len(lead) + 1 or shape[:-1] != lead:
@@ -266,6 +268,23 @@ class Deferral:
             return None
         needs_grad = recording.mode.grad and x.requires_grad
         return Operand(recording.input(x), Plane(shape[-1], dtype), needs_grad)
+
+    def _frozen_operand(self, recording: Recording, x: Tensor) -> Operand | None:
+        known = self._known.get(id(x))
+        if known is None or x.requires_grad or x.device != recording.device or not known.still():
+            return None
+        return Operand(recording.vector(known.name), known.plane, needs_grad=False, frozen=True)
+
+    def _derived_operand(self, recording: Recording, derived: Derived) -> Operand | None:
+        """Has the daemon make what was made here of a frozen vector."""
+        operand = self._frozen_operand(recording, derived.vector)
+        if operand is None:
+            return None
+        for node in derived.nodes:
+            plane = Plane(operand.plane.width, DType(node.dtype) if node.dtype else operand.plane.dtype)
+            recording.add(node._replace(args=(operand.ref,)), plane, None)
+            operand = operand._replace(ref=len(recording.nodes) - 1, plane=plane)
+        return operand
 
     def _pending_operand(self, recording: Recording, x: Deferred, lead: torch.Size) -> Operand | None:
         root = root_of(x)
@@ -296,12 +315,32 @@ class Deferral:
         recording.add(node, plane, weakref.ref(made))
         return made
 
+    def replace(self, x: Deferred, other: Deferred) -> bool:
+        """Lets `x` stand for what `other`, which nobody else has, stands for: it was changed in place.
+
+        Returns False, and leaves it, where that would not look as it does with a tensor that has a value.
+        """
+        recording = other._recording
+        if recording is None or x._recording is not recording or x._needs_grad != other._needs_grad:
+            return False
+        same = (x._shape, x._dtype) == (other._shape, other._dtype)
+        if not same or recording.shares_columns(x._index):
+            return False
+        recording.handles[x._index] = None
+        recording.handles[other._index] = weakref.ref(x)
+        x._index, x._changes = other._index, x._changes + 1
+        return True
+
     # -- passages --------------------------------------------------------------------------------------------
 
     def watch(self, x: Deferred) -> Watch | None:
         """Begins to watch what is done to a pending tensor; None where nothing may be deferred now."""
         recording = self.recording_of(root_of(x))
         return None if recording is None else Watch(recording, len(recording.nodes), sizes_read())
+
+    def derivations(self) -> Derivations:
+        """Returns what sees vectors being made of this model's frozen ones; see `derived`."""
+        return Derivations(lambda x: type(x) is FrozenVector and id(x) in self._known and not x.requires_grad)
 
     def watched(self, watch: Watch, x: Deferred, output: Any) -> Passage | None:
         """Returns what was done to `x`, if it was done to nothing else, gave one value and left nothing behind."""
@@ -348,6 +387,11 @@ class Deferral:
         if observer is not None:
             observer(trip, recording, wanted, values)
         return values
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether somebody writes this thread's trips down, to make them again when numbers may have changed."""
+        return getattr(self._open, "observer", None) is not None
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:

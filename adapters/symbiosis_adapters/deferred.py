@@ -29,6 +29,7 @@ __all__ = [
     "RULES",
     "Deferred",
     "Rule",
+    "changes_of",
     "defer",
     "pending",
     "read_size",
@@ -64,6 +65,8 @@ class Deferred(torch.Tensor):
     _needs_grad: bool
     _born: int
     """The value's version when it came."""
+    _changes: int = 0
+    """How often it was changed in place before it had a value."""
     _passed: bool = False
     """Whether something was computed from the node and not from the value, whose gradient is then a part."""
 
@@ -183,8 +186,13 @@ def root_of(x: Deferred) -> Deferred:
     return x if x._viewed is None else x._viewed
 
 
+def changes_of(x: Deferred) -> int:
+    """Returns how often `x` was changed in place before it had a value."""
+    return root_of(x)._changes
+
+
 def unmodified(x: Deferred) -> bool:
-    """Whether `x` is what it was when it was made."""
+    """Whether the value of `x`, if it has one, is what it was when it came."""
     root = root_of(x)
     value = root._value
     return value is None or value._version == root._born

@@ -139,9 +139,11 @@ class _Passable(nn.Module):
         if passages.failures >= _MOST_FAILURES:
             return super().forward(x)
         watch = passages.deferral.watch(x)
-        output = super().forward(x)
-        if watch is not None:
-            self._learn(passages, key, passages.deferral.watched(watch, x, output))
+        if watch is None:
+            return super().forward(x)
+        with passages.deferral.derivations():
+            output = super().forward(x)
+        self._learn(passages, key, passages.deferral.watched(watch, x, output))
         return output
 
     def _learn(self, passages: _Passages, key: tuple[int, torch.dtype], passage: Passage | None) -> None:

@@ -245,6 +245,11 @@ def _pow(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _unary(args[0], "pow", number=args[1])
 
 
+@_records(torch.square, Tensor.square)
+def _square(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return NotImplemented if kwargs or len(args) != 1 else _unary(args[0], "pow", number=2)
+
+
 @_records(torch.mean, Tensor.mean)
 def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     said = dict(zip(("input", "dim", "keepdim"), args, strict=False)) | kwargs
@@ -259,6 +264,8 @@ def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 @_records(Tensor.to)
 def _to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A cast; moving to another device needs the value."""
+    if len(args) == 1 and set(kwargs) == {"dtype"}:
+        return _cast(args[0], kwargs["dtype"])
     if kwargs or len(args) != 2:
         return NotImplemented
     x, target = args
@@ -318,6 +325,7 @@ def _binary(fn: str) -> Rule:
 
 
 def _record_binary(fn: str, a: Any, b: Any) -> Any:
+    a, b = _number(a, beside=b), _number(b, beside=a)
     if _is_number(b):
         return _unary(a, fn, number=b)
     if _is_number(a):
@@ -343,6 +351,19 @@ def _record_binary(fn: str, a: Any, b: Any) -> Any:
     return deferral.add(recording, node, plane, lead, operands)
 
 
+def _number(x: Any, beside: Any) -> Any:
+    """Returns what a tensor without dimensions holds, such as the factor of some embeddings; else `x` itself.
+
+    It meets every column and changes no type, as a number does. It may be changed later, so no passage keeps it.
+    """
+    scalar = type(x) is Tensor and not x.ndim and x.is_cpu and x.dtype.is_floating_point and not x.requires_grad
+    recording = root_of(beside)._recording if scalar and pending(beside) else None
+    if recording is None or _deferral(recording).is_observed:
+        return x
+    read_size()
+    return x.item()
+
+
 def _meet(a: Plane, b: Plane) -> Plane | None:
     """Returns the plane of two that meet column by column, as torch promotes them."""
     if a.width != b.width and 1 not in (a.width, b.width):
@@ -364,25 +385,41 @@ for _fn, _functions in _BINARY.items():
     _records(*_functions)(_binary(_fn))
 
 
+@_records(Tensor.__iadd__, Tensor.add_)
+def _add_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tensor stands for the sum from now on, for everybody who has it."""
+    x = args[0]
+    if kwargs or len(args) != 2 or not pending(x) or x._viewed is not None or args[1] is x:
+        return NotImplemented
+    summed = _record_binary("add", x, args[1])
+    if summed is NotImplemented:
+        return NotImplemented
+    return x if _deferral(summed._recording).replace(x, summed) else NotImplemented
+
+
 @_records(F.layer_norm)
 def _layer_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     names = ("input", "normalized_shape", "weight", "bias", "eps")
     said = dict(zip(names, args, strict=False)) | kwargs
     x, weight, bias = said["input"], said.get("weight"), said.get("bias")
-    if not pending(x) or weight is None or bias is None or tuple(said["normalized_shape"]) != (x._shape[-1],):
+    if (
+        not pending(x)
+        or tuple(said["normalized_shape"]) != (x._shape[-1],)
+        or (weight is None and bias is not None)
+    ):
         return NotImplemented
     found = _start(x)
     if found is None:
         return NotImplemented
     recording, rows = found
     deferral, lead = _deferral(recording), x._shape[:-1]
-    vectors = [deferral.operand(recording, vector, lead) for vector in (weight, bias)]
-    operands = [rows, *[vector for vector in vectors if vector is not None]]
-    if len(operands) != 3 or not all(vector.ref < 0 and vector.ref % 2 == 0 for vector in operands[1:]):
-        return NotImplemented
-    if len({operand.plane for operand in operands}) > 1:
-        return NotImplemented
-    refs = (operands[0].ref, operands[1].ref, operands[2].ref)
+    operands = [rows]
+    for vector in (weight, bias):
+        operand = None if vector is None else deferral.operand(recording, vector, lead)
+        if vector is not None and (operand is None or not operand.frozen or operand.plane != rows.plane):
+            return NotImplemented
+        operands += [] if operand is None else [operand]
+    refs = tuple([operand.ref for operand in operands])
     node = NodeKey("layer_norm", refs, number=said.get("eps", 1e-5))
     return deferral.add(recording, node, rows.plane, lead, operands)
 

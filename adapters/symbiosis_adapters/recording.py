@@ -75,6 +75,7 @@ class StandIn(Protocol):
     _dtype: torch.dtype
     _needs_grad: bool
     _passed: bool
+    _changes: int
 
     def _settle(self, value: Tensor) -> None:
         """Stands for `value` from now on."""
@@ -187,6 +188,14 @@ class Recording:
         if len(self.nodes) >= _FULL_NODES or self.row_bytes >= _FULL_ROW_BYTES:
             self.full = True
 
+    def shares_columns(self, index: int) -> bool:
+        """Whether somebody has columns of this value, or the value that it is columns of: memory, to torch."""
+        node = self.nodes[index]
+        if node.fn == "take" and self.handles[node.args[0]] is not None:
+            return True
+        parts = (handle for other, handle in zip(self.nodes, self.handles, strict=True) if _takes(other, index))
+        return any(handle is not None and handle() is not None for handle in parts)
+
     def has_room_for(self, other: Recording) -> bool:
         """Whether both together are still one segment."""
         return (
@@ -255,6 +264,10 @@ class Recording:
                     f"a tensor of shape {tuple(x.shape)} was modified in place after it went into a frozen layer "
                     "and before the layer's result was used; modify a clone, or load with cut='siblings'"
                 )
+
+
+def _takes(node: NodeKey, index: int) -> bool:
+    return node.fn == "take" and node.args == (index,)
 
 
 def _index(deferred: StandIn) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from symbiosis_adapters.deferred import Deferred, unmodified, value_of
+from symbiosis_adapters.deferred import Deferred, changes_of, unmodified, value_of
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings
 
 __all__ = ["MAX_WASTED", "Sibling", "SiblingGroup"]
@@ -51,7 +51,7 @@ class _Kept(weakref.ref[torch.Tensor]):
         if mode != self.mode:
             return False
         if type(x) is Deferred:
-            return unmodified(x)
+            return unmodified(x) and changes_of(x) == self.version
         if self.copy is not None:
             return torch.equal(x, self.copy)
         return not x.is_inference() and x._version == self.version
@@ -108,7 +108,7 @@ class SiblingGroup:
         kept = _Kept(x, _forget)
         kept.outputs, kept.pending, kept.mode = list(outputs), set(range(len(outputs))), mode
         if type(x) is Deferred:
-            kept.version, kept.copy = 0, None
+            kept.version, kept.copy = changes_of(x), None
         else:
             kept.version, kept.copy = (-1, x.clone()) if x.is_inference() else (x._version, None)
         self._kept = kept

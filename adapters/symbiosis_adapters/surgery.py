@@ -22,6 +22,7 @@ from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cores import watch_forwards
 from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
+from symbiosis_adapters.exact_types import pass_for_linears
 from symbiosis_adapters.experts import FrozenExperts, install_expert_rules
 from symbiosis_adapters.functions import give_functions_values
 from symbiosis_adapters.heads import CAUSAL_LM, Head, Places
@@ -87,6 +88,7 @@ def build(
     model.__dict__["symbiosis_plan"] = planned
     if planned.cut is not Cut.LENT:
         watch_forwards(model)
+        pass_for_linears()
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
         give_functions_values()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from symbiosis_core.errors import RefusalCode, RefusedError
-from symbiosis_core.segments import Fn, Node, SegmentSpec
+from symbiosis_core.segments import Fn, Node, SegmentSpec, frozen_values
 from symbiosis_core.specs import DType
 from symbiosis_scheduler.norms import norms_in
 from symbiosis_scheduler.steps import Pull, Reads, Step, Weights, pull_of, reads_of, rms_norm, step_of
@@ -41,11 +41,12 @@ class Program:
         segment = spec.segment
         self._inputs = len(segment.inputs)
         self._first = spec.first_node
-        self._vectors = [weights.vector(name) for name in segment.tensors]
         self._nodes = segment.nodes
         self._outputs = segment.outputs
-        self._unmade: list[Tensor | None] = [None] * len(segment.nodes)
         self._steps = [(node.args, step_of(node, weights)) for node in segment.nodes]
+        self._frozen = frozen_values(segment)
+        self._made = self._make_frozen([weights.vector(name) for name in segment.tensors])
+        """The values after the inputs: what is frozen, and None for what is not."""
         self._run = self._shortest()
         self._dead = self._deaths(segment.outputs)
         self._pulled = self._reaching()
@@ -59,11 +60,11 @@ class Program:
             value for value in needed if value >= self._first and self._node(value).fn is Fn.LINEAR
         )
         """The values worth keeping from a forward to its backward."""
-        self._again = tuple(value for value in needed if value >= self._first)
+        self._again = tuple(value for value in needed if value >= self._first and value not in self._frozen)
         self._again_with_saved = tuple(
             value
             for value in self._needed(self._read_by_pulls(), frozenset(self.saved))
-            if value >= self._first and value not in self.saved
+            if value in self._again and value not in self.saved
         )
         self.indexed: Final = frozenset(
             index for index, plane in enumerate(segment.inputs) if plane.dtype is DType.INT64
@@ -120,7 +121,7 @@ class Program:
         return _joined(pieces)
 
     def _forward(self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None) -> list[Tensor]:
-        values: list[Tensor | None] = [*inputs, *self._vectors, *self._unmade]
+        values: list[Tensor | None] = [*inputs, *self._made]
         for (value, args, step), dead_now in zip(self._run, self._dead, strict=True):
             made = values[value] = step(*[values[arg] for arg in args])
             if saved is not None and value in self.saved:
@@ -130,7 +131,7 @@ class Program:
         return [_there(values, output) for output in self._outputs]
 
     def _backward(self, inputs: Sequence[Tensor], dys: Sequence[Tensor], saved: Saved | None) -> list[Tensor]:
-        values: list[Tensor | None] = [*inputs, *self._vectors, *self._unmade]
+        values: list[Tensor | None] = [*inputs, *self._made]
         for value, tensor in (saved or {}).items():
             values[value] = tensor
         for value in self._again if saved is None else self._again_with_saved:
@@ -163,6 +164,13 @@ class Program:
     def _node(self, value: int) -> Node:
         return self._nodes[value - self._first]
 
+    def _make_frozen(self, vectors: Sequence[Tensor]) -> list[Tensor | None]:
+        made: list[Tensor | None] = list(vectors)
+        for value, (args, step) in enumerate(self._steps, self._first):
+            frozen = value in self._frozen
+            made.append(step(*[made[arg - self._inputs] for arg in args]) if frozen else None)
+        return made
+
     def _shortest(self) -> list[tuple[int, tuple[int, ...], Step]]:
         """Returns the steps of a forward: value, arguments, step; chains that one function computes as one."""
         norms = norms_in(self.spec)
@@ -171,7 +179,7 @@ class Program:
         for value, (args, step) in enumerate(self._steps, self._first):
             if (norm := norms.get(value)) is not None:
                 run.append((value, (norm.of,), rms_norm(norm.epsilon)))
-            elif value not in inside:
+            elif value not in inside and value not in self._frozen:
                 run.append((value, args, step))
         return run
 

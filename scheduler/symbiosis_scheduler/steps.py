@@ -75,7 +75,7 @@ def step_of(node: Node, weights: Weights) -> Step:
     if node.fn is Fn.POW:
         return lambda x: x.pow(number)
     if node.fn is Fn.LAYER_NORM:
-        return lambda x, weight, bias: F.layer_norm(x, weight.shape, weight, bias, number or 0.0)
+        return lambda x, weight=None, bias=None: F.layer_norm(x, x.shape[-1:], weight, bias, number or 0.0)
     if node.fn is Fn.CROSS_ENTROPY:
         ignored = node.start
         return lambda logits_RV, target_R1: F.cross_entropy(
@@ -173,10 +173,12 @@ def _layer_norm(node: Node) -> Pull:
     epsilon = node.number or 0.0
 
     def pull(dy: Tensor, args: Sequence[Tensor], out: Tensor, index: int) -> Tensor:
-        x, weight, bias = args
-        _, mean, rstd = torch.native_layer_norm(x, weight.shape, weight, bias, epsilon)
+        x, weight, bias = (*args, None, None)[:3]
+        assert x is not None  # it is the first of `args`
+        shape = x.shape[-1:]
+        _, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, epsilon)
         wanted = [True, False, False]
-        dx, _, _ = torch.ops.aten.native_layer_norm_backward(dy, x, weight.shape, mean, rstd, weight, bias, wanted)
+        dx, _, _ = torch.ops.aten.native_layer_norm_backward(dy, x, shape, mean, rstd, weight, bias, wanted)
         assert isinstance(dx, Tensor)
         return dx
 

@@ -325,6 +325,44 @@ def test_in_inference_mode_the_value_at_the_call_counts(layer: Layer) -> None:
         torch.testing.assert_close(again.clone(), layer.plain(x))
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_an_addition_in_place_is_recorded(layer: Layer, grad: bool) -> None:
+    """Who has the tensor has the sum, and what was computed of it before stays."""
+    deferred, plain, x, y = layer.both(grad=grad)
+    found = []
+    for h in (deferred, plain):
+        before, also, flat = h * 2, h, h.view(6, D)
+        h += h * 3
+        assert h is also
+        found.append([each.clone() for each in (before * 1, also, flat, h + 1)])
+    assert layer.trips == 1
+    torch.testing.assert_close(found[0], found[1])
+    if grad:
+        for tensors in found:
+            sum(each.square().sum() for each in tensors).backward()  # type: ignore[union-attr]
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_an_addition_in_place_to_what_has_columns_elsewhere_is_theirs_too(layer: Layer) -> None:
+    deferred, plain, _, _ = layer.both()
+    for h in (deferred, plain):
+        left, _ = h.chunk(2, -1)
+        left += 1
+        h += 2
+    torch.testing.assert_close(deferred.clone(), plain)
+
+
+def test_an_addition_in_place_that_brings_a_gradient_has_it(layer: Layer) -> None:
+    deferred, plain, _, _ = layer.both()
+    grads = []
+    for h in (deferred, plain):
+        x = torch.ones(*LEAD, D, requires_grad=True)
+        h += x * 1
+        h.square().sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+
+
 def test_views_share_the_memory_of_the_whole(layer: Layer) -> None:
     deferred, plain, _, _ = layer.both()
     flat, again = deferred.view(-1, D), deferred.reshape(3, 2, D)

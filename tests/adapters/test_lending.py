@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, OFTConfig, PeftConfig, PeftModel
+from torch import nn
+from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
 from symbiosis_adapters import surgery
@@ -105,6 +107,31 @@ def test_what_changes_weights_has_those_layers_computed_here_and_says_so(pair: P
     assert f"computed here, with a weight of this process's own: {layers[0]}" in str(told)
     model(**batches(1)[0])
     assert not any("q_proj" in trip and "q_proj,k_proj" not in trip for trip in pair.rows.forward)
+
+
+class Twice(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * 2
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS, Cut.LINEAR])
+def test_a_layer_whose_weight_is_a_function_of_the_bases_is_computed_here(pair: Pair, cut: Cut) -> None:
+    """PEFT's target_parameters makes it one while a forward lasts; then the layer is the daemon's again."""
+    model = pair.remote(cut)
+    remote, plain = model.model.layers[0].self_attn.q_proj, pair.plain().model.layers[0].self_attn.q_proj
+    x = torch.randn(2, 3, remote.in_features, generator=torch.Generator().manual_seed(1))
+    expected = plain(x).detach()
+    for parametrized, trips in ((False, 1), (True, 0), (False, 1)):
+        if parametrized:
+            parametrize.register_parametrization(remote, "weight", Twice())
+        elif parametrize.is_parametrized(remote):
+            parametrize.remove_parametrizations(remote, "weight", leave_parametrized=False)
+        before = len(pair.rows.trips)
+        assert remote.taken == parametrized
+        torch.testing.assert_close(remote(x) * 1, expected * (1 + parametrized), rtol=1e-4, atol=1e-5)
+        assert len(pair.rows.trips) - before == trips
+    assert type(remote.weight) is FrozenWeight
+    assert explain(model).taken == ()
 
 
 @pytest.mark.parametrize(

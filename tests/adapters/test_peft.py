@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import (
     AdaLoraConfig,
+    GloraConfig,
     IA3Config,
     LNTuningConfig,
     LoHaConfig,
@@ -91,6 +92,7 @@ CASES: dict[str, tuple[str, Callable[[], PeftConfig]]] = {
     "lokr": ("llama", config(LoKrConfig, r=4, target_modules=QV)),
     "oft": ("llama", config(OFTConfig, r=0, oft_block_size=4, target_modules=QV)),
     "vera": ("llama", config(VeraConfig, r=4, target_modules=QV)),
+    "glora": ("llama", config(GloraConfig, r=4, target_modules=QV)),
     "ln": ("llama", config(LNTuningConfig)),
 }
 CUTS = [Cut.GRAPH, Cut.SIBLINGS]

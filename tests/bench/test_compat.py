@@ -16,12 +16,12 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from symbiosis_bench.compat.cell import Cell, Outcome, Step
-from symbiosis_bench.compat.comparison import compare
+from symbiosis_bench.compat.comparison import compare, unsteady
 from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES
 from symbiosis_bench.compat.methods import METHODS, QUICK_METHODS
 from symbiosis_bench.compat.observation import Observation, Trips
 from symbiosis_bench.compat.page import page
-from symbiosis_bench.compat.report import Report, from_json, score, to_json
+from symbiosis_bench.compat.report import Report, cells_in, from_json, score, to_json
 from symbiosis_bench.machine import this_machine
 from symbiosis_core.errors import UsageError
 
@@ -106,6 +106,12 @@ def test_what_cancels_is_measured_by_what_does_not(off: float, outcome: Outcome)
     assert judged(plain, remote).outcome is outcome
 
 
+def test_a_gradient_without_entries_is_equal_to_itself() -> None:
+    """OSF has such where a layer has one output only."""
+    empty = observed(gradients={"a": torch.ones(1), "b": torch.empty(0, 4)})
+    assert judged(empty, empty).outcome is Outcome.PASS
+
+
 def test_a_method_without_gradients_proves_nothing() -> None:
     nothing = observed(gradients={})
     assert judged(nothing, nothing).reason == "gradients: none"
@@ -118,6 +124,28 @@ def test_a_refused_read_of_the_weights_is_told_apart() -> None:
     for error in (refused, wrapped):
         assert judged(observed(), observed(merge=error)).outcome is Outcome.LENT
     assert judged(observed(), observed(merge=error, tokens=torch.tensor([0, 0]))).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("step", "plain", "remote", "shaken", "off"),
+    [
+        ("loss", 2.0, 2.1, 2.2, "1e-01"),
+        ("logits", torch.tensor([4.0]), torch.tensor([5.0]), torch.tensor([4.4]), "1e-01"),
+        ("gradients", {"a": torch.ones(1)}, {"a": torch.ones(1) * 2}, {"a": torch.ones(1) * 1.5}, "5e-01"),
+    ],
+)
+def test_a_cell_that_fails_says_how_far_plain_peft_is_from_itself(
+    step: str, plain: Any, remote: Any, shaken: Any, off: str
+) -> None:
+    failed = judged(observed(**{step: plain}), observed(**{step: remote}))
+    told = unsteady(failed, observed(**{step: plain}), observed(**{step: shaken}))
+    assert told.outcome is Outcome.FAIL
+    assert told.reason == f"{failed.reason}; the last bit of the weights moves plain PEFT by {off}"
+
+
+def test_what_no_rounding_explains_is_left_as_it_is() -> None:
+    failed = judged(observed(), observed(tokens=torch.tensor([1, 3])))
+    assert unsteady(failed, observed(), observed(tokens=torch.tensor([1, 3]))) == failed
 
 
 def test_where_plain_peft_fails_there_is_nothing_to_compare() -> None:
@@ -157,7 +185,8 @@ def test_the_score_counts_what_plain_peft_passes() -> None:
 
 
 def test_the_page_shows_every_cell_and_every_reason() -> None:
-    lines = page(REPORT).splitlines()
+    _, _, cells = page(REPORT).partition("## The cells")
+    lines = cells.splitlines()
     assert [line for line in lines if line.startswith(("| llama", "| gpt2", "| opt"))] == [
         "| llama | 1 |",
         "| gpt2 | (1.5 siblings) |",
@@ -166,7 +195,7 @@ def test_the_page_shows_every_cell_and_every_reason() -> None:
         "| gpt2 | loss 1 |",
         "| opt | - |",
     ]
-    assert "1. `loss: up_proj: off by some`: ia3 (llama, gpt2)." in lines
+    assert "1. `loss: up_proj: off by some`: ia3 (llama 3e-02, gpt2 5e-01)." in lines
     assert "- `adapt: ValueError: no`: ia3 (opt)." in lines
     assert "- At once: lora." in lines
 
@@ -175,6 +204,50 @@ def test_the_same_report_gives_the_same_page() -> None:
     later = msgspec.structs.replace(REPORT.machine, date="2031-01-01T00:00:00+00:00")
     again = msgspec.structs.replace(from_json(to_json(REPORT)), machine=later)
     assert page(again) == page(REPORT)
+
+
+def test_the_page_begins_with_every_family_and_says_when() -> None:
+    days = ("2026-11-22T09:00:00+00:00", "2026-11-21T10:00:00+00:00")
+    cells = tuple(msgspec.structs.replace(each, date=days[index % 2]) for index, each in enumerate(CELLS))
+    told = page(msgspec.structs.replace(REPORT, cells=cells))
+    assert ", 2026-11-21 to 2026-11-22." in told
+    summary, _, _ = told.partition("## The cells")
+    assert [line for line in summary.splitlines() if line.startswith(("| llama", "| gpt2", "| opt"))] == [
+        "| llama | 1 of 2 | 1 |",
+        "| gpt2 | 0 of 2 | 1.5 siblings |",
+        "| opt | 0 of 1 | ? |",
+    ]
+
+
+def written(folder: Path, name: str, date: str, *cells: Cell, **machine: str) -> Path:
+    report = msgspec.structs.replace(
+        REPORT, machine=msgspec.structs.replace(REPORT.machine, date=date, **machine), cells=cells
+    )
+    file = folder / name
+    file.write_bytes(to_json(report))
+    return file
+
+
+def test_of_equal_cells_the_latest_is_taken_over(tmp_path: Path) -> None:
+    new = written(tmp_path, "new", "2026-11-22", cell("llama", "lora", Outcome.PASS))
+    old = written(
+        tmp_path, "old", "2026-11-21", cell("llama", "lora", Outcome.FAIL), cell("opt", "lora", Outcome.PASS)
+    )
+    found = cells_in([new, old], REPORT.machine)
+    assert {key: (each.outcome, each.date) for key, each in found.items()} == {
+        ("llama", "lora", "graph"): (Outcome.PASS, "2026-11-22"),
+        ("opt", "lora", "graph"): (Outcome.PASS, "2026-11-21"),
+    }
+
+
+def test_what_is_no_report_of_these_versions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"was made with peft 0\.1, and here is peft "):
+        cells_in([written(tmp_path, "old", "2026-11-22", peft="0.1")], REPORT.machine)
+    (tmp_path / "empty").touch()
+    with pytest.raises(UsageError, match="is no report of this benchmark"):
+        cells_in([tmp_path / "empty"], REPORT.machine)
+    with pytest.raises(UsageError, match="cannot read"):
+        cells_in([tmp_path / "none"], REPORT.machine)
 
 
 # -- processes -----------------------------------------------------------------------------------------------
@@ -242,4 +315,8 @@ def test_the_quick_table_has_no_failure(tmp_path: Path) -> None:
     assert {each.served for each in told.cells if each.cut == "graph"} == {"graph"}
     assert json.loads((tmp_path / "out.json").read_text())["machine"]["cores"] > 0
     assert (tmp_path / "out.md").read_text() == page(told)
+    again = run(tmp_path, "--quick", "--from", "out.json", "--json", "out.json", "--page", "again.md")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert from_json((tmp_path / "out.json").read_bytes()).cells == told.cells
+    assert (tmp_path / "again.md").read_text() == (tmp_path / "out.md").read_text()
     assert not list(tmp_path.glob("sy-compat-*"))

@@ -83,7 +83,7 @@ def test_the_loss_takes_a_target_for_every_row() -> None:
         (Node(Fn.ADD, (0,)), "1 arguments"),
         (Node(Fn.ADD, (0, 1), number=1.0), "2 arguments"),
         (Node(Fn.NEG, ()), "no rows"),
-        (Node(Fn.NEG, (1,)), "no rows"),  # of a frozen vector alone
+        (Node(Fn.MEAN, (1,)), "no rows"),  # of a frozen vector alone
         (Node(Fn.LINEAR, (0,), op=3), "no op 3"),
         (Node(Fn.LINEAR, (0,), op=-1), "no op -1"),
         (Node(Fn.LINEAR, (0,), op=2), "is a embedding"),
@@ -125,6 +125,19 @@ def test_ids_are_only_looked_up() -> None:
 @pytest.mark.parametrize("name", ["matrix", "steps", "nothing"])
 def test_only_frozen_vectors_are_named(name: str) -> None:
     assert name in reason(Node(Fn.MUL, (0, 1)), tensors=(name,))
+
+
+def test_what_is_made_of_frozen_vectors_is_one() -> None:
+    one_more = (Node(Fn.CAST, (1,), dtype=F32), Node(Fn.ADD, (2,), number=1.0))
+    assert checked(*one_more, Node(Fn.MUL, (0, 3)), tensors=("norm",))[-2:] == (Plane(8, F32), Plane(8, F32))
+    assert "has no rows" in reason(*one_more, tensors=("norm",))
+    assert "no rows" in reason(*one_more, Node(Fn.TAKE, (3,), width=2), tensors=("norm",))
+    assert "no rows" in reason(Node(Fn.NEG, (1,)), Node(Fn.LINEAR, (2,), op=0), tensors=("norm",))
+
+
+@pytest.mark.parametrize("args", [(0,), (0, 1), (0, 1, 2)])
+def test_a_layer_norm_may_lack_its_vectors(args: tuple[int, ...]) -> None:
+    assert checked(Node(Fn.LAYER_NORM, args, number=1e-5), tensors=("norm", "bias"))[-1] == ROWS
 
 
 def test_outputs_are_nodes_and_stand_once() -> None:

@@ -239,14 +239,23 @@ def test_columns_and_their_gradients() -> None:
     compare(nodes, lambda x: x * (x[:, :9] * x[:, 7:]).mean(-1, keepdim=True), 1)
 
 
-def test_a_layer_norm_and_its_gradient() -> None:
+@pytest.mark.parametrize("vectors", [(), ("weight",), ("weight", "bias")])
+def test_a_layer_norm_and_its_gradient(vectors: tuple[str, ...]) -> None:
     weights = FakeWeights()
-    nodes = (Node(Fn.LAYER_NORM, (0, 1, 2), number=1e-5),)
+    nodes = (Node(Fn.LAYER_NORM, (0, 1, 2)[: 1 + len(vectors)], number=1e-5),)
 
     def expected(x: Tensor) -> Tensor:
-        return F.layer_norm(x, (D,), weights.vectors["weight"], weights.vectors["bias"], 1e-5)
+        return F.layer_norm(x, (D,), *(weights.vectors[name] for name in vectors), eps=1e-5)
 
-    compare(nodes, expected, 1, tensors=("weight", "bias"))
+    compare(nodes, expected, 1, tensors=vectors)
+
+
+def test_a_vector_made_of_a_frozen_one_meets_rows() -> None:
+    """As in norms that write `1 + weight`."""
+    weights = FakeWeights()
+    nodes = (Node(Fn.ADD, (1,), number=1.0), Node(Fn.SIGMOID, (2,)), Node(Fn.MUL, (0, 3)), Node(Fn.MUL, (4, 3)))
+    factor = (weights.vectors["norm"] + 1).sigmoid()
+    compare(nodes, lambda x: x * factor * factor, 1, tensors=("norm",))
 
 
 def test_casts_pass_gradients_back_in_the_type_they_came_from() -> None:

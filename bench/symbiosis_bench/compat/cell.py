@@ -48,3 +48,5 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     steps: dict[Step, Outcome] = {}
     """Of those that were reached."""
     seconds: float = 0.0
+    date: str = ""
+    """When it was tried: UTC, ISO 8601."""

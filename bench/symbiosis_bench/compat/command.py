@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -15,7 +17,7 @@ from symbiosis_bench.compat.cell import Cell
 from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES
 from symbiosis_bench.compat.methods import METHODS, QUICK_METHODS
 from symbiosis_bench.compat.page import page as page_of
-from symbiosis_bench.compat.report import Report, score, to_json
+from symbiosis_bench.compat.report import Key, Report, cells_in, score, to_json
 from symbiosis_bench.interruption import leave_in_order
 from symbiosis_bench.machine import this_machine
 from symbiosis_bench.output import check_writable
@@ -33,17 +35,31 @@ def compat(
     page: Annotated[
         Path | None, typer.Option(help="Write the table into this Markdown file.", show_default=False)
     ] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="Take over the cells of this file, which --json wrote. May be said often.",
+            show_default=False,
+        ),
+    ] = None,
     families: Annotated[str, typer.Option(help="With commas between. [default: all]", show_default=False)] = "",
     methods: Annotated[str, typer.Option(help="With commas between. [default: all]", show_default=False)] = "",
     cuts: Annotated[str, typer.Option(help="Of graph, siblings, linear; with commas between.")] = ",".join(_CUTS),
     quick: Annotated[bool, typer.Option("--quick", help="A few families and methods only.")] = False,
 ) -> None:
-    """Try every method of PEFT on every family of decoders, and compare with plain PEFT."""
-    chosen = (
-        _chosen("families", families, FAMILIES, QUICK_FAMILIES if quick else FAMILIES),
-        _chosen("methods", methods, METHODS, QUICK_METHODS if quick else METHODS),
-        _chosen("cuts", cuts, (*_CUTS, "linear"), _CUTS),
+    """Try every method of PEFT on every family of decoders, and compare with plain PEFT.
+
+    What --from has is not tried again, so a run that was stopped goes on with --from and --json of one name.
+    """
+    report = Report(
+        machine=this_machine(),
+        families=_chosen("families", families, FAMILIES, QUICK_FAMILIES if quick else FAMILIES),
+        methods=_chosen("methods", methods, METHODS, QUICK_METHODS if quick else METHODS),
+        cuts=_chosen("cuts", cuts, (*_CUTS, "linear"), _CUTS),
+        cells=(),
     )
+    cells = dict(cells_in(known or (), report.machine))  # before the file is emptied that may be one of them
     for path in (json, page):
         check_writable(path)
     os.environ.update(_ENVIRONMENT)
@@ -53,23 +69,53 @@ def compat(
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
+    _keep(_tried(report, cells, tell), cells, report, json)
+    report = _with(report, cells)
+    if page is not None:
+        page.write_text(page_of(report))
+    for cut in report.cuts:
+        tell(_line(cut, report.cells))
+
+
+def _keep(tried: Iterable[Cell], cells: dict[Key, Cell], report: Report, json: Path | None) -> None:
+    """Adds what is tried to `cells`, and writes them after every family and however it ends."""
+    family = ""
+    try:
+        for cell in tried:
+            if cell.family != family:
+                _write(json, _with(report, cells))
+                family = cell.family
+            cells[cell.family, cell.method, cell.cut] = cell
+    finally:
+        _write(json, _with(report, cells))
+
+
+def _tried(report: Report, known: Mapping[Key, Cell], tell: Callable[[str], None]) -> Iterator[Cell]:
+    """Yields the cells that are not known, and tries them as they are asked for."""
+    wanted = {
+        family: [
+            (method, cut) for method in report.methods for cut in report.cuts if (family, method, cut) not in known
+        ]
+        for family in report.families
+    }
+    wanted = {family: each for family, each in wanted.items() if each}
+    if not wanted:
+        return
     from symbiosis_bench.compat.run import run  # imports torch, which reads the environment
 
     with tempfile.TemporaryDirectory(prefix="sy-compat-", ignore_cleanup_errors=True) as folder:
-        cells = run(*chosen, Path(folder), tell)
-    report = Report(
-        machine=this_machine(), families=chosen[0], methods=chosen[1], cuts=chosen[2], cells=tuple(cells)
-    )
-    _conclude(report, json, page)
-    for cut in chosen[2]:
-        tell(_line(cut, cells))
+        yield from run(wanted, Path(folder), tell)
 
 
-def _conclude(report: Report, json: Path | None, page: Path | None) -> None:
+def _with(report: Report, cells: Mapping[Key, Cell]) -> Report:
+    """Returns the report with those of the cells that it speaks of."""
+    keys = itertools.product(report.families, report.methods, report.cuts)
+    return msgspec.structs.replace(report, cells=tuple([cells[key] for key in keys if key in cells]))
+
+
+def _write(json: Path | None, report: Report) -> None:
     if json is not None:
         json.write_bytes(to_json(report))
-    if page is not None:
-        page.write_text(page_of(report))
 
 
 def _line(cut: str, cells: Iterable[Cell]) -> str:

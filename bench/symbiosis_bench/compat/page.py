@@ -1,12 +1,13 @@
-"""The page that a person reads: families down, methods across, and every reason below. Made of the JSON alone.
+"""The page that a person reads: a summary, families down and methods across, and every reason below.
 
-The same report gives the same page: no date and no time is on it.
+It is made of the JSON alone, and the same report gives the same page.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from symbiosis_bench.compat.cell import Cell, Outcome
 from symbiosis_bench.compat.methods import METHODS, Group
@@ -20,12 +21,26 @@ Which families of decoders and which methods of PEFT a shared base serves. `make
 on it is written by hand. Every cell is a tiny random model of the family, saved, served by a daemon of its own in
 float32, and adapted with the method, beside the same with plain PEFT in one process and from one seed. Compared
 are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of the largest entry;
-gradients that cancel out are measured by the method's largest), tokens generated greedily from a left-padded
-batch, the saved adapter loaded in plain PEFT, and the merged model.
+with the floor below), tokens generated greedily from a left-padded batch, the saved adapter loaded in plain PEFT,
+and the merged model.
 
 What is not shown: speed, other element types, other ways to configure a method, and quality: the models are
 random.
+
+The floor. A gradient whose largest entry is smaller than 1e-4 of the method's largest gradient is measured by that
+1e-4, so no difference below 1e-8 of the largest gradient counts. Float32 rounds at 6e-8, and a small gradient is
+what is left of sums of larger terms: the bias of keys, for one, has none at all, since softmax takes a shift of
+all scores away, and what torch gives for it is rounding only. The floor is six times finer than one rounding of
+the largest, so it hides no error that is larger than one; without it such gradients would be compared with their
+own noise.
+
+Where a number fails, plain PEFT is run once more with the last bit of every weight changed, and the reason says
+how far that moves it. Such a cell stays one that fails. But where the two are of one size, the method itself
+magnifies rounding (a singular value decomposition whose singular values nearly agree, a sign), and no other order
+of sums would give equal numbers.
 """
+_PLAINEST: Final = "lora"
+"""The method whose trips stand in the summary: LoRA on what attention begins with."""
 _LEGEND = """
 - A number: the cell passes, in so many trips per block and forward; beside it the cut, where another one served it
   than was asked for.
@@ -33,19 +48,32 @@ _LEGEND = """
 - `weights`: the method reads or changes the base's real weights, which this daemon does not lend.
 - `-`: plain PEFT fails itself; it does not count.
 - Anything else: the first step that fails, and under which number its reason stands below.
+
+Trips are those of a forward without a gradient, of a batch of two. In a mixture of experts every expert that is
+hit is a trip of its own under the graph cut; under the siblings cut experts are not counted, only layers. Bloom's
+activation is an autograd function with a gradient of its own, so the client computes it: one trip more.
+"""
+_AMOUNTS = """After a family: by how much it is off, and how far the last bit of the weights moves plain PEFT.
 """
 
 
 def page(report: Report) -> str:
     """Returns the page as Markdown."""
     failed = _numbered(_reasons(report.cells, Outcome.FAIL))
-    parts = [_HEAD, _versions(report), "## Score\n", _score(report), "## The cells\n" + _LEGEND]
+    parts = [
+        _HEAD,
+        _versions(report),
+        "## Score\n",
+        _score(report),
+        _by_family(report),
+        "## The cells\n" + _LEGEND,
+    ]
     for cut in report.cuts:
         for group in Group:
             methods = [name for name in report.methods if METHODS[name].group is group]
             if methods:
                 parts += [f"### {group}, cut {cut}\n", _table(report, cut, methods, failed)]
-    parts += ["## Reasons\n", "### What fails\n", _list(failed.items(), numbered=True)]
+    parts += ["## Reasons\n", "### What fails\n", _AMOUNTS, _list(failed.items(), numbered=True)]
     parts += ["### What needs real weights\n", _weights(report.cells)]
     parts += ["### Where plain PEFT fails itself\n", _list(_reasons(report.cells, Outcome.NOT_PLAIN).items())]
     return "\n".join(parts).rstrip() + "\n"
@@ -53,7 +81,25 @@ def page(report: Report) -> str:
 
 def _versions(report: Report) -> str:
     machine = report.machine
-    return f"torch {machine.torch}, transformers {machine.transformers}, peft {machine.peft}, on the CPU.\n"
+    days = sorted({cell.date.partition("T")[0] for cell in report.cells})
+    when = f", {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days and days[0] else ""
+    return f"torch {machine.torch}, transformers {machine.transformers}, peft {machine.peft}, on the CPU{when}.\n"
+
+
+def _by_family(report: Report) -> str:
+    """Returns what passes of every family, and the trips of its plainest cell."""
+    head = (
+        "",
+        *(f"{cut}: pass" for cut in report.cuts),
+        *(f"{cut}: trips with `{_PLAINEST}`" for cut in report.cuts),
+    )
+    rows = [head]
+    for family in report.families:
+        own = [[cell for cell in report.cells if (cell.family, cell.cut) == (family, cut)] for cut in report.cuts]
+        counts = [score(cells) for cells in own]
+        trips = [next((_trips(cell) for cell in cells if cell.method == _PLAINEST), "") for cells in own]
+        rows.append((family, *(f"{count.passed} of {count.counted}" for count in counts), *trips))
+    return _markdown(rows)
 
 
 def _score(report: Report) -> str:
@@ -87,9 +133,13 @@ def _shown(cell: Cell, failed: dict[str, tuple[int, list[Cell]]]) -> str:
         return f"{cell.reason.partition(':')[0]} {number}"
     if cell.outcome is Outcome.LENT and not merges_later(cell):
         return "weights"
+    return f"({_trips(cell)})" if cell.outcome is Outcome.LENT else _trips(cell)
+
+
+def _trips(cell: Cell) -> str:
+    """Returns the trips per block, and the cut that served where it is another one than was asked for."""
     trips = "?" if cell.trips is None else f"{cell.trips:g}"
-    trips += f" {cell.served}" if cell.served not in ("", cell.cut) else ""
-    return f"({trips})" if cell.outcome is Outcome.LENT else trips
+    return trips + (f" {cell.served}" if cell.served not in ("", cell.cut) else "")
 
 
 def _reasons(cells: Iterable[Cell], outcome: Outcome) -> dict[str, list[Cell]]:
@@ -107,11 +157,14 @@ def _numbered(reasons: dict[str, list[Cell]]) -> dict[str, tuple[int, list[Cell]
 
 _PATH = re.compile(r"\b\w+(?:\.\w+)*\.\d+\.[\w.]*?(\w+(?:\.(?:weight|bias))?)(?!\.?\w)")
 _AMOUNT = re.compile(r"\b\d+e[-+]\d+\b")
+_SUCH_AS = re.compile(r"\b\d+ of \d+ (off by [^,]*), such as [^;]*")
+_LAYER = re.compile(r"\bRemote(\w+)\(in_features.*?remote=[^)]*\)")
 
 
 def _general(reason: str) -> str:
-    """Returns a reason without what differs from cell to cell: the layer, and by how much a number is off."""
-    return _AMOUNT.sub("some", _PATH.sub(r"\1", reason))
+    """Returns a reason without what differs from cell to cell: layers, and by how much numbers are off."""
+    without_layer = _LAYER.sub(r"Remote\1(...)", _SUCH_AS.sub(r"\1", reason))
+    return _AMOUNT.sub("some", _PATH.sub(r"\1", without_layer))
 
 
 def _list(reasons: Iterable[tuple[str, object]], *, numbered: bool = False) -> str:
@@ -128,10 +181,11 @@ def _code(text: str) -> str:
 
 
 def _where(cells: Sequence[Cell]) -> str:
-    """Returns the methods of some cells, and their families where those are few."""
+    """Returns the methods of some cells with their families, and by how much those are off."""
     families: dict[str, dict[str, None]] = {}
     for cell in cells:
-        families.setdefault(cell.method, {})[cell.family] = None
+        amounts = " / ".join(_AMOUNT.findall(cell.reason))
+        families.setdefault(cell.method, {})[f"{cell.family} {amounts}".rstrip()] = None
     return "; ".join(f"{method} ({', '.join(found)})" for method, found in families.items()) + "."
 
 

@@ -1,20 +1,26 @@
-"""What a run of the table tells, as JSON, and its score."""
+"""What runs of the table tell, as JSON, and its score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import msgspec
 
 from symbiosis_bench.compat.cell import Cell, Outcome, Step
 from symbiosis_bench.machine import Machine
+from symbiosis_core.errors import UsageError
 
-__all__ = ["Report", "Score", "from_json", "score", "to_json"]
+__all__ = ["Key", "Report", "Score", "cells_in", "from_json", "merges_later", "score", "to_json"]
+
+Key = tuple[str, str, str]
+"""Which cell: family, method, cut."""
+_VERSIONS: Final = ("torch", "transformers", "peft")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run."""
+    """One run, with what it has taken over from earlier ones."""
 
     machine: Machine
     families: tuple[str, ...]
@@ -62,3 +68,35 @@ def to_json(report: Report) -> bytes:
 def from_json(data: bytes) -> Report:
     """Returns what was written."""
     return msgspec.json.decode(data, type=Report)
+
+
+def cells_in(files: Iterable[Path], machine: Machine) -> Mapping[Key, Cell]:
+    """Returns the cells of earlier runs; of equal ones the latest.
+
+    Raises:
+        UsageError: a file is no report, or one of other versions than `machine` has.
+    """
+    found: dict[Key, Cell] = {}
+    for file in files:
+        report = _read(file)
+        other = [name for name in _VERSIONS if getattr(report.machine, name) != getattr(machine, name)]
+        if other:
+            there, here = (
+                ", ".join(f"{name} {getattr(m, name)}" for name in other) for m in (report.machine, machine)
+            )
+            raise UsageError(f"{file} was made with {there}, and here is {here}; cells of both are no table")
+        for cell in report.cells:
+            dated = cell if cell.date else msgspec.structs.replace(cell, date=report.machine.date)
+            key = (cell.family, cell.method, cell.cut)
+            if key not in found or found[key].date <= dated.date:
+                found[key] = dated
+    return found
+
+
+def _read(file: Path) -> Report:
+    try:
+        return from_json(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{file} is no report of this benchmark: {error}") from error

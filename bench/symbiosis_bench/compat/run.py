@@ -5,10 +5,13 @@ A cell that kills its process, or that takes too long, is told as failed, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from symbiosis_bench.compat.base import READY, lend
 from symbiosis_bench.compat.cell import Cell, Outcome
@@ -25,45 +28,47 @@ _CELL_S: Final = 60.0
 Tell = Callable[[str], None]
 
 
-def run(
-    families: Sequence[str], methods: Sequence[str], cuts: Sequence[str], folder: Path, tell: Tell
-) -> list[Cell]:
-    """Returns every cell, in the order of the arguments. `folder` has a short path: a socket is in it."""
-    cells: list[Cell] = []
-    wanted = [(method, cut) for method in methods for cut in cuts]
-    for number, family in enumerate(families):
-        found = _family(family, wanted, folder / str(number))
-        cells.extend(found)
+def run(wanted: Mapping[str, Sequence[Wanted]], folder: Path, tell: Tell) -> Iterator[Cell]:
+    """Yields every cell, one family after the other. `folder` has a short path: a socket is in it."""
+    for number, (family, each) in enumerate(wanted.items()):
+        found: list[Cell] = []
+        for cell in _family(family, each, folder / str(number)):
+            found.append(msgspec.structs.replace(cell, date=datetime.now(UTC).isoformat(timespec="seconds")))
+            yield found[-1]
         tell(_line(family, found))
-    return cells
 
 
-def _family(family: str, wanted: Sequence[Wanted], folder: Path) -> list[Cell]:
+def _family(family: str, wanted: Sequence[Wanted], folder: Path) -> Iterator[Cell]:
     folder.mkdir()
     base, address, log = folder / "base", f"ipc://{folder}/s", folder / "log"
     with Fork(partial(lend, family, FAMILIES[family], base, address), log) as daemon:
         said = daemon.hear(_START_S)
-        if said != READY:
+        if said == READY:
+            yield from _cells(family, wanted, base, address, log)
+        else:
             why = (said or daemon.how_it_ended().encode()).decode()
-            return [_failed(family, each, f"not served: {why}") for each in wanted]
-        return _cells(family, wanted, base, address, log)
+            yield from (_failed(family, each, f"not served: {why}") for each in wanted)
 
 
-def _cells(family: str, wanted: Sequence[Wanted], base: Path, address: str, log: Path) -> list[Cell]:
-    cells: list[Cell] = []
-    while len(cells) < len(wanted):
-        with Fork(partial(try_cells, family, base, address, wanted[len(cells) :]), log) as trial:
-            while len(cells) < len(wanted):
-                try:
-                    said = trial.hear(_CELL_S)
-                except TimeoutError:
-                    cells.append(_failed(family, wanted[len(cells)], f"hangs: more than {_CELL_S:.0f} s"))
-                    break
-                if said is None:
-                    cells.append(_failed(family, wanted[len(cells)], f"the process {trial.how_it_ended()}"))
-                    break
-                cells.append(cell_of(said))
-    return cells
+def _cells(family: str, wanted: Sequence[Wanted], base: Path, address: str, log: Path) -> Iterator[Cell]:
+    told = 0
+    while told < len(wanted):
+        with Fork(partial(try_cells, family, base, address, wanted[told:]), log) as trial:
+            alive = True
+            while alive and told < len(wanted):
+                cell = _heard(trial)
+                alive = isinstance(cell, Cell)
+                yield cell if isinstance(cell, Cell) else _failed(family, wanted[told], cell)
+                told += 1
+
+
+def _heard(trial: Fork) -> Cell | str:
+    """Returns the next cell, or why there will be none."""
+    try:
+        said = trial.hear(_CELL_S)
+    except TimeoutError:
+        return f"hangs: more than {_CELL_S:.0f} s"
+    return cell_of(said) if said is not None else f"the process {trial.how_it_ended()}"
 
 
 def _failed(family: str, wanted: Wanted, reason: str) -> Cell:
