@@ -32,9 +32,10 @@ EXPORTS = {
         "Kernel", "KernelStatistics", "Service", "ServiceState", "ServiceStatistics", "install_signals",
     ],
     "symbiosis_core.logs": ["ENVIRONMENT", "LEVELS", "Event", "event", "get_logger", "setup"],
+    "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
     "symbiosis_core.segments": [
-        "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe",
+        "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe", "frozen_values",
     ],
     "symbiosis_core.specs": [
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
