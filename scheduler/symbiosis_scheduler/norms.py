@@ -3,20 +3,27 @@
 A model writes its RMS norm as five to seven functions of a few microseconds each. That is nothing beside a product
 of many rows, but a token of one row spends a fifth of its time in them, since each comes to code that the product
 before has thrown out of the processor's caches. `torch.nn.functional.rms_norm` without a weight computes the same
-steps in the same order and precision. A forward uses it; a backward reads values in between and takes the steps
-one by one.
+steps in the same order and precision. The gradient is written out as one function, too: step by step it took 0.8
+to 1.0 ms for 256 rows of 576 on two cores, so 0.13 to 0.2.
+
+R is rows of a batch, D their width.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from symbiosis_core.segments import Fn, Node, SegmentSpec
 from symbiosis_core.specs import DType
+from symbiosis_scheduler.steps import Pull, Step
 
-__all__ = ["Norm", "norms_in"]
+__all__ = ["Norm", "norms_in", "rms_norm", "rms_norm_pull"]
 
 _HALVES: Final = (DType.BFLOAT16, DType.FLOAT16)
 
@@ -34,6 +41,24 @@ class Norm(NamedTuple):
 def norms_in(spec: SegmentSpec) -> Mapping[int, Norm]:
     """Returns the norms of a segment by the number of the value that comes out."""
     return _Chains(spec).found()
+
+
+def rms_norm(epsilon: float) -> Step:
+    """Returns what computes an RMS norm of whole rows, without a weight."""
+    return lambda x_RD: F.rms_norm(x_RD, x_RD.shape[-1:], None, epsilon)
+
+
+def rms_norm_pull(epsilon: float) -> Pull:
+    """Returns the gradient of that norm: (dy - y mean(dy y)) / rms, computed in float32 at least."""
+
+    def pull(dy_RD: Tensor, args: Sequence[Tensor], out: Any, index: int) -> Tensor:
+        wide = torch.promote_types(args[0].dtype, torch.float32)
+        x_RD, dy_RD = args[0].to(wide), dy_RD.to(wide)
+        inverse_R1 = x_RD.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        along_R1 = (dy_RD * x_RD).mean(-1, keepdim=True) * inverse_R1.pow(3)
+        return (dy_RD * inverse_R1).addcmul_(x_RD, along_R1, value=-1)
+
+    return pull
 
 
 class _Chains:

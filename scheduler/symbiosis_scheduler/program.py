@@ -10,8 +10,7 @@ R is rows of the batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from torch import Tensor
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.segments import Fn, Node, SegmentSpec, frozen_values
 from symbiosis_core.specs import DType
-from symbiosis_scheduler.norms import norms_in
-from symbiosis_scheduler.steps import Pull, Reads, Step, Weights, pull_of, reads_of, rms_norm, step_of
-from symbiosis_transports.tensors import torch_dtype
+from symbiosis_scheduler.gradients import Gradients
+from symbiosis_scheduler.norms import norms_in, rms_norm, rms_norm_pull
+from symbiosis_scheduler.steps import Pull, Reads, Step, Weights, pull_of, reads_of, step_of
 
 __all__ = ["Program", "Saved"]
 
@@ -43,18 +42,13 @@ class Program:
         self._first = spec.first_node
         self._nodes = segment.nodes
         self._outputs = segment.outputs
-        self._steps = [(node.args, step_of(node, weights)) for node in segment.nodes]
         self._frozen = frozen_values(segment)
-        self._made = self._make_frozen([weights.vector(name) for name in segment.tensors])
+        self._functions = self._shortest(weights)
+        self._made = self._make_frozen([weights.vector(name) for name in segment.tensors], weights)
         """The values after the inputs: what is frozen, and None for what is not."""
-        self._run = self._shortest()
+        self._run = [(value, each.args, each.step) for value, each in self._functions.items()]
         self._dead = self._deaths(segment.outputs)
         self._pulled = self._reaching()
-        self._pulls: dict[int, tuple[Pull, Reads]] = {
-            value: (pull_of(node, weights, spec.values[node.args[0]].width), reads_of(node))
-            for value, node in enumerate(segment.nodes, self._first)
-            if value in self._pulled and node.fn is not Fn.TAKE
-        }
         needed = self._needed(self._read_by_pulls(), frozenset())
         self.saved: Final = tuple(
             value for value in needed if value >= self._first and self._node(value).fn is Fn.LINEAR
@@ -135,53 +129,56 @@ class Program:
         for value, tensor in (saved or {}).items():
             values[value] = tensor
         for value in self._again if saved is None else self._again_with_saved:
-            args, step = self._steps[value - self._first]
-            values[value] = step(*[values[arg] for arg in args])
-        grads = _Gradients(self.spec)
+            function = self._functions[value]
+            values[value] = function.step(*[values[arg] for arg in function.args])
+        grads = Gradients(self.spec)
         for output, dy in zip(self._outputs, dys, strict=True):
             if output in self._pulled:
                 grads.add(output, dy)
-        for value in range(len(self.spec.values) - 1, self._first - 1, -1):
+        for value, function in reversed(self._functions.items()):
             grad = grads.take(value)
             if grad is not None:
-                self._pull(value, grad, values, grads)
+                self._pull(value, function, grad, values, grads)
             values[value] = None
         return [grads.of_input(index, inputs[index]) for index in self.spec.wants]
 
-    def _pull(self, value: int, dy: Tensor, values: list[Tensor | None], grads: _Gradients) -> None:
+    def _pull(
+        self, value: int, function: _Function, dy: Tensor, values: list[Tensor | None], grads: Gradients
+    ) -> None:
         """Adds to the gradients of a value's arguments."""
-        node = self._node(value)
-        if node.fn is Fn.TAKE:
-            grads.add_columns(node.args[0], node.start, dy)
+        if function.pull is None:
+            grads.add_columns(function.args[0], self._node(value).start, dy)
             return
-        pull, reads = self._pulls[value]
-        given = [_there(values, arg) for arg in node.args] if reads.args else ()
-        out = _there(values, value) if reads.out else dy
-        for index, arg in enumerate(node.args):
+        given = [values[arg] for arg in function.args]
+        for index, arg in enumerate(function.args):
             if arg in self._pulled:
-                grads.add(arg, pull(dy, given, out, index))
+                grads.add(arg, function.pull(dy, given, values[value], index))
 
     def _node(self, value: int) -> Node:
         return self._nodes[value - self._first]
 
-    def _make_frozen(self, vectors: Sequence[Tensor]) -> list[Tensor | None]:
+    def _make_frozen(self, vectors: Sequence[Tensor], weights: Weights) -> list[Tensor | None]:
         made: list[Tensor | None] = list(vectors)
-        for value, (args, step) in enumerate(self._steps, self._first):
+        for value, node in enumerate(self._nodes, self._first):
             frozen = value in self._frozen
-            made.append(step(*[made[arg - self._inputs] for arg in args]) if frozen else None)
+            given = [made[arg - self._inputs] for arg in node.args] if frozen else ()
+            made.append(step_of(node, weights)(*given) if frozen else None)
         return made
 
-    def _shortest(self) -> list[tuple[int, tuple[int, ...], Step]]:
-        """Returns the steps of a forward: value, arguments, step; chains that one function computes as one."""
+    def _shortest(self, weights: Weights) -> dict[int, _Function]:
+        """Returns what makes each value, in order; chains that one function computes as one."""
         norms = norms_in(self.spec)
-        inside = frozenset(chain.from_iterable(norm.inside for norm in norms.values()))
-        run: list[tuple[int, tuple[int, ...], Step]] = []
-        for value, (args, step) in enumerate(self._steps, self._first):
+        left_out = self._frozen.union(*[norm.inside for norm in norms.values()])
+        functions = {}
+        for value, node in enumerate(self._nodes, self._first):
             if (norm := norms.get(value)) is not None:
-                run.append((value, (norm.of,), rms_norm(norm.epsilon)))
-            elif value not in inside and value not in self._frozen:
-                run.append((value, args, step))
-        return run
+                functions[value] = _Function(
+                    (norm.of,), rms_norm(norm.epsilon), rms_norm_pull(norm.epsilon), Reads(itself=True)
+                )
+            elif value not in left_out:
+                pull = pull_of(node, weights, self.spec.values[node.args[0]].width)
+                functions[value] = _Function(node.args, step_of(node, weights), pull, reads_of(node))
+        return functions
 
     def _deaths(self, outputs: Iterable[int]) -> list[list[int]]:
         """Returns, per step of a forward, the values that nobody reads after it."""
@@ -195,17 +192,21 @@ class Program:
     def _reaching(self) -> frozenset[int]:
         """Returns the values that depend on an input that has a gradient."""
         reaching = set(self.spec.wants)
-        for value, node in enumerate(self._nodes, self._first):
-            if node.fn is not Fn.LOOKUP and any(arg in reaching for arg in node.args):
+        for value, function in self._functions.items():
+            if self._node(value).fn is not Fn.LOOKUP and any(arg in reaching for arg in function.args):
                 reaching.add(value)
         return frozenset(reaching)
 
     def _read_by_pulls(self) -> frozenset[int]:
         """Returns the values that the gradients read."""
         read: set[int] = set()
-        for value, (_, reads) in self._pulls.items():
-            if reads.args:
-                read.update(self._node(value).args)
+        for value in self._pulled & self._functions.keys():
+            args, _, _, reads = self._functions[value]
+            for arg in args if reads.itself else ():
+                read.update({arg} & self._pulled)
+            for index, arg in enumerate(args if reads.others else ()):
+                if arg in self._pulled:
+                    read.update(args[:index] + args[index + 1 :])
             if reads.out:
                 read.add(value)
         return frozenset(read)
@@ -213,55 +214,20 @@ class Program:
     def _needed(self, read: frozenset[int], given: frozenset[int]) -> tuple[int, ...]:
         """Returns `read` and all that it is computed from, in order, where `given` need not be computed."""
         needed = set(read)
-        for value in range(len(self.spec.values) - 1, self._first - 1, -1):
+        for value, function in reversed(self._functions.items()):
             if value in needed and value not in given:
-                needed.update(self._node(value).args)
+                needed.update(function.args)
         return tuple(sorted(needed))
 
 
-class _Gradients:
-    """Gradients of values, as they are summed up."""
+class _Function(NamedTuple):
+    """What makes one value, and carries its gradient back."""
 
-    __slots__ = ("_grads", "_own", "_spec")
-
-    def __init__(self, spec: SegmentSpec) -> None:
-        self._spec = spec
-        self._grads: dict[int, Tensor] = {}
-        self._own: set[int] = set()
-        """Values whose sum was made here, and may be written to."""
-
-    def add(self, value: int, grad: Tensor) -> None:
-        """Adds a gradient, brought to the width and element type of its value."""
-        width, dtype = self._spec.values[value]
-        if grad.shape[1] != width:
-            grad = grad.sum(-1, keepdim=True) if width == 1 else grad.expand(-1, width)
-        grad = grad.to(torch_dtype(dtype))
-        if value in self._own:
-            self._grads[value].add_(grad)
-        elif value in self._grads:
-            self._grads[value] = self._grads[value] + grad
-            self._own.add(value)
-        else:
-            self._grads[value] = grad
-
-    def add_columns(self, value: int, start: int, grad: Tensor) -> None:
-        """Adds the gradient of some columns."""
-        if value not in self._own:
-            whole = grad.new_zeros(grad.shape[0], self._spec.values[value].width)
-            if value in self._grads:
-                whole += self._grads[value]
-            self._grads[value] = whole
-            self._own.add(value)
-        self._grads[value].narrow(1, start, grad.shape[1]).add_(grad)
-
-    def take(self, value: int) -> Tensor | None:
-        """Returns the sum for a value that gets no more, and forgets it."""
-        return self._grads.pop(value, None)
-
-    def of_input(self, value: int, like: Tensor) -> Tensor:
-        """Returns the sum for an input; zeros where nothing depends on it."""
-        grad = self._grads.get(value)
-        return torch.zeros_like(like) if grad is None else grad
+    args: tuple[int, ...]
+    step: Step
+    pull: Pull | None
+    """None where some columns are taken: see `Gradients.add_columns`."""
+    reads: Reads
 
 
 def _slices(rows: int, most: int) -> Iterator[slice]:

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from symbiosis_core.segments import Fn, Node
 from symbiosis_transports.tensors import torch_dtype
 
-__all__ = ["Layer", "Pull", "Reads", "Step", "Weights", "pull_of", "reads_of", "rms_norm", "step_of"]
+__all__ = ["Layer", "Pull", "Reads", "Step", "Weights", "pull_of", "reads_of", "step_of"]
 
 Step = Callable[..., Tensor]
 """Takes the values of a node's arguments and returns its own."""
-Pull = Callable[[Tensor, Sequence[Tensor], Tensor, int], Tensor]
+Pull = Callable[[Tensor, Sequence[Any], Any, int], Tensor]
 """Takes a node's output gradient, the values of its arguments, its own value and the number of an argument, and
 returns that argument's gradient in the shape of the output. What `Reads` does not name may be missing."""
 
@@ -49,9 +49,12 @@ class Weights(Protocol):
 
 
 class Reads(NamedTuple):
-    """The values that a gradient is made of."""
+    """The values that the gradient of an argument is made of."""
 
-    args: bool = False
+    itself: bool = False
+    """The argument."""
+    others: bool = False
+    """The other arguments."""
     out: bool = False
 
 
@@ -84,19 +87,18 @@ def step_of(node: Node, weights: Weights) -> Step:
     return _UNARY[node.fn]
 
 
-def rms_norm(epsilon: float) -> Step:
-    """Returns what computes an RMS norm of whole rows, without a weight. See `norms`."""
-    return lambda x: F.rms_norm(x, x.shape[-1:], None, epsilon)
+def pull_of(node: Node, weights: Weights, width: int) -> Pull | None:
+    """Returns the gradient of `node`, whose first argument is `width` wide.
 
-
-def pull_of(node: Node, weights: Weights, width: int) -> Pull:
-    """Returns the gradient of `node`, whose first argument is `width` wide. `TAKE` has none: see `Program`."""
+    `TAKE` and what has no gradient have none.
+    """
     if node.fn is Fn.MEAN:
         return lambda dy, args, out, index: dy / width
     if node.fn is Fn.LINEAR:
         backward = weights.layer(node.op).backward
         return lambda dy, args, out, index: backward(dy, None)
-    return _PULLS[node.fn](node)
+    pull = _PULLS.get(node.fn)
+    return pull and pull(node)
 
 
 def reads_of(node: Node) -> Reads:
@@ -124,14 +126,14 @@ _UNARY: Final[dict[Fn, Step]] = {
     Fn.MEAN: lambda x: x.mean(-1, keepdim=True),
 }
 _READS: Final = {
-    Fn.MUL: Reads(args=True),
-    Fn.DIV: Reads(args=True),
-    Fn.POW: Reads(args=True),
-    Fn.SILU: Reads(args=True),
-    Fn.GELU: Reads(args=True),
-    Fn.GELU_TANH: Reads(args=True),
-    Fn.LAYER_NORM: Reads(args=True),
-    Fn.CROSS_ENTROPY: Reads(args=True),
+    Fn.MUL: Reads(others=True),
+    Fn.DIV: Reads(itself=True, others=True),
+    Fn.POW: Reads(itself=True),
+    Fn.SILU: Reads(itself=True),
+    Fn.GELU: Reads(itself=True),
+    Fn.GELU_TANH: Reads(itself=True),
+    Fn.LAYER_NORM: Reads(itself=True, others=True),
+    Fn.CROSS_ENTROPY: Reads(itself=True, others=True),
     Fn.RSQRT: Reads(out=True),
     Fn.RELU: Reads(out=True),
     Fn.SIGMOID: Reads(out=True),

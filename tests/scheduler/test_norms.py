@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from symbiosis_core.ids import OpId
 from symbiosis_core.segments import Fn, Node, Segment, SegmentSpec, check
 from symbiosis_core.specs import DType, Plane
-from symbiosis_scheduler.norms import Norm, norms_in
+from symbiosis_scheduler.norms import Norm, norms_in, rms_norm, rms_norm_pull
 
 D = 16
 CORE = [
@@ -82,3 +82,23 @@ def test_torchs_own_norm_has_the_bits_of_the_chain(dtype: torch.dtype, rows: int
     h = x.to(torch.float32)
     chain = (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-5)).to(dtype)
     assert torch.equal(F.rms_norm(x, (width,), None, 1e-5), chain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_norm_is_that_of_autograd(dtype: torch.dtype) -> None:
+    """In bfloat16 autograd itself rounds in between, so both are held against float64."""
+    chance = torch.Generator().manual_seed(0)
+    x, dy = [torch.randn(5, 50, generator=chance).to(dtype) for _ in range(2)]
+    exact_x = x.double().requires_grad_()
+    (exact,) = torch.autograd.grad(rms_norm(1e-5)(exact_x), exact_x, dy.double())
+    found = rms_norm_pull(1e-5)(dy, [x], None, 0)
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-5
+    torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+def test_a_gradient_that_was_given_to_a_norm_is_not_written_to() -> None:
+    x, dy = torch.randn(3, 8), torch.randn(3, 8)
+    kept = x.clone(), dy.clone()
+    rms_norm_pull(1e-5)(dy, [x], None, 0)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(dy, kept[1])

@@ -239,13 +239,32 @@ def test_columns_and_their_gradients() -> None:
     compare(nodes, lambda x: x * (x[:, :9] * x[:, 7:]).mean(-1, keepdim=True), 1)
 
 
+@pytest.mark.parametrize("starts", [(0, 6, 11), (11, 0, 6)])
+def test_columns_that_make_up_the_whole_and_their_gradients(starts: tuple[int, ...]) -> None:
+    """Taken in any order."""
+    widths = {0: 6, 6: 5, 11: 5}
+    taken = [Node(Fn.TAKE, (0,), start=start, width=widths[start]) for start in starts]
+    nodes = (*taken, Node(Fn.MEAN, (1,)), Node(Fn.MUL, (2, 4)), Node(Fn.MEAN, (5,)), Node(Fn.MUL, (3, 6)))
+
+    def function(x: Tensor) -> Tensor:
+        a, b, c = [x[:, start : start + widths[start]] for start in starts]
+        return c * (b * a.mean(-1, keepdim=True)).mean(-1, keepdim=True)
+
+    compare(nodes, function, 1)
+
+
+def test_columns_that_leave_some_out_give_these_no_gradient() -> None:
+    compare((Node(Fn.TAKE, (0,), start=3, width=4), Node(Fn.TANH, (1,))), lambda x: x[:, 3:7].tanh(), 1)
+
+
 @pytest.mark.parametrize("vectors", [(), ("weight",), ("weight", "bias")])
 def test_a_layer_norm_and_its_gradient(vectors: tuple[str, ...]) -> None:
     weights = FakeWeights()
     nodes = (Node(Fn.LAYER_NORM, (0, 1, 2)[: 1 + len(vectors)], number=1e-5),)
 
     def expected(x: Tensor) -> Tensor:
-        return F.layer_norm(x, (D,), *(weights.vectors[name] for name in vectors), eps=1e-5)
+        weight, bias = [weights.vectors[name] if name in vectors else None for name in ("weight", "bias")]
+        return F.layer_norm(x, (D,), weight, bias, eps=1e-5)
 
     compare(nodes, expected, 1, tensors=vectors)
 
