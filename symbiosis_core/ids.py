@@ -7,7 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NewType
 
-__all__ = ["FIRST_BASE", "BaseId", "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token"]
+__all__ = [
+    "FIRST_BASE",
+    "BaseId",
+    "ClientId",
+    "Generation",
+    "OpId",
+    "SlotIndex",
+    "Token",
+    "boot_id",
+    "new_token",
+    "process_namespace",
+]
 
 ClientId = NewType("ClientId", int)
 """A connected client, unique during the life of one daemon."""
@@ -45,3 +56,12 @@ def boot_id() -> str:
         return _BOOT_ID_PATH.read_text().strip()
     except OSError:
         return f"unknown-{secrets.token_hex(16)}"
+
+
+@cache
+def process_namespace() -> str:
+    """Returns what is equal for processes that know each other by the same numbers; empty where nobody says."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""

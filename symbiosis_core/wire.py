@@ -19,6 +19,7 @@ from symbiosis_core.segments import Segment
 from symbiosis_core.specs import LentTensor, ModelSpec
 
 __all__ = [
+    "MAX_OBSTACLE",
     "MAX_REPLY_BYTES",
     "MAX_REQUEST_BYTES",
     "TENSOR_PART_BYTES",
@@ -65,6 +66,8 @@ VERSION = 2
 """Raised whenever a message changes in a way that an older peer would misread."""
 MAX_REQUEST_BYTES = 64 << 10
 MAX_REPLY_BYTES = 64 << 20
+MAX_OBSTACLE = 512
+"""Characters of a side's reason not to use a transport."""
 TENSOR_PART_BYTES = 4 << 20
 """A tensor is fetched in parts of at most this size."""
 
@@ -83,6 +86,8 @@ class Capability(msgspec.Struct, frozen=True, omit_defaults=True):
     """GPU UUIDs this side can reach, for device transports."""
     schemes: tuple[str, ...] = ("ipc",)
     """Of the control addresses that it goes with: whoever came over a network shares no memory."""
+    obstacle: Annotated[str, Meta(max_length=MAX_OBSTACLE)] = ""
+    """Why this side cannot use the transport after all; empty: it can."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

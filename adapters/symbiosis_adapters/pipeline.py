@@ -20,7 +20,7 @@ from symbiosis_core.errors import RefusedError, UsageError
 from symbiosis_core.ids import SlotIndex
 from symbiosis_core.specs import PLANE_ALIGNMENT, Direction, Op, plane_starts
 from symbiosis_transports.ports import Call, ClientChannel
-from symbiosis_transports.tensors import torch_dtype, view_rows
+from symbiosis_transports.tensors import slot_memory, torch_dtype, view_rows
 
 __all__ = ["Pipeline"]
 
@@ -74,7 +74,11 @@ class Pipeline:
         self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], chunk: int, memo: int
     ) -> list[torch.Tensor]:
         rows = planes[0].shape[0]
-        answers = [torch.empty(rows, width, dtype=torch_dtype(dtype)) for width, dtype in op.planes_out(direction)]
+        device = planes[0].device
+        answers = [
+            torch.empty(rows, width, dtype=torch_dtype(dtype), device=device)
+            for width, dtype in op.planes_out(direction)
+        ]
         flying: deque[tuple[SlotIndex, list[torch.Tensor], list[torch.Tensor]]] = deque()
         try:
             for index, start in enumerate(range(0, rows, chunk)):
@@ -122,7 +126,7 @@ class Pipeline:
         planes_in, planes_out = op.planes_in(direction), op.planes_out(direction)
         starts_in, out_at = plane_starts(planes_in, rows)
         starts_out, out_bytes = plane_starts(planes_out, rows)
-        buffer = self._channel.buffer(slot)
+        buffer = slot_memory(self._channel, slot)
         with torch.inference_mode(False):  # or the views could never again be written outside of that mode
             return _Prepared(
                 [view_rows(buffer, at, rows, *plane) for at, plane in zip(starts_in, planes_in, strict=True)],

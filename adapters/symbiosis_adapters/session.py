@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 import torch
+from msgspec.structs import replace
 
 from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.errors import (
@@ -32,7 +33,9 @@ from symbiosis_core.logs import event, get_logger
 from symbiosis_core.segments import Segment, SegmentSpec, check, describe
 from symbiosis_core.specs import Direction, ModelSpec, Op, OpSpec, TensorSpec
 from symbiosis_core.wire import (
+    MAX_OBSTACLE,
     AskQuota,
+    Capability,
     Describe,
     Fetch,
     Hello,
@@ -173,7 +176,7 @@ class Session:
             known = self._resolve(op) if isinstance(op, SegmentSpec) else op
             answers = self._pipeline.run(known, direction, planes, memo)
             device = planes[0].device
-            return answers if device.type == "cpu" else [answer.to(device) for answer in answers]
+            return [answer if answer.device == device else answer.to(device) for answer in answers]
         except BusyError:
             raise
         except RefusedError as error:
@@ -226,23 +229,40 @@ class Session:
             raise ClosedError("the session was closed")
         if os.getpid() != self._pid:
             raise ClosedError("this is a forked child; call from_pretrained in the process that uses the model")
-        with ControlClient(self.address.control) as link:
-            capabilities = tuple(transport(name).capability() for name in names())
-            key = os.environ.get(LANE_KEY_VARIABLE, "")
-            hello = Hello(self._name, self._lane, self.address.model, self._pid, capabilities, key)
-            welcome = link.ask(hello)
-            assert isinstance(welcome, Welcome)  # the conversation lets nothing else through
-            described = link.ask(Describe(welcome.model))
-            assert isinstance(described, ModelReply)
-        self._check_same_base(described.spec)
-        carrier, endpoint = transport(welcome.transport), welcome.endpoint
-        if self.address.scheme == "tcp":  # only this side knows by which name it reaches the host
-            endpoint = carrier.endpoint(self.address.control)
-        self._channel = carrier.connect(endpoint, welcome.token, _ATTACH_TIMEOUT_S)
+        capabilities = [transport(name).capability() for name in names()]
+        while True:
+            welcome, described = self._greet(capabilities)
+            self._check_same_base(described.spec)
+            carrier, endpoint = transport(welcome.transport), welcome.endpoint
+            if self.address.scheme == "tcp":  # only this side knows by which name it reaches the host
+                endpoint = carrier.endpoint(self.address.control)
+            try:
+                self._channel = carrier.connect(endpoint, welcome.token, _ATTACH_TIMEOUT_S)
+            except RefusedError as error:
+                known = {one.transport for one in capabilities if one.obstacle}
+                if error.code is not RefusalCode.NO_TRANSPORT or carrier.name in known:
+                    raise
+                log.warning(event("another transport is used", not_used=carrier.name, reason=error.reason))
+                capabilities = [
+                    replace(one, obstacle=error.reason[:MAX_OBSTACLE]) if one.transport == carrier.name else one
+                    for one in capabilities
+                ]
+            else:
+                break
         self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
         self.reconnects += hasattr(self, "spec")
         self._learned.clear()
         self.welcome, self.spec = welcome, described.spec
+
+    def _greet(self, capabilities: Sequence[Capability]) -> tuple[Welcome, ModelReply]:
+        with ControlClient(self.address.control) as link:
+            key = os.environ.get(LANE_KEY_VARIABLE, "")
+            hello = Hello(self._name, self._lane, self.address.model, self._pid, tuple(capabilities), key)
+            welcome = link.ask(hello)
+            assert isinstance(welcome, Welcome)  # the conversation lets nothing else through
+            described = link.ask(Describe(welcome.model))
+            assert isinstance(described, ModelReply)
+        return welcome, described
 
     def _check_same_base(self, spec: ModelSpec) -> None:
         before = getattr(self, "spec", None)

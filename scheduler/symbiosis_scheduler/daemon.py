@@ -11,6 +11,7 @@ from pathlib import Path
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, Service, install_signals
+from symbiosis_core.logs import event, get_logger
 from symbiosis_core.openmp import let_team_go
 from symbiosis_scheduler.bases import Base, Bases
 from symbiosis_scheduler.bookkeeping import Bookkeeping
@@ -30,10 +31,12 @@ from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.address import parse
-from symbiosis_transports.ports import Listener
+from symbiosis_transports.ports import Listener, Placeable, Transport
 from symbiosis_transports.registry import names, transport
 
 __all__ = ["serve"]
+
+log = get_logger(__name__)
 
 _DRAIN_S = 8.0
 _STOP_S = 10.0
@@ -67,7 +70,7 @@ async def serve(
     let_team_go()  # loading and packing computed here; from now on the data plane's thread does
     grants = Grants(config.limits, config.lanes)
     costs = [_cost_file(base, threads) for base in bases]
-    transports = {name: transport(name) for name in names()}
+    transports = {name: _for_device(transport(name), str(device)) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
         most, known = plans_in_flight(device), Costs([file.load() for file in costs])
@@ -80,7 +83,7 @@ async def serve(
             one.listen(loop, one.endpoint(address), plane)
             for address in addresses
             for one in transports.values()
-            if parse(address).scheme in one.capability().schemes
+            if parse(address).scheme in one.capability().schemes and _offered(one, layers.device.type)
         ]
         return plane, doors
 
@@ -115,6 +118,18 @@ class _Ready:
 
     async def stop(self) -> None:
         pass
+
+
+def _for_device(one: Transport, device: str) -> Transport:
+    return one.placed(device) if isinstance(one, Placeable) else one
+
+
+def _offered(one: Transport, device_type: str) -> bool:
+    """Whether the transport can be used here. Why not is in `symbiosis status`, and logged on a GPU."""
+    obstacle = one.capability().obstacle
+    if obstacle and device_type != "cpu":
+        log.warning(event("rows travel through host memory", not_used=one.name, reason=obstacle))
+    return not obstacle
 
 
 async def _for_ever() -> None:

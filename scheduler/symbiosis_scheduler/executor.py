@@ -117,6 +117,10 @@ class Executor:
         return launched
 
     def _compute(self, launched: Launched) -> None:
+        self._queue(launched)
+        self._views.computed(launched.plan.parts)
+
+    def _queue(self, launched: Launched) -> None:
         plan = launched.plan
         (op, layers), parts = self._ops[plan.op], plan.parts
         if isinstance(op, SegmentSpec):

@@ -19,12 +19,12 @@ def sound_ids(
 ) -> tuple[list[Part], list[torch.Tensor]]:
     """Returns the parts whose ids are in the table, and copies of the ids; notes the other requests in `failed`.
 
-    They are copied before they are checked, on the CPU: the client could change them in between.
+    They are copied to the CPU before they are checked: the client could change them in between.
     """
     sound: list[Part] = []
     ids: list[torch.Tensor] = []
     for part in plan.parts:
-        ids_T1 = views.inputs(part, op)[0].clone()
+        ids_T1 = views.inputs(part, op)[0].to("cpu", copy=True)
         try:
             layers.check(op, Direction.FORWARD, ids_T1)
         except RefusedError as error:

@@ -62,14 +62,17 @@ class SegmentPlans:
     ) -> tuple[list[Part], list[Tensor]]:
         """Returns the sound parts, and their rows one under the other, per plane.
 
-        Integers decide what memory is read, so they are copied before they are checked: the client could change
-        them in between.
+        Integers decide what memory is read, so they are copied to the CPU before they are checked: the client
+        could change them in between.
         """
         op, sound, rows = program.spec, [], []
         for part in plan.parts:
             views = self._views.inputs(part, op)
             if program.indexed:
-                views = [view.clone() if index in program.indexed else view for index, view in enumerate(views)]
+                views = [
+                    view.to("cpu", copy=True) if index in program.indexed else view
+                    for index, view in enumerate(views)
+                ]
                 try:
                     program.check(views, tables)
                 except RefusedError as error:

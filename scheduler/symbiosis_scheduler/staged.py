@@ -5,11 +5,13 @@ A CPU computes in the clients' memory. For any other device rows travel through 
     slots --copy--> pinned host rows --queued copy--> device --op--> device --queued copy--> pinned host rows
     ... the event is done ...                                        pinned host rows --copy--> slots
 
-Slots are pageable memory, which CUDA does not copy asynchronously, whatever `non_blocking` says: a copy to it
-returns only when everything queued before it is done, so a launch would block for as long as its plan takes. With
-pinned rows a launch only queues. What is gained besides: however many parts a plan has, it is one copy each way;
-and the device never touches a client's memory, so a client may leave, and its memory go, while its rows are
-computed.
+Slots that are on the device already (`cuda_ipc`) are read and written there, on the same stream, and never staged.
+
+Other slots are pageable memory, which CUDA does not copy asynchronously, whatever `non_blocking` says: a copy to
+it returns only when everything queued before it is done, so a launch would block for as long as its plan takes.
+With pinned rows a launch only queues. What is gained besides: however many parts a plan has, it is one copy each
+way; and the device never touches a client's host memory, so a client may leave, and its memory go, while its
+rows are computed.
 
 All is queued on the stream that is current, so the memory of rows on the device may be used again by whatever is
 queued there next, without `record_stream`; and torch keeps pinned memory from being used again before its queued
@@ -20,7 +22,7 @@ copies are done. Forced on a CPU (for tests) the same steps are made with ordina
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -71,24 +73,52 @@ class InPlace:
             torch._foreach_copy_([out[plane] for out in outs], list(y_RO.split(counts)))
 
 
+def _on_device(rows: Tensor) -> bool:
+    return rows.device.type != "cpu"
+
+
 class Staged:
     """Queues copies to and from the device on the current stream."""
 
-    def __init__(self, device: torch.device, views: RowViews) -> None:
+    def __init__(
+        self, device: torch.device, views: RowViews, resident: Callable[[Tensor], bool] = _on_device
+    ) -> None:
+        """`resident` says which rows are on the device already; a test says it of a CPU's."""
         self._device = device
         self._views = views
+        self._resident = resident
         self._pinned = device.type != "cpu"
 
     def send(self, pieces: list[Tensor]) -> Tensor:
-        """Returns the rows of all pieces on the device, one under the other. The slots are read at once."""
+        """Returns the rows of all pieces on the device, one under the other. Host slots are read at once."""
+        staged = [piece for piece in pieces if not self._resident(piece)]
+        if len(staged) == len(pieces):
+            return self._stage(pieces)
+        arriving = iter(self._stage(staged).split(list(map(len, staged)))) if staged else iter(())
+        there = [piece if self._resident(piece) else next(arriving) for piece in pieces]
+        return there[0] if len(there) == 1 else torch.cat(there)
+
+    def land(self, ys: Sequence[Tensor], parts: Sequence[Part], op: Op) -> Landing | None:
+        """Writes into slots on the device, and returns what is to be landed in others when all of this is done."""
+        outs = [self._views.outputs(part, op) for part in parts]
+        here = [self._resident(planes[0]) for planes in outs]
+        if not any(here):
+            return Landing([self._fetch(y_RO) for y_RO in ys], parts, op, self._views)
+        pieces = list(zip(*[y_RO.split([part.rows for part in parts]) for y_RO in ys], strict=True))
+        for is_here, planes, rows in zip(here, outs, pieces, strict=True):
+            if is_here:
+                torch._foreach_copy_(planes, list(rows))
+        if all(here):
+            return None
+        far = [index for index, is_here in enumerate(here) if not is_here]
+        fetched = [self._fetch(torch.cat([pieces[index][plane] for index in far])) for plane in range(len(ys))]
+        return Landing(fetched, [parts[index] for index in far], op, self._views)
+
+    def _stage(self, pieces: list[Tensor]) -> Tensor:
         rows, first = sum(map(len, pieces)), pieces[0]
         host_RD = torch.empty((rows, first.shape[1]), dtype=first.dtype, pin_memory=self._pinned)
         torch.cat(pieces, out=host_RD)
         return host_RD.to(self._device, non_blocking=True)
-
-    def land(self, ys: Sequence[Tensor], parts: Sequence[Part], op: Op) -> Landing:
-        """Returns what is to be landed when the work queued here is done."""
-        return Landing([self._fetch(y_RO) for y_RO in ys], parts, op, self._views)
 
     def _fetch(self, y_RO: Tensor) -> Tensor:
         host_RO = torch.empty(y_RO.shape, dtype=y_RO.dtype, pin_memory=self._pinned)

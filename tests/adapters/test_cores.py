@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,45 @@ def test_a_forward_that_fails_gives_the_threads_back() -> None:
 def test_a_model_inside_of_a_model_gives_them_back_at_the_end_of_the_outer() -> None:
     assert watched(Waiting(1, watched(Waiting(1))))() == 1
     assert torch.get_num_threads() == 2
+
+
+class Passing(torch.autograd.Function):
+    """Waits for the daemon in its backward, and notes how many threads it had then."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rows: int, seen: list[int], fail: bool) -> torch.Tensor:
+        ctx.asked = rows, seen, fail
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *dys: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, seen, fail = ctx.asked
+        before_wait(rows)
+        seen.append(torch.get_num_threads())
+        if fail:
+            raise ValueError("the model's own")
+        return dys[0], None, None, None
+
+
+def backward_of(rows: int, *, fail: bool = False) -> list[int]:
+    seen: list[int] = []
+    x = torch.ones(1, requires_grad=True)
+    for _ in range(2):
+        x = Passing.apply(x, rows, seen, fail)  # type: ignore[no-untyped-call]
+    x.sum().backward()
+    return seen
+
+
+def test_a_backward_of_few_rows_takes_one_thread_until_it_returns() -> None:
+    assert backward_of(FEW_ROWS) == [1, 1]
+    assert torch.get_num_threads() == 2
+    assert backward_of(FEW_ROWS + 1) == [2, 2]
+
+
+def test_after_a_backward_that_failed_the_next_forward_gives_the_threads_back() -> None:
+    with pytest.raises(ValueError, match="own"):
+        backward_of(1, fail=True)
+    assert watched(Waiting(FEW_ROWS + 1))() == 2
 
 
 def test_outside_of_a_forward_nothing_is_changed() -> None:

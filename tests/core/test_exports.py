@@ -27,16 +27,17 @@ EXPORTS = {
     ],
     "symbiosis_core.ids": [
         "FIRST_BASE", "BaseId", "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token",
+        "process_namespace",
     ],
     "symbiosis_core.kernel": [
         "Kernel", "KernelStatistics", "Service", "ServiceState", "ServiceStatistics", "install_signals",
     ],
     "symbiosis_core.logs": ["ENVIRONMENT", "LEVELS", "Event", "event", "get_logger", "setup"],
-    "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
     "symbiosis_core.segments": [
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe", "frozen_values",
     ],
+    "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.specs": [
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
         "TensorKind", "TensorSpec", "plane_starts",
@@ -44,7 +45,7 @@ EXPORTS = {
     "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
-        "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",
+        "MAX_OBSTACLE", "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",
         "BatchStatus", "Borrow", "Capability",
         "ClientStatus",
         "Configure",

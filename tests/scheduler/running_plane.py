@@ -19,7 +19,7 @@ from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import Event, Streams, open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.inproc import TRANSPORT
-from symbiosis_transports.ports import ClientChannel, Listener
+from symbiosis_transports.ports import ClientChannel, Listener, Transport
 
 T = TypeVar("T")
 
@@ -35,10 +35,12 @@ class Running:
         policy: Policy | None = None,
         streams: Streams | None = None,
         max_in_flight: int | None = None,
+        transport: Transport = TRANSPORT,
     ) -> None:
         self.layers = layers
         self.grants = Grants(config.limits)
         self.endpoint = endpoint
+        self._transport = transport
         most = max_in_flight or plans_in_flight(layers.device)
 
         def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
@@ -46,7 +48,7 @@ class Running:
             own = open_streams(layers.device, [lane.priority for lane in config.lanes.values()])
             executor = Executor([layers], streams or own, ThreadChoice(1), staged=streams is not None)
             plane = DataPlane(loop, state, executor, self.grants, config)
-            return plane, [TRANSPORT.listen(loop, endpoint, plane)]
+            return plane, [transport.listen(loop, endpoint, plane)]
 
         self.thread = DataPlaneThread(open_plane, drain_s=5)
         self.loop = asyncio.new_event_loop()
@@ -55,8 +57,8 @@ class Running:
         self._await(self.thread.start)
 
     def connect(self, lane: str = "training") -> ClientChannel:
-        _, token = self.grants.issue("test", lane, 1, "inproc")
-        return TRANSPORT.connect(self.endpoint, token, 10)
+        _, token = self.grants.issue("test", lane, 1, self._transport.name)
+        return self._transport.connect(self.endpoint, token, 10)
 
     def ask(self, question: Callable[[DataPlane], T]) -> T:
         """Answers between two turns, in the data plane's thread."""

@@ -6,6 +6,7 @@ Forced on a CPU; the same path on a GPU is tried in `test_cuda`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import pytest
@@ -18,6 +19,7 @@ from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.plan import Part, Plan
 from symbiosis_scheduler.request import Request
+from symbiosis_scheduler.staged import Staged
 from symbiosis_scheduler.streams import CpuStreams
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import ServerChannel
@@ -38,6 +40,11 @@ class OneSlot:
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         return memoryview(self.memory)
+
+    def region(self) -> range:
+        """The addresses of the memory."""
+        begin = torch.frombuffer(self.memory, dtype=torch.uint8).data_ptr()
+        return range(begin, begin + SLOT_BYTES)
 
 
 class Tenants:
@@ -169,3 +176,50 @@ def test_rows_of_a_client_that_left_land_nowhere_and_those_of_the_others_do(laye
     assert launched.landing is not None
     launched.landing.land()
     assert [set(memory[OUT_OFFSET:]) != {UNTOUCHED} for memory in tenants.memory] == [False, True]
+
+
+@pytest.mark.parametrize("on_device", [{0}, {1, 2}, {0, 1, 2}])
+def test_rows_on_the_device_are_written_there_at_once_and_never_staged(
+    layers: FrozenLayers, on_device: set[int]
+) -> None:
+    """The CPU stands for the device: some clients' slots count as memory of it."""
+    for op in layers.spec.ops:
+        sent = rows_for(op, FORWARD, 2, 3, 1)
+        in_place, mixed = (Tenants(layers, sent, staged=staged) for staged in (False, True))
+        before = mixed.memory
+        regions = [mixed.slots[client].region() for client in on_device]
+        carrier = cast("Staged", mixed.executor._carrier)
+        carrier._resident = partial(lies_in, regions)
+        staged_rows = count_staged(carrier)
+        in_place.launch(op, FORWARD)
+        launched = mixed.launch(op, FORWARD)
+        assert mixed.memory == [
+            now if client in on_device else then
+            for client, (now, then) in enumerate(zip(in_place.memory, before, strict=True))
+        ]
+        assert (launched.landing is None) == (len(on_device) == 3)
+        if launched.landing is not None:
+            launched.landing.land()
+        assert mixed.memory == in_place.memory
+        if op.kind is OpKind.LINEAR:  # ids are checked on the host first, wherever they are
+            assert sum(staged_rows) == sum(
+                len(rows) for client, rows in enumerate(sent) if client not in on_device
+            )
+
+
+def lies_in(regions: list[range], rows: torch.Tensor) -> bool:
+    """Whether the rows are in one of these pieces of memory."""
+    return any(rows.data_ptr() in region for region in regions)
+
+
+def count_staged(carrier: Staged) -> list[int]:
+    """The rows of each piece that is staged from now on."""
+    counted: list[int] = []
+    stage = carrier._stage
+
+    def count(pieces: list[torch.Tensor]) -> torch.Tensor:
+        counted.extend(map(len, pieces))
+        return stage(pieces)
+
+    carrier._stage = count  # type: ignore[method-assign]
+    return counted

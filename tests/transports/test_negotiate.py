@@ -25,6 +25,13 @@ def test_the_daemons_preference_decides_and_obstacles_are_kept() -> None:
     assert choice.reasons[0] == "cuda_ipc: client and daemon reach no common device"
 
 
+def test_a_side_that_cannot_use_a_transport_says_why() -> None:
+    able = Capability("cuda_ipc", "boot-a", ("GPU-1",))
+    unable = Capability("cuda_ipc", "boot-a", obstacle="no GPU")
+    for daemon, client in ((able, unable), (unable, able)):
+        assert choose([daemon, HERE], [client, HERE]).reasons == ("cuda_ipc: no GPU", "posix_shm: chosen")
+
+
 def test_who_came_over_a_network_shares_no_memory_even_on_one_kernel() -> None:
     tcp = Capability("zmq_tcp", schemes=("tcp",))
     choice = choose([HERE, tcp], [HERE, tcp], "tcp")
@@ -43,7 +50,7 @@ def test_nothing_in_common_names_every_obstacle() -> None:
 
 
 def test_installed_transports_are_found_by_entry_point() -> None:
-    assert names()[:4] == ("posix_shm", "inproc", "zmq_ipc", "zmq_tcp")
+    assert names()[:5] == ("cuda_ipc", "posix_shm", "inproc", "zmq_ipc", "zmq_tcp")
     assert transport("posix_shm").name == "posix_shm"
     with pytest.raises(UsageError, match="installed are"):
         transport("carrier_pigeon")

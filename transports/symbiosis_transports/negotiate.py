@@ -45,6 +45,8 @@ def choose(daemon: Sequence[Capability], client: Sequence[Capability], scheme: s
 def _obstacle(ours: Capability, theirs: Capability | None, scheme: str) -> str | None:
     if theirs is None:
         return "the client does not offer it"
+    if ours.obstacle or theirs.obstacle:
+        return ours.obstacle or theirs.obstacle
     if scheme not in ours.schemes or scheme not in theirs.schemes:
         return f"it does not go with {'an' if scheme == 'ipc' else 'a'} {scheme} address"
     if ours.boot_id != theirs.boot_id:

@@ -20,7 +20,8 @@ Clients are synchronous: model code is. The daemon's side runs in the one thread
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId, Generation, SlotIndex, Token
@@ -32,13 +33,37 @@ __all__ = [
     "Call",
     "ChannelStatistics",
     "ClientChannel",
+    "DeviceMemory",
+    "DeviceRows",
     "Grant",
     "Host",
     "Listener",
+    "OnDevice",
     "Peer",
+    "Placeable",
     "ServerChannel",
+    "ServesOnDevice",
     "Transport",
 ]
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory on a GPU, with the array interface of CUDA. No tuple: torch would take that for values."""
+
+    address: int
+    nbytes: int
+    device: int
+    """Its number in this process."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        """Version 3, bytes. No stream is named: who uses it orders its work by the channel's events."""
+        return {"shape": (self.nbytes,), "typestr": "|u1", "data": (self.address, False), "version": 3}
+
+
+DeviceRows = DeviceMemory | memoryview
+"""Memory of a slot on a device. A device that is none, as in tests, has memory that the host sees."""
 
 
 class Peer(NamedTuple):
@@ -168,6 +193,27 @@ class ServerChannel(Protocol):
         """
 
 
+@runtime_checkable
+class OnDevice(Protocol):
+    """What a channel has besides, on either end, where its slots are memory of a device.
+
+    Rows are written and read by work that is queued on streams, and the channel keeps the order: `publish` comes
+    after what the client had queued on its current stream, and `wait` lets what it queues there afterwards come
+    after the answer.
+    """
+
+    def device_rows(self, slot: SlotIndex) -> DeviceRows:
+        """The slot's memory on the device, the same at every call. Valid until `close`."""
+
+
+@runtime_checkable
+class ServesOnDevice(OnDevice, Protocol):
+    """The daemon's end of such a channel."""
+
+    def computed(self, slot: SlotIndex) -> None:
+        """Says that all for this slot's answer is queued on the current stream. Before `answer`."""
+
+
 class Host(Protocol):
     """What a listener asks of the daemon. All calls come in the thread of the loop."""
 
@@ -230,6 +276,14 @@ class Transport(Protocol):
 
         Raises:
             DaemonGoneError: nobody listens there.
-            RefusedError: the daemon does not take the token.
+            RefusedError: the daemon does not take the token; with `NO_TRANSPORT`, another transport may do.
             RemoteProtocolError: who listens there is no daemon of this version.
         """
+
+
+@runtime_checkable
+class Placeable(Transport, Protocol):
+    """A transport that depends on where the daemon's weights are."""
+
+    def placed(self, device: str) -> Transport:
+        """Returns it for a daemon whose weights are on that device, such as `cpu` or `cuda:1`."""

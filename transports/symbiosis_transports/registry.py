@@ -11,7 +11,7 @@ from symbiosis_transports.ports import Transport
 __all__ = ["GROUP", "names", "transport"]
 
 GROUP = "symbiosis.transports"
-_BY_SPEED = ("posix_shm", "inproc", "zmq_ipc", "zmq_tcp")
+_BY_SPEED = ("cuda_ipc", "posix_shm", "inproc", "zmq_ipc", "zmq_tcp")
 
 
 def names() -> tuple[str, ...]:

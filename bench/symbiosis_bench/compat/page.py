@@ -36,8 +36,9 @@ own noise.
 
 Where a number fails, plain PEFT is run once more with the last bit of every weight changed, and the reason says
 how far that moves it. Such a cell stays one that fails. But where the two are of one size, the method itself
-magnifies rounding (a singular value decomposition whose singular values nearly agree, a sign), and no other order
-of sums would give equal numbers.
+magnifies rounding, and no other order of sums would give equal numbers. It is one draw of such changes: what
+jumps, such as the sign of a singular vector (LoRA-GA, whose gradients are equal to 4e-7 where they were looked
+at), may jump under the cut and not in the draw.
 """
 _PLAINEST: Final = "lora"
 """The method whose trips stand in the summary: LoRA on what attention begins with."""

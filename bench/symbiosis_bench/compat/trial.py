@@ -42,7 +42,8 @@ def try_cells(family: str, folder: Path, address: str, wanted: Sequence[Wanted],
         seen = expected[1]
         found = None if set(NEEDED) & set(seen.errors) else _remote(address, cut, plain, method, files)
         cell = compare(family, method, cut, seen, found)
-        if cell.outcome is Outcome.FAIL and not (found and found.errors):
+        wrong = next((step for step, said in cell.steps.items() if said is Outcome.FAIL), None)
+        if found is not None and wrong in found.values:
             cell = unsteady(cell, seen, observe(_shaken(plain), plain, METHODS[method], files))
         cell = msgspec.structs.replace(cell, seconds=round(time.monotonic() - began_s, 2))
         say(msgspec.json.encode(cell))

@@ -24,7 +24,8 @@ from symbiosis_transports.registry import names
 __all__ = ["transports"]
 
 _COLUMNS: Final = 150
-_IN_ONE_PROCESS: Final = "inproc"
+_ELSEWHERE: Final = frozenset({"inproc", "cuda_ipc"})
+"""Not measured here: both ends in one process, and rows that the host does not see (bench/gpu_check.sh)."""
 _LEAST_BYTES: Final = 16
 _LEAST_LINEAR_BYTES: Final = 2304
 _MOST_BYTES: Final = 1 << 28
@@ -92,7 +93,7 @@ def transports(
 
 
 def _transports(text: str) -> tuple[str, ...]:
-    between = tuple(name for name in names() if name != _IN_ONE_PROCESS)
+    between = tuple(name for name in names() if name not in _ELSEWHERE)
     chosen = tuple(name.strip() for name in text.split(",") if name.strip()) or between
     if unknown := [name for name in chosen if name not in between]:
         raise UsageError(f"--transports {', '.join(unknown)}: between processes there are {', '.join(between)}")

@@ -11,9 +11,8 @@ slower, because a message passes through an I/O thread on either side. The clien
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
-from symbiosis_core.ids import Token, boot_id
+from symbiosis_core.ids import Token, boot_id, process_namespace
 from symbiosis_core.wire import Capability
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ClientChannel, Host, Listener, Transport
@@ -30,7 +29,7 @@ class ZmqIpc:
 
     def capability(self) -> Capability:
         """Usable between processes of one running kernel that know each other by the same numbers."""
-        return Capability(self.name, f"{boot_id()}/{_process_namespace()}")
+        return Capability(self.name, f"{boot_id()}/{process_namespace()}")
 
     def endpoint(self, address: str) -> str:
         """The socket stands beside the control socket."""
@@ -43,13 +42,6 @@ class ZmqIpc:
     def connect(self, endpoint: str, token: Token, timeout_s: float) -> ClientChannel:
         """See `Transport.connect`."""
         return connect(endpoint, token, timeout_s)
-
-
-def _process_namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").stat().st_ino)
-    except OSError:
-        return ""
 
 
 TRANSPORT: Transport = ZmqIpc()

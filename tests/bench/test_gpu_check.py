@@ -1,0 +1,76 @@
+"""The check for a GPU machine runs without one as far as saying what is missing, and its parts over a fake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from symbiosis_bench.gpu_check.steps import Step, run
+
+HOUSE = Path(__file__).resolve().parents[2]
+DOOR = HOUSE / "bench" / "gpu_check.sh"
+
+
+def check(*options: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": python}
+    return subprocess.run([DOOR, *options], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_a_gpu_it_says_so_in_words_and_in_a_dated_file(tmp_path: Path) -> None:
+    ended = check("--json", str(tmp_path / "report.json"))
+    assert ended.returncode == 3, ended.stderr
+    assert "cannot run: a GPU: " in ended.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["missing"][0].startswith("a GPU: ")
+    assert report["date"].startswith("20")
+    assert "steps" not in report
+
+
+def test_on_a_bare_machine_it_names_the_packages_that_are_missing(tmp_path: Path) -> None:
+    """An interpreter without site-packages: the standard library is enough to say so."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    ended = check(python=str(bare))
+    assert ended.returncode == 3, ended.stderr
+    for name in ("msgspec", "pyzmq", "torch", "uvloop", "symbiosis-llm", "--wheels"):
+        assert name in ended.stdout
+
+
+def test_it_says_which_wheels_to_bring_and_leaves_torch_to_the_machine() -> None:
+    told = check("--wheels", "--python", "3.12").stdout
+    assert "--python-version 3.12" in told
+    words = told.split()
+    assert {"msgspec", "pyzmq", "transformers", "huggingface-hub"} <= {word.split("==")[0] for word in words}
+    assert "torch" not in {word.split("==")[0] for word in words}
+
+
+def test_a_step_passes_fails_hangs_or_finds_no_time_and_never_takes_the_rest_with_it() -> None:
+    good = run(Step("good", ["-c", "print('noise'); print('{\"p50_us\": 3}')"], 60), 60)
+    assert (good.status, good.figures) == ("passed", {"p50_us": 3})
+    told = run(Step("told", ["-c", 'print(\'{"skipped": "no MPS"}\')'], 60), 60)
+    assert told.status == "skipped"
+    bad = run(Step("bad", ["-c", "raise SystemExit('the handle does not open')"], 60), 60)
+    assert (bad.status, bad.figures.strip()) == ("failed", "the handle does not open")
+    hung = run(Step("hung", ["-c", "import time; time.sleep(600)"], 1), 60)
+    assert hung.status == "failed"
+    assert "it was ended after" in hung.figures
+    late = run(Step("late", ["-c", "raise SystemExit(1)"], 60), 0)
+    assert (late.status, late.figures) == ("skipped", "no time was left")
+
+
+@pytest.mark.long
+def test_every_part_that_needs_no_real_device_passes_over_the_fake(tmp_path: Path) -> None:
+    (tmp_path / "device").mkdir()
+    ended = check("--fake", str(tmp_path / "device"), "--json", str(tmp_path / "report.json"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["fake"] is True
+    assert [step["status"] for step in report["steps"]] == ["passed"] * 6
