@@ -83,7 +83,7 @@ async def serve(
             one.listen(loop, one.endpoint(address), plane)
             for address in addresses
             for one in transports.values()
-            if parse(address).scheme in one.capability().schemes and _offered(one, layers.device.type)
+            if parse(address).scheme in one.capability().schemes and _offered(one, device.type)
         ]
         return plane, doors
 
