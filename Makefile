@@ -11,7 +11,7 @@ INT8_READY := $(VENV)/.int8-ready
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo bench compat test test-int8 test-long nightly lint types contracts wheel-smoke check clean
+.PHONY: help demo bench compat peft-suite test test-int8 test-long nightly lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -23,6 +23,9 @@ bench: $(READY) ## what sharing a base costs and brings, against plain PEFT   (A
 
 compat: $(READY) ## every method on every family against plain PEFT, into docs/compat.md   (ARGS="--quick")
 	$(BIN)/symbiosis bench compat --json compat.json --page docs/compat.md $(ARGS)
+
+peft-suite: $(DEV_READY) ## PEFT's own tests on plain models and on remote ones   (ARGS="--peft CHECKOUT --every 20")
+	$(BIN)/python tests/compat/run_peft_suite.py $(ARGS)
 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
@@ -64,7 +67,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV_READY): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt build hypothesis import-linter mypy pytest pytest-asyncio ruff
+	$(BIN)/pip install --quiet --constraint constraints.txt build hypothesis import-linter mypy pytest pytest-asyncio ruff trl
 	touch $@
 
 # Torchao requires nothing, so no other torch comes with it.

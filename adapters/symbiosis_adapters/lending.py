@@ -80,6 +80,8 @@ class Lender:
     def __init__(self, borrow: Callable[[], BorrowedWeights]) -> None:
         self._borrow = borrow
         self._borrowed: BorrowedWeights | None = None
+        self.withheld = False
+        """See `Lending.withheld`."""
 
     def frozen(self, name: str) -> Tensor:
         """See `Lending.frozen`."""
@@ -97,7 +99,9 @@ class Lender:
             DaemonGoneError: it is not there.
         """
         if self._borrowed is None:
+            self.withheld = True
             self._borrowed = self._borrow()
+            self.withheld = False
         return self._borrowed
 
 

@@ -6,8 +6,8 @@ An embedding with a forward of its own (it scales, or shifts positions) keeps it
 daemon lends only those that it saw compute x W^T + b.
 
 In a state dict a remote layer appears with placeholders, except under a tuner layer: PEFT saves the base of a
-targeted embedding beside the adapter, and here that base is not ours to save. Loading compares what it is given
-with what the daemon answers, and reports a difference as an error.
+targeted embedding beside the adapter, so there stand the lent values; where nothing is lent, the adapter goes
+without. Loading compares what it is given with what the daemon answers, and reports a difference as an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
-from symbiosis_adapters.placeholder import FrozenWeight, Lending, take
+from symbiosis_adapters.placeholder import FrozenWeight, Lending, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
 from symbiosis_core.errors import RemoteProtocolError, UsageError
@@ -84,9 +84,13 @@ class RemoteLayer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if prefix.endswith("base_layer."):
-            for leaf, parameter in self._parameters.items():
-                if type(parameter) is FrozenWeight:
+        if keep_vars or not prefix.endswith("base_layer."):
+            return
+        for leaf, parameter in self._parameters.items():
+            if type(parameter) is FrozenWeight:
+                if (values := lent_copy(parameter)) is not None:
+                    destination[prefix + leaf] = values
+                else:
                     destination.pop(prefix + leaf, None)
 
     def _load_from_state_dict(

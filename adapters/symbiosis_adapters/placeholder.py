@@ -1,9 +1,10 @@
 """What stands where a frozen weight would: its shape, dtype and device, and its values only where they are lent.
 
 PEFT, accelerate and transformers ask a base weight for `shape`, `dtype`, `device` and `numel()`, and put adapters
-where it is; on the meta device they would put them there too, which fails in backward. So a placeholder is an
-nn.Parameter on a real device: one element, expanded with stride 0. It answers questions about itself, and can be
-moved, viewed and copied. What needs its values is one of two things:
+where it is; on the meta device they would put them there too, which fails in backward. So a placeholder is on a
+real device: one element, expanded with stride 0. It answers questions about itself, and can be moved, viewed and
+copied. That of a module is a parameter, and a view or a copy of it is a tensor, as with torch's own. What needs
+its values is one of two things:
 
 - A function that only computes something new of them (`questions.READS`: DoRA's norm, PiSSA's decomposition) gets
   the lent values for this once. The placeholder stays one, and the daemon goes on computing the layer.
@@ -17,18 +18,19 @@ around all that (C++ code that never asks Python) finds a NaN: silently wrong nu
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import nn
 
-from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, VIEWS
+from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, STRIDES, VIEWS
 from symbiosis_adapters.refusals import LEND, RETYPE, TRAIN, refusal
-from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, RemoteProtocolError
 
-__all__ = ["FrozenWeight", "Lending", "take", "takes"]
+__all__ = ["FrozenWeight", "Lending", "lent_copy", "take", "takes"]
 
 
 class Lending(Protocol):
@@ -44,6 +46,10 @@ class Lending(Protocol):
     def private(self, name: str) -> torch.Tensor:
         """Returns a weight in memory that nobody else has, to be written to. Raises as `frozen` does."""
 
+    @property
+    def withheld(self) -> bool:
+        """Whether the values could not be had when they were last asked for."""
+
 
 class _Nobody:
     """Lends nothing."""
@@ -52,15 +58,24 @@ class _Nobody:
         raise RefusedError(RefusalCode.NOT_LENT, "this model was built without a way to borrow them")
 
     private = frozen
+    withheld = True
 
 
 _NOBODY = _Nobody()
 _takes = 0
 
 
-class FrozenWeight(nn.Parameter):
+if TYPE_CHECKING:  # which knows classes, and not torch's mark
+    _Tensor = nn.Parameter
+else:
+    _Tensor = torch.Tensor
+
+
+class FrozenWeight(_Tensor):
     """A parameter without values. `label` says whose it is: `model.layers.0.self_attn.q_proj.weight`."""
 
+    _is_param: bool = False
+    """Torch's own mark: whether `isinstance` takes it for an nn.Parameter."""
     label: str
     lending: Lending | None
     """Who has the values; None: nobody."""
@@ -78,19 +93,23 @@ class FrozenWeight(nn.Parameter):
         label: str,
         lending: Lending | None = None,
     ) -> FrozenWeight:
-        """Returns a placeholder; it takes the memory of one element."""
-        data = torch.full((), torch.nan, dtype=dtype, device=device).expand(*shape)
-        return cls._guard(data, label, lending, None)
+        """Returns a placeholder that is a parameter; it takes the memory of one element."""
+        with torch.inference_mode(False):  # it may become a parameter that outlives the mode
+            data = torch.full((), torch.nan, dtype=dtype, device=device).expand(*shape)
+            made = cls._guard(data, label, lending, None)
+        made._is_param = True
+        return made
 
     @classmethod
     def _guard(cls, data: torch.Tensor, label: str, lending: Lending | None, origin: Any) -> FrozenWeight:
-        weight = cls(data, requires_grad=False)
+        weight = torch.Tensor._make_subclass(cls, data, False)
         weight.label, weight.lending, weight._origin, weight._views = label, lending, origin, []
         return weight
 
     def _view(self, make: Callable[[torch.Tensor], torch.Tensor]) -> FrozenWeight:
         """Returns the placeholder of a view. Torch functions are off."""
-        view = self._guard(make(self), self.label, self.lending, (self, make))
+        with torch.inference_mode(False):
+            view = self._guard(make(self), self.label, self.lending, (self, make))
         self._views = [known for known in self._views if known() is not None] + [weakref.ref(view)]
         return view
 
@@ -101,6 +120,16 @@ class FrozenWeight(nn.Parameter):
         whole, make = self._origin
         return whole._copy()._view(make)
 
+    def _layout(self) -> torch.Tensor:
+        """Returns a tensor without memory that has the strides of the values. Torch functions are off."""
+        if self._origin is None:
+            return torch.empty(self.shape, dtype=self.dtype, device="meta")
+        whole, make = self._origin
+        try:
+            return make(whole._layout())
+        except NotImplementedError:  # it is there on another device, which changes no strides
+            return whole._layout()
+
     def _read(self) -> torch.Tensor:
         """Returns the lent values, for a function that only reads them. Torch functions are off."""
         if self._origin is not None:
@@ -108,13 +137,13 @@ class FrozenWeight(nn.Parameter):
             return make(whole._read())
         return self._checked((self.lending or _NOBODY).frozen(self.label))
 
-    def _become(self, values: torch.Tensor) -> None:
+    def _become(self, values: torch.Tensor, kind: type[torch.Tensor]) -> None:
         views = [view for known in self._views if (view := known()) is not None]
         self.data = values
-        self.__class__ = nn.Parameter  # type: ignore[assignment]  # modules and optimizers hold this very object
+        self.__class__ = kind  # type: ignore[assignment]  # modules and optimizers hold this very object
         for view in views:
             assert view._origin is not None  # it is a view
-            view._become(view._origin[1](self))
+            view._become(view._origin[1](self), kind)
         del self.label, self.lending, self._origin, self._views
 
     def _checked(self, values: torch.Tensor) -> torch.Tensor:
@@ -129,6 +158,7 @@ class FrozenWeight(nn.Parameter):
         if id(self) not in memo:
             with torch._C.DisableTorchFunctionSubclass():
                 memo[id(self)] = self._copy()
+                memo[id(self)]._is_param = self._is_param
         copied: Self = memo[id(self)]
         return copied
 
@@ -151,6 +181,8 @@ class FrozenWeight(nn.Parameter):
                 return found
             if name == "__set__" and _set(func, *args):
                 return None
+            if name in STRIDES and isinstance(first, FrozenWeight):
+                return func(first._layout(), *args[1:], **named)
             if name in QUESTIONS or (name in PATTERNS and not isinstance(first, FrozenWeight)):
                 return func(*args, **named)
             if name in VIEWS and isinstance(first, FrozenWeight):
@@ -182,7 +214,22 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     lending = root.lending or _NOBODY
     _takes += 1
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
-        root._become(_lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label))))
+        values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label)))
+        root._become(values, nn.Parameter if root._is_param else torch.Tensor)
+
+
+def lent_copy(weight: FrozenWeight) -> torch.Tensor | None:
+    """Returns the values in memory that nobody else has; None where they cannot be had, which is tried only once.
+
+    The placeholder stays one.
+    """
+    lending = weight.lending or _NOBODY
+    if lending.withheld:
+        return None
+    root = _root(weight)
+    with torch._C.DisableTorchFunctionSubclass(), contextlib.suppress(RefusedError, DaemonGoneError):
+        return root._checked(lending.private(root.label)) if root is weight else weight._read().clone()
+    return None
 
 
 def takes() -> int:
@@ -223,7 +270,9 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
             weight, f"converting it to {moved.dtype}", RETYPE, lambda: func(weight._read(), *args, **kwargs)
         )
     if func is torch.Tensor.clone:
-        return weight._copy()
+        copied = weight._copy()
+        copied._is_param = False
+        return copied
     return weight if moved.device == weight.device else weight._view(lambda whole: func(whole, *args, **kwargs))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MOVES", "PATTERNS", "QUESTIONS", "READS", "VIEWS"]
+__all__ = ["MOVES", "PATTERNS", "QUESTIONS", "READS", "STRIDES", "VIEWS"]
 
 
 def _names(words: str) -> frozenset[str]:
@@ -16,11 +16,13 @@ def _names(words: str) -> frozenset[str]:
 
 QUESTIONS: Final = _names(
     "__hash__ __len__ _has_compatible_shallow_copy_type can_cast dim element_size empty_like full_like get_device "
-    "has_names is_complex is_conj is_contiguous is_floating_point is_inference is_neg is_pinned is_same_size "
+    "has_names is_complex is_conj is_floating_point is_inference is_neg is_pinned is_same_size "
     "is_shared is_signed ndimension nelement new_empty new_full new_ones new_tensor new_zeros numel ones_like "
-    "promote_types rand_like randint_like randn_like result_type size storage_offset stride zeros_like"
+    "promote_types rand_like randint_like randn_like result_type size storage_offset zeros_like"
 )
 """Answered from shape, dtype and device alone."""
+STRIDES: Final = _names("is_contiguous stride")
+"""Answered as the values would: the one element of a placeholder has other strides."""
 VIEWS: Final = _names("alias detach expand flatten permute reshape squeeze swapaxes t transpose unsqueeze view")
 """Give another placeholder of the same layer."""
 MOVES: Final = _names("bfloat16 clone cpu cuda double float half pin_memory share_memory_ to type type_as xpu")

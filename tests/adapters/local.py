@@ -183,30 +183,20 @@ class LayerRows(CountingRows):
         return self.layers.apply(op, direction, x_TW)
 
 
-class Pair:
-    """A tiny plain model, and remote ones made of its catalogue."""
+class LocalBase:
+    """A plain model, and remote ones made of its catalogue, all in this process."""
 
     def __init__(
         self,
-        architecture: str,
-        dtype: DType = DType.FLOAT32,
+        base: PreTrainedModel,
+        dtype: DType,
+        name_or_path: str = "someone/tiny",
         allow: Literal["same_user", "nobody"] = "same_user",
     ) -> None:
-        config = AutoConfig.for_model(
-            architecture,
-            **{**CONFIGS, **MIXTURES}[architecture],
-            vocab_size=VOCABULARY,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(11)
-            base = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype)).eval().requires_grad_(False)
-        self._base: PreTrainedModel = base
-        lent = copy.deepcopy(base)
+        self._base = base.eval().requires_grad_(False)
+        lent = copy.deepcopy(self._base)
         place = place_for(lent, LendingConfig(allow=allow), torch.device("cpu"))
-        layers = FrozenLayers(LoadedModel("tiny", "someone/tiny", dtype, lent), place)
+        layers = FrozenLayers(LoadedModel("tiny", name_or_path, dtype, lent), place)
         self.rows = LayerRows(layers)
         self.spec = layers.spec
 
@@ -239,3 +229,26 @@ class Pair:
         """Returns a copy of one small tensor."""
         data = bytearray(self.rows.layers.tensor_bytes(tensor.name))
         return torch.frombuffer(data, dtype=torch_dtype(tensor.dtype)).view(tensor.shape)
+
+
+class Pair(LocalBase):
+    """A tiny random model of an architecture, and remote ones made of its catalogue."""
+
+    def __init__(
+        self,
+        architecture: str,
+        dtype: DType = DType.FLOAT32,
+        allow: Literal["same_user", "nobody"] = "same_user",
+    ) -> None:
+        config = AutoConfig.for_model(
+            architecture,
+            **{**CONFIGS, **MIXTURES}[architecture],
+            vocab_size=VOCABULARY,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(11)
+            base = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype))
+        super().__init__(base, dtype, allow=allow)

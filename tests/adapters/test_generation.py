@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from symbiosis_adapters.cut import Cut
 from tests.adapters.local import VOCABULARY, Pair
@@ -30,6 +31,7 @@ WAYS: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
     "repetition": (PADDED, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}),
     "no cache": (PADDED, {"use_cache": False}),
     "static cache": (PADDED, {"cache_implementation": "static"}),
+    "quantised cache": (PADDED, {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}),
     "prompt lookup": (ONE, {"prompt_lookup_num_tokens": 3}),
     "several sequences": (ONE, {"do_sample": True, "num_return_sequences": 3}),
 }
@@ -94,6 +96,21 @@ def test_scores_and_hidden_states_come_along() -> None:
         return sequences
 
     same(Pair("llama"), Cut.GRAPH, ask)
+
+
+def test_continuous_batching_gives_every_request_the_same_tokens() -> None:
+    """More requests than are computed at once, of several lengths, in a thread of transformers'."""
+    prompts = [IDS[0].tolist(), IDS[1, :5].tolist(), IDS[0, 2:].tolist(), [7], IDS[1].tolist()]
+    limits = ContinuousBatchingConfig(page_size=16, num_blocks=16, max_batch_tokens=16, max_requests_per_batch=2)
+    asked = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=-1, pad_token_id=0)
+
+    def ask(model: Any) -> list[list[int]]:
+        answers = model.generate_batch(prompts, generation_config=asked, continuous_batching_config=limits)
+        assert not any(answer.error for answer in answers.values())
+        return [answer.generated_tokens for answer in answers.values()]
+
+    tokens = same(Pair("llama"), Cut.GRAPH, ask)
+    assert [len(each) for each in tokens] == [6] * len(prompts)
 
 
 def tokenizer() -> transformers.PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""Remote layers are what PEFT asks for by isinstance, and own no base weight in any state dict."""
+"""Remote layers are what PEFT asks for by isinstance, and own no base weight."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_same_real_weights_may_be_loaded_and_others_not(remote: Any, plain: 
     assert all(isinstance(parameter, FrozenWeight) for parameter in remote.parameters())
 
 
-def test_under_a_tuner_layer_the_base_stays_out_of_the_state_dict(remote: Any) -> None:
+def test_where_nothing_is_lent_a_tuner_layer_has_no_base_in_its_state_dict(remote: Any) -> None:
     tuner = nn.Module()
     tuner.add_module("base_layer", remote.linear)
     tuner.add_module("lora_A", nn.Linear(6, 2, bias=False))

@@ -23,11 +23,13 @@ from peft import (
     PromptEncoderConfig,
     PromptTuningConfig,
     VeraConfig,
+    get_base_model_state_dict,
     get_peft_model,
 )
 from safetensors.torch import load_file
 
 from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_core.specs import DType
 from tests.adapters.local import LAYERS, Pair
 
@@ -271,7 +273,33 @@ def test_an_adapter_moves_between_remote_and_plain(name: str, trained_here: bool
     assert PeftConfig.from_pretrained(str(tmp_path)).base_model_name_or_path == "someone/tiny"
     if trained_here:
         saved = load_file(tmp_path / "adapter_model.safetensors")
-        assert not any("base_layer" in key for key in saved)
+        adapt(pair.plain(), make).save_pretrained(tmp_path / "plain")
+        assert saved.keys() == load_file(tmp_path / "plain" / "adapter_model.safetensors").keys()
+
+
+def test_where_nothing_is_lent_an_adapter_is_saved_without_the_base_of_its_embedding(tmp_path: Path) -> None:
+    """PEFT would save that beside it. Plain PEFT loads the adapter all the same."""
+    pair = Pair("llama", allow="nobody")
+    trained = Run(adapt(pair.remote(), CASES["lora embedding"][1]), steps=1).model
+    trained.save_pretrained(tmp_path)
+    assert not any("base_layer" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
+    loaded = PeftModel.from_pretrained(pair.plain(), tmp_path).eval()
+    torch.testing.assert_close(logits(loaded), logits(trained), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [QV, [*QV, "embed_tokens", "lm_head"]])
+def test_the_state_of_the_base_is_found_under_an_adapter(targets: list[str]) -> None:
+    """With the names and values of a plain one. Writing to it changes nothing here, and the base stays remote."""
+    pair = Pair("llama")
+    plain, remote = (adapt(base, lora(targets)) for base in (pair.plain(), pair.remote()))
+    before = logits(remote)
+    expected, found = get_base_model_state_dict(plain), get_base_model_state_dict(remote)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    found["model.layers.0.self_attn.q_proj.weight"].zero_()
+    assert torch.equal(logits(remote), before)
+    assert isinstance(remote.model.model.layers[0].self_attn.q_proj.base_layer.weight, FrozenWeight)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:

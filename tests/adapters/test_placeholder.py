@@ -155,3 +155,47 @@ def test_another_dtype_is_refused(dtype: torch.dtype) -> None:
 def test_what_never_asks_python_finds_nan() -> None:
     with torch._C.DisableTorchFunctionSubclass():
         assert linear(ROWS, make()).isnan().all()
+
+
+def test_what_is_derived_of_a_parameter_is_none() -> None:
+    """As with torch's own, so that a module that keeps it does not register it."""
+    weight = make()
+    assert isinstance(weight, nn.Parameter)
+    assert isinstance(copy.deepcopy(weight), nn.Parameter)
+    assert isinstance(nn.Parameter(weight.data, requires_grad=False), nn.Parameter)
+    for derived in (weight.data, weight.detach(), weight.clone(), weight.T, weight.data.clone().cpu()):
+        assert isinstance(derived, FrozenWeight)
+        assert not isinstance(derived, nn.Parameter)
+
+
+def test_strides_are_those_of_the_values() -> None:
+    """Code that asks for them before it takes the values would else read the first of them everywhere."""
+    weight, real = make(), torch.empty(4, 6)
+    forms: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        lambda x: x,
+        lambda x: x.T,
+        lambda x: x.reshape(2, 12),
+        lambda x: x.data.unsqueeze(0).to("cpu"),
+    ]
+    for form in forms:
+        assert form(weight).stride() == form(real).stride()
+        assert form(weight).is_contiguous() == form(real).is_contiguous()
+    assert (weight.stride(0), weight.T.stride(-1), weight.to("meta").stride()) == (6, 6, (6, 1))
+
+
+def test_one_that_is_made_in_inference_mode_can_be_taken_and_trained_outside() -> None:
+    class Ones:
+        withheld = False
+
+        def frozen(self, name: str) -> torch.Tensor:
+            return torch.ones(4, 6)
+
+        private = frozen
+
+    with torch.inference_mode():
+        weight = FrozenWeight.of((4, 6), torch.float32, "cpu", "w", Ones()).clone()
+        weight += 1
+    weight.requires_grad_(True)
+    torch.nn.functional.linear(torch.ones(2, 6), weight).sum().backward()
+    assert torch.equal(weight, torch.full((4, 6), 2.0))
+    assert weight.grad is not None

@@ -20,7 +20,7 @@ from symbiosis_bench.compat.comparison import compare, unsteady
 from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES
 from symbiosis_bench.compat.methods import METHODS, QUICK_METHODS
 from symbiosis_bench.compat.observation import Observation, Trips
-from symbiosis_bench.compat.page import page
+from symbiosis_bench.compat.page import by_hand, page
 from symbiosis_bench.compat.report import Report, cells_in, from_json, score, to_json
 from symbiosis_bench.machine import this_machine
 from symbiosis_core.errors import UsageError
@@ -198,6 +198,13 @@ def test_the_page_shows_every_cell_and_every_reason() -> None:
     assert "1. `loss: up_proj: off by some`: ia3 (llama 3e-02, gpt2 5e-01)." in lines
     assert "- `adapt: ValueError: no`: ia3 (opt)." in lines
     assert "- At once: lora." in lines
+
+
+def test_the_section_that_is_written_by_hand_outlives_the_page(tmp_path: Path) -> None:
+    section = "\n## PEFT's own tests\n\n5 of 6.\n"
+    (tmp_path / "old.md").write_text("# Compatibility\n\nSomething.\n" + section)
+    assert by_hand(tmp_path / "old.md") == section
+    assert by_hand(tmp_path / "none.md") == by_hand(None) == ""
 
 
 def test_the_same_report_gives_the_same_page() -> None:

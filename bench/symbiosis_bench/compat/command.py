@@ -16,6 +16,7 @@ from rich.console import Console
 from symbiosis_bench.compat.cell import Cell
 from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES
 from symbiosis_bench.compat.methods import METHODS, QUICK_METHODS
+from symbiosis_bench.compat.page import by_hand
 from symbiosis_bench.compat.page import page as page_of
 from symbiosis_bench.compat.report import Key, Report, cells_in, score, to_json
 from symbiosis_bench.interruption import leave_in_order
@@ -60,6 +61,7 @@ def compat(
         cells=(),
     )
     cells = dict(cells_in(known or (), report.machine))  # before the file is emptied that may be one of them
+    kept = by_hand(page)
     for path in (json, page):
         check_writable(path)
     os.environ.update(_ENVIRONMENT)
@@ -72,7 +74,7 @@ def compat(
     _keep(_tried(report, cells, tell), cells, report, json)
     report = _with(report, cells)
     if page is not None:
-        page.write_text(page_of(report))
+        page.write_text(page_of(report) + kept)
     for cut in report.cuts:
         tell(_line(cut, report.cells))
 

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from symbiosis_bench.compat.cell import Cell, Outcome
 from symbiosis_bench.compat.methods import METHODS, Group
 from symbiosis_bench.compat.report import Report, merges_later, score
 
-__all__ = ["page"]
+__all__ = ["by_hand", "page"]
 
+_BY_HAND: Final = "\n## PEFT's own tests\n"
 _HEAD = """# Compatibility
 
 Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page; nothing
-on it is written by hand. Every cell is a tiny random model of the family, saved, served by a daemon of its own in
-float32, and adapted with the method, beside the same with plain PEFT in one process and from one seed. Compared
-are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of the largest entry;
-with the floor below), tokens generated greedily from a left-padded batch, the saved adapter loaded in plain PEFT,
-and the merged model.
+but its last section is written by hand. Every cell is a tiny random model of the family, saved, served by a daemon
+of its own in float32, and adapted with the method, beside the same with plain PEFT in one process and from one
+seed. Compared are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of the
+largest entry; with the floor below), tokens generated greedily from a left-padded batch, the saved adapter loaded
+in plain PEFT, and the merged model.
 
 What is not shown: speed, other element types, other ways to configure a method, and quality: the models are
 random.
@@ -78,6 +80,14 @@ def page(report: Report) -> str:
     parts += ["### What needs real weights\n", _weights(report.cells)]
     parts += ["### Where plain PEFT fails itself\n", _list(_reasons(report.cells, Outcome.NOT_PLAIN).items())]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def by_hand(page: Path | None) -> str:
+    """Returns the section of an existing page that no report gives, with the empty line before it."""
+    if page is None or not page.exists():
+        return ""
+    _, heading, section = page.read_text().partition(_BY_HAND)
+    return heading + section
 
 
 def _versions(report: Report) -> str:
