@@ -24,11 +24,29 @@ __all__ = [
     "LaneConfig",
     "LendingConfig",
     "LimitsConfig",
+    "ModelConfig",
     "PolicyConfig",
     "RuleConfig",
     "check",
     "load",
 ]
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One base that the daemon holds."""
+
+    source: Annotated[str, Meta(min_length=1, max_length=1024)]
+    """What to load: `smollm2`, a folder, or a hub id such as owner/name."""
+    name: Annotated[str, Meta(max_length=128)] = ""
+    """What addresses call it, as in `ipc:///path#name`. Empty: as the folder is called, or the hub id."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """How the base is held, and the element type of all rows."""
+    quantize: Literal["none", "int8"] = "none"
+    """`int8`: its linears are held in eight bits, about half of bfloat16, and rows keep `dtype`. Needs the extra
+    `int8` (torchao), and the CPU."""
+    default: bool = False
+    """Whether it is meant where an address names none. A daemon of several bases that marks none wants a name: a
+    client that trains on the wrong base finds out late."""
 
 
 class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,6 +175,8 @@ DEFAULT_LANES = {
 class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole configuration file. Every table may be left out."""
 
+    models: Annotated[tuple[ModelConfig, ...], Meta(max_length=64)] = ()
+    """The bases. None: the one that the command line names."""
     policy: PolicyConfig = PolicyConfig()
     lanes: Annotated[dict[Name, LaneConfig], Meta(min_length=1, max_length=32)] = msgspec.field(
         default_factory=lambda: dict(DEFAULT_LANES)
@@ -185,9 +205,24 @@ def check(source_name: str, text: str) -> DaemonConfig:
         for position, rule in enumerate(found.rules)
         if rule.lane not in found.lanes
     ]
+    problems += _model_problems(found.models)
     if problems:
         raise ConfigError(source_name, problems)
     return found
+
+
+def _model_problems(models: tuple[ModelConfig, ...]) -> list[Problem]:
+    names = [model.name for model in models]
+    problems = [
+        Problem(f"models[{position}].name", name, "another model has this name")
+        for position, name in enumerate(names)
+        if name and name in names[:position]
+    ]
+    marked = [position for position, model in enumerate(models) if model.default]
+    return problems + [
+        Problem(f"models[{position}].default", True, f"models[{marked[0]}] is the default already")
+        for position in marked[1:]
+    ]
 
 
 def load(path: str | Path) -> DaemonConfig:

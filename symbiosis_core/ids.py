@@ -5,14 +5,30 @@ from __future__ import annotations
 import secrets
 from functools import cache
 from pathlib import Path
-from typing import NewType
+from typing import Final, NewType
 
-__all__ = ["ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token", "process_namespace"]
+__all__ = [
+    "FIRST_BASE",
+    "BaseId",
+    "ClientId",
+    "Generation",
+    "OpId",
+    "SlotIndex",
+    "Token",
+    "boot_id",
+    "new_token",
+    "process_namespace",
+]
 
 ClientId = NewType("ClientId", int)
 """A connected client, unique during the life of one daemon."""
+BaseId = NewType("BaseId", int)
+"""One of a daemon's bases: its place among them."""
+FIRST_BASE: Final = BaseId(0)
+"""In a daemon of one base the only one."""
 OpId = NewType("OpId", int)
-"""An op of the daemon's catalogue: the position in `ModelSpec.ops`."""
+"""An op. Clients and catalogues count within one base, by the position in `ModelSpec.ops`; the scheduler counts on
+through all bases. With one base both count alike."""
 SlotIndex = NewType("SlotIndex", int)
 """A slot of one client's arena."""
 Generation = NewType("Generation", int)

@@ -43,6 +43,7 @@ __all__ = [
     "MemoStatus",
     "MemoryStatus",
     "ModelReply",
+    "ModelStatus",
     "Name",
     "QuotaState",
     "Refused",
@@ -95,7 +96,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     name: Name
     lane: Name
     model: Annotated[str, Meta(max_length=256)] = ""
-    """Empty: the daemon's only or first model."""
+    """Empty: the daemon's only model, or its default."""
     pid: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
     """The client's own word, for display only."""
     capabilities: Annotated[tuple[Capability, ...], Meta(max_length=16)] = ()
@@ -253,6 +254,29 @@ class ClientStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     arena_bytes: int
     reasons: tuple[str, ...] = ()
     """Why this transport was chosen, and why not the others."""
+    model: str = ""
+    """The base that it works on."""
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One base."""
+
+    name: str
+    dtype: str
+    bytes: int
+    """Of all its weights, each counted once."""
+    ops: int
+    """Of its catalogue."""
+    fingerprint: str
+    default: bool
+    """Whether it is meant where an address names none."""
+    clients: int
+    batches: int
+    """Computed since the start."""
+    rows: int
+    """In those batches."""
+    quantized: str = ""
+    """How its linears are held, if not in `dtype`: `int8`."""
 
 
 class LaneStatus(msgspec.Struct, frozen=True):
@@ -322,6 +346,7 @@ class MemoryStatus(msgspec.Struct, frozen=True):
     """What the daemon holds, in bytes."""
 
     base: int
+    """All bases together."""
     arenas: int
     pss: int
     """Proportional set size of the daemon: shared pages are divided among those who map them."""
@@ -335,8 +360,11 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     uptime_s: float
     address: str
     model: str
+    """The name of the only base, or of the first; `models` has them all."""
     dtype: str
+    """Of that base."""
     fingerprint: str
+    """Of that base."""
     policy: str
     threads: int
     draining: bool
@@ -350,6 +378,8 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     device: str = "cpu"
     threads_policy: str = ""
     """Who gets how many threads, in words."""
+    models: tuple[ModelStatus, ...] = ()
+    """All bases, in the configuration's order."""
 
 
 class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):

@@ -115,7 +115,7 @@ def borrow(session: Session) -> BorrowedWeights:
             f"the daemon at {session.address} lends another base ({loan.fingerprint[:12]}) than this model was "
             f"built for ({session.spec.fingerprint[:12]})"
         )
-    return BorrowedWeights(collect(loan.endpoint, _COLLECT_TIMEOUT_S), loan)
+    return BorrowedWeights(collect(loan.endpoint, session.spec.name, _COLLECT_TIMEOUT_S), loan)
 
 
 def _view(mapping: mmap.mmap, start: int, tensor: LentTensor) -> Tensor:

@@ -62,7 +62,7 @@ def _us_per_plan(policy: str, queued: int) -> float:
     """Every client waits for one of a few ops; who is served asks again, so that the queue stays as long."""
     config = DaemonConfig(policy=PolicyConfig(name=policy))
     ops = [OpSpec(OpId(n), OpKind.LINEAR, (f"l{n}",), 8, (8,), DType.FLOAT32) for n in range(_OPS)]
-    state = SchedulerState(ops, config, make_policy(config))
+    state = SchedulerState([ops], config, make_policy(config))
     asked = [0] * queued
 
     def ask(client: int, now_us: int) -> None:

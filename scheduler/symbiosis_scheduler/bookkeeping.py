@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
+from symbiosis_core.ids import BaseId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.wire import HoldStatus
 from symbiosis_scheduler.cost_file import CostFile
@@ -23,9 +25,10 @@ class Bookkeeping:
 
     name = "bookkeeping"
 
-    def __init__(self, data: DataPlaneThread, file: CostFile) -> None:
+    def __init__(self, data: DataPlaneThread, files: Sequence[CostFile]) -> None:
+        """`files` has one for every base."""
         self._data = data
-        self._file = file
+        self._files = files
         self._told = HoldStatus()
         self._learned = 0
 
@@ -45,7 +48,8 @@ class Bookkeeping:
     async def _keep(self) -> None:
         learned, curves, holds = await self._data.call(self._look)
         if learned != self._learned:
-            self._file.save(curves)
+            for file, written_down in zip(self._files, curves, strict=True):
+                file.save(written_down)
             self._learned = learned
         if holds.count != self._told.count:
             log.info(
@@ -60,8 +64,9 @@ class Bookkeeping:
             )
             self._told = holds
 
-    def _look(self) -> tuple[int, Curves, HoldStatus]:
+    def _look(self) -> tuple[int, list[Curves], HoldStatus]:
         """Runs in the data plane's thread."""
         state = self._data.plane.state
         costs = state.known.costs
-        return costs.learned, costs.written_down(), state.statistics().holds
+        curves = [costs.written_down(BaseId(base)) for base in range(len(self._files))]
+        return costs.learned, curves, state.statistics().holds

@@ -38,6 +38,7 @@ from symbiosis_core.ids import OpId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.specs import OpKind, OpSpec, TensorKind, TensorSpec
 from symbiosis_scheduler.probe import Sightings, watch
+from symbiosis_scheduler.quantised import int8_of, pieces
 from symbiosis_transports.tensors import TORCH_DTYPES
 
 __all__ = ["LOCAL_TABLE_BYTES", "Catalogue", "catalogue_of", "trial"]
@@ -99,7 +100,7 @@ def trial(linear: nn.Module) -> tuple[Tensor, Tensor] | None:
     weight = _weight(linear)
     _, width_in = _widths(linear)
     generator = torch.Generator().manual_seed(0)  # the global one belongs to the user
-    x_RD = torch.randn(3, width_in, generator=generator).to(weight)
+    x_RD = torch.randn(3, width_in, generator=generator).to(weight.dtype)
     try:
         with torch.no_grad():
             y_RO = linear(x_RD)
@@ -136,7 +137,7 @@ def _siblings(
 ) -> Iterator[tuple[str, ...]]:
     """Yields groups whose members are plain, share their weights with nobody, and are only called together."""
     owners = Counter(
-        parameter.data_ptr() for module in model.modules() for parameter in module.parameters(recurse=False)
+        _place(parameter) for module in model.modules() for parameter in module.parameters(recurse=False)
     )
     calls = Counter(name for run in runs for name in run)
     times = Counter(tuple(run) for run in runs)
@@ -146,14 +147,20 @@ def _siblings(
         return (
             isinstance(module, nn.Linear)
             and type(module).forward is nn.Linear.forward
-            and all(owners[parameter.data_ptr()] == 1 for parameter in module.parameters())
+            and all(owners[_place(parameter)] == 1 for parameter in module.parameters())
             and calls[name] == times[run]
         )
 
     for run in times:
         members = tuple(name for name in run if eligible(name, run))
-        if len(members) > 1 and len({_weight(lent[name]).dtype for name in members}) == 1:
+        kinds = {(weight.dtype, int8_of(weight) is None) for weight in (_weight(lent[name]) for name in members)}
+        if len(members) > 1 and len(kinds) == 1:
             yield members
+
+
+def _place(parameter: Tensor) -> int:
+    """Returns where its memory begins."""
+    return pieces(parameter)[0].data_ptr()
 
 
 def _experts(model: PreTrainedModel, first: int, stacks: dict[str, bool]) -> Iterator[OpSpec]:
@@ -207,6 +214,8 @@ def _tensors(model: PreTrainedModel, lent: dict[str, nn.Module], stacks: dict[st
                 with_the_op = path in lent and name.rpartition(".")[2] in ("weight", "bias")
                 if with_the_op or name in stacks or id(tensor) in listed:
                     continue
+                if int8_of(tensor) is not None:
+                    raise UsageError(f"{path} is quantised and no ordinary linear. Lend it without quantize")
                 if tensor.dtype not in _DTYPES:
                     raise UsageError(f"{name} holds {tensor.dtype}, which no client can fetch. Lend another model")
                 listed.add(id(tensor))

@@ -1,4 +1,4 @@
-"""The control plane: who may come in, what the model looks like, what the daemon is doing.
+"""The control plane: who may come in, what the bases look like, what the daemon is doing.
 
 Every request is checked here once more than the wire already did: lanes and models must exist. The answers
 carry no tensor larger than `wire.TENSOR_PART_BYTES`.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from symbiosis_core import __version__
 from symbiosis_core import config as configuration
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.errors import ConfigError, RefusalCode, RefusedError
@@ -25,7 +23,6 @@ from symbiosis_core.wire import (
     TENSOR_PART_BYTES,
     AskQuota,
     Borrow,
-    ClientStatus,
     Configure,
     Configured,
     DaemonStatus,
@@ -35,28 +32,25 @@ from symbiosis_core.wire import (
     Learn,
     Learned,
     Loan,
-    MemoryStatus,
-    MemoStatus,
     ModelReply,
     QuotaState,
     Reply,
     Request,
-    SpinStatus,
     Status,
     StatusReply,
     TakeTrace,
     TensorPart,
     Welcome,
 )
-from symbiosis_scheduler.dataplane import DataPlane
+from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
-from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.lending import Withheld
 from symbiosis_scheduler.policies import check_installed
 from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.segments import Segments
+from symbiosis_scheduler.survey import survey
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.address import parse
 from symbiosis_transports.negotiate import choose
@@ -75,7 +69,7 @@ class ControlPlane:
     def __init__(
         self,
         addresses: Sequence[str],
-        layers: FrozenLayers,
+        bases: Bases,
         live: Reconfiguration,
         grants: Grants,
         transports: Mapping[str, Transport],
@@ -83,7 +77,7 @@ class ControlPlane:
         threads: ThreadChoice,
     ) -> None:
         self._addresses = addresses
-        self._layers = layers
+        self._bases = bases
         self._live = live
         self._user = getpass.getuser()
         self._grants = grants
@@ -91,7 +85,7 @@ class ControlPlane:
         self._data = data
         self._threads = threads
         self._since_us = monotonic_us()
-        self._segments = Segments(layers, live.config.limits.segments)
+        self._segments = Segments(bases, live.config.limits.segments)
         self._servers = [ControlServer(address, partial(self._answer, address)) for address in addresses]
 
     async def start(self) -> None:
@@ -124,7 +118,7 @@ class ControlPlane:
         return await _ANSWERS[type(request)](self, request)
 
     async def _hello(self, address: str, hello: Hello) -> Reply:
-        self._known_model(hello.model)
+        base = self._bases.find(hello.model)
         config = self._live.config
         # Only processes of the daemon's user are let in, so that is whose client it is.
         lane = lane_for(config, wish=hello.lane, name=hello.name, user=self._user, key=hello.key)
@@ -136,13 +130,13 @@ class ControlPlane:
         ours = [transport.capability() for transport in self._transports.values()]
         choice = choose(ours, hello.capabilities, parse(address).scheme)
         client, token = self._grants.issue(
-            hello.name, lane, hello.pid, choice.transport, choice.reasons, user=self._user
+            hello.name, lane, hello.pid, choice.transport, choice.reasons, user=self._user, base=base.id
         )
         return Welcome(
             client=client,
             token=token,
             token_valid_s=VALID_S,
-            model=self._layers.spec.name,
+            model=base.name,
             lane=lane,
             transport=choice.transport,
             endpoint=self._transports[choice.transport].endpoint(address),
@@ -151,20 +145,18 @@ class ControlPlane:
         )
 
     async def _describe(self, describe: Describe) -> Reply:
-        self._known_model(describe.model)
-        return ModelReply(self._layers.spec)
+        return ModelReply(self._bases.find(describe.model).layers.spec)
 
     async def _fetch(self, fetch: Fetch) -> Reply:
-        self._known_model(fetch.model)
-        data = self._layers.tensor_bytes(fetch.tensor)
+        data = self._bases.find(fetch.model).layers.tensor_bytes(fetch.tensor)
         part = bytes(data[fetch.offset : fetch.offset + TENSOR_PART_BYTES])
         return TensorPart(fetch.offset, len(data), part)
 
     async def _learn(self, learn: Learn) -> Reply:
-        self._known_model(learn.model)
-        spec, program = self._segments.learn(learn.segment)
+        base = self._bases.find(learn.model)
+        spec, program = self._segments.learn(base, learn.segment)
         # Also where it is known: another client's teaching may still be on its way to the data plane.
-        await self._data.call(lambda: self._data.plane.learn(program) if program is not None else None)
+        await self._data.call(lambda: self._data.plane.learn(base.id, program) if program is not None else None)
         return Learned(spec.id)
 
     async def _ask_quota(self, asked: AskQuota) -> Reply:
@@ -191,13 +183,12 @@ class ControlPlane:
         return Configured(config.policy.name, tuple(config.lanes), notes)
 
     async def _take_trace(self, wanted: TakeTrace) -> Reply:
-        return await self._data.call(
-            lambda: self._data.plane.take_trace(wanted, self._layers.spec.name, monotonic_us())
-        )
+        models = ", ".join(self._bases.names)
+        return await self._data.call(lambda: self._data.plane.take_trace(wanted, models, monotonic_us()))
 
     async def _borrow(self, borrow: Borrow) -> Reply:
-        self._known_model(borrow.model)
-        lent = self._layers.lent
+        layers = self._bases.find(borrow.model).layers
+        lent = layers.lent
         if isinstance(lent, Withheld):
             raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
         if borrow.boot_id != boot_id():
@@ -211,7 +202,7 @@ class ControlPlane:
                 "the daemon has no address on its own host",
                 "give it --listen ipc://... as well",
             )
-        endpoint, fingerprint = POSIX_SHM.endpoint(here), self._layers.spec.fingerprint
+        endpoint, fingerprint = POSIX_SHM.endpoint(here), layers.spec.fingerprint
         return Loan(endpoint, fingerprint, lent.memory.nbytes, lent.tensors)
 
     async def _status(self, _: Status) -> Reply:
@@ -221,66 +212,10 @@ class ControlPlane:
         )  # too slow for the data plane's thread
         return StatusReply(msgspec.structs.replace(status, memory=memory))
 
-    def _known_model(self, name: str) -> None:
-        if name not in ("", self._layers.spec.name):
-            raise RefusedError(
-                RefusalCode.UNKNOWN_MODEL,
-                f"there is no model {name!r} here",
-                f"the daemon holds {self._layers.spec.name!r}",
-            )
-
     def _look(self) -> DaemonStatus:
         """Runs in the data plane's thread, so that all figures are of one moment."""
-        plane = self._data.plane
-        statistics, spec, now_us = plane.state.statistics(), self._layers.spec, monotonic_us()
-        clients = _clients(plane, now_us)
-        return DaemonStatus(
-            version=__version__,
-            pid=os.getpid(),
-            uptime_s=(now_us - self._since_us) / 1e6,
-            address=", ".join(self._addresses),
-            model=spec.name,
-            dtype=spec.dtype.name.lower(),
-            fingerprint=spec.fingerprint,
-            policy=self._live.config.policy.name,
-            threads=self._threads.most,
-            draining=plane.draining,
-            clients=clients,
-            lanes=statistics.lanes,
-            batches=statistics.batches,
-            memory=MemoryStatus(base=spec.base_bytes, arenas=sum(client.arena_bytes for client in clients), pss=0),
-            holds=statistics.holds,
-            memo=MemoStatus(plane.memo.bytes, plane.memo.budget_bytes, plane.memo.hits, plane.memo.misses),
-            spins=SpinStatus(plane.looks, plane.look_hits),
-            device=str(self._layers.device),
-            threads_policy=self._threads.policy,
-        )
-
-
-def _clients(plane: DataPlane, now_us: int) -> tuple[ClientStatus, ...]:
-    """Joins what the scheduler counts with who sits where."""
-    found = []
-    for counted in plane.state.statistics().clients:
-        seat = plane.seats[counted.id]
-        found.append(
-            ClientStatus(
-                id=counted.id,
-                name=seat.tenant.name,
-                lane=counted.lane,
-                pid=seat.tenant.pid,
-                transport=seat.tenant.transport,
-                reasons=seat.tenant.reasons,
-                connected_s=(now_us - seat.tenant.since_us) / 1e6,
-                requests=counted.requests,
-                rows=counted.rows,
-                queued=counted.queued,
-                refused=counted.refused,
-                p50_us=seat.latency.quantile(0.5, now_us),
-                p99_us=seat.latency.quantile(0.99, now_us),
-                arena_bytes=seat.channel.arena_bytes,
-            )
-        )
-    return tuple(found)
+        policy, where = self._live.config.policy.name, ", ".join(self._addresses)
+        return survey(self._data.plane, self._bases, self._threads, policy, where, self._since_us)
 
 
 _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Reply]]]] = {

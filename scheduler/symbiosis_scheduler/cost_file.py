@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from symbiosis_core.logs import event, get_logger
-from symbiosis_scheduler.costs import Costs, Curves
+from symbiosis_scheduler.costs import Curves
 
 __all__ = ["FOLDER", "CostFile", "Written", "read_costs"]
 
@@ -48,7 +48,7 @@ def read_costs(path: Path) -> Written | None:
 
 
 class CostFile:
-    """The file of one daemon. `of` has all that a time depends on."""
+    """The file of one base in one daemon. `of` has all that a time depends on."""
 
     def __init__(self, folder: Path, *of: str) -> None:
         self._of = " ".join(of)
@@ -58,10 +58,10 @@ class CostFile:
     def __repr__(self) -> str:
         return f"<CostFile {self.path} of {self._of}>"
 
-    def load(self) -> Costs:
+    def load(self) -> Curves:
         """Returns the curves of the last daemon, or none."""
         written = read_costs(self.path)
-        return Costs(written.curves if written is not None and written.of == self._of else None)
+        return written.curves if written is not None and written.of == self._of else {}
 
     def save(self, written_down: Curves) -> None:
         """Writes what `Costs.written_down` returned. A folder that cannot be written is told in the log."""

@@ -6,8 +6,8 @@ at 2 %; so one batch during which the machine was elsewhere does not count for m
 a curve is straight. Beyond them it has the shape of a product that reads its weights once, as it was measured (8
 rows cost 1.2 times one row, 256 rows 16 times), and every batch that is run replaces a piece of that guess.
 
-An op that was never run is answered for by all others of its direction. Curves can be written down and taken up
-again: a *key* names an op by its content, and numbers of segments differ from one daemon to the next.
+An op that was never run is answered for by all others of its base and direction. Curves can be written down and
+taken up again: a *key* names an op by its content, and numbers differ from one daemon to the next.
 
 Pure: nothing here looks at a clock.
 """
@@ -15,11 +15,12 @@ Pure: nothing here looks at a clock.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from symbiosis_core.ids import OpId
+from symbiosis_core.ids import FIRST_BASE, BaseId, OpId
 from symbiosis_core.segments import SegmentSpec
 from symbiosis_core.specs import Direction, Op
 
@@ -102,28 +103,30 @@ class Curve:
 
 
 class Costs:
-    """The curves of all ops. An op is introduced before it is run."""
+    """The curves of all ops. An op is introduced before it is run; else it counts to the first base."""
 
-    def __init__(self, saved: Curves | None = None) -> None:
-        """`saved` is what `written_down` returned, of another daemon on the same model and threads."""
-        self._saved = dict(saved or {})
+    def __init__(self, saved: Sequence[Curves] = ()) -> None:
+        """`saved` is what `written_down` returned, base by base, of daemons on the same models and threads."""
+        self._saved = dict(enumerate(saved))
         self._keys: dict[OpId, str] = {}
+        self._bases: dict[OpId, BaseId] = {}
         self._curves: dict[tuple[OpId, Direction], Curve] = {}
-        self._typical = {direction: Curve() for direction in Direction}
+        self._typical: dict[tuple[BaseId, Direction], Curve] = {}
         self.learned = 0
         """Batches that were taken into account since the start."""
 
     def __repr__(self) -> str:
         return f"<Costs of {len(self._curves)} ops and directions, from {self.learned} batches>"
 
-    def introduce(self, op: Op) -> None:
+    def introduce(self, op: Op, number: OpId, base: BaseId = FIRST_BASE) -> None:
         """From now on batches may be of this op. What was written down of it is taken up."""
-        key = self._keys[op.id] = cost_key(op)
-        for direction, points in zip(Direction, self._saved.get(key, ()), strict=False):
+        key = self._keys[number] = cost_key(op)
+        self._bases[number] = base
+        for direction, points in zip(Direction, self._saved.get(base, {}).get(key, ()), strict=False):
             if points:
-                self._curves[op.id, direction] = Curve(points)
+                self._curves[number, direction] = Curve(points)
                 for point in points:
-                    self._typical[direction].learn(int(point.rows), point.us)
+                    self._typical_of(number, direction).learn(int(point.rows), point.us)
 
     def learn(self, op: OpId, direction: Direction, rows: int, us: float) -> None:
         """A batch of so many rows took so long."""
@@ -131,14 +134,14 @@ class Costs:
         if curve is None:
             curve = self._curves[op, direction] = Curve()
         curve.learn(rows, us)
-        self._typical[direction].learn(rows, us)
+        self._typical_of(op, direction).learn(rows, us)
         self.learned += 1
 
     def expected_us(self, op: OpId, direction: Direction, rows: int) -> float | None:
-        """Returns how long a batch will take; None before anything of that direction was run."""
+        """Returns how long a batch will take; None before anything of that base and direction was run."""
         curve = self._curves.get((op, direction))
         if curve is None:
-            curve = self._typical[direction]
+            curve = self._typical_of(op, direction)
         return curve.expected_us(rows)
 
     def saving_us(self, op: OpId, direction: Direction, rows: int, others: int) -> float:
@@ -150,22 +153,27 @@ class Costs:
             return 0.0
         return first + second - joint
 
-    def typical_us(self, direction: Direction, rows: int) -> float | None:
-        """Returns how long a batch of any op takes; None before anything of that direction was run."""
-        return self._typical[direction].expected_us(rows)
-
     def worst_us(self, direction: Direction, rows: int) -> float | None:
         """Returns the time of the op that takes longest for so many rows; None before anything was run."""
         found = [curve.expected_us(rows) for (_, each), curve in self._curves.items() if each is direction]
         return max([us for us in found if us is not None], default=None)
 
-    def written_down(self) -> Curves:
-        """Returns all curves by key, also those taken over of ops that nobody has asked for yet."""
+    def written_down(self, base: BaseId = FIRST_BASE) -> Curves:
+        """Returns a base's curves by key, also those taken over of ops that nobody has asked for yet."""
         known = {
             key: tuple([curve.points() if (curve := self._curves.get((op, each))) else () for each in Direction])
             for op, key in self._keys.items()
+            if self._bases[op] == base
         }
-        return self._saved | {key: points for key, points in known.items() if any(points)}
+        return self._saved.get(base, {}) | {key: points for key, points in known.items() if any(points)}
+
+    def _typical_of(self, op: OpId, direction: Direction) -> Curve:
+        """Returns the curve of all ops of that op's base."""
+        where = (self._bases.get(op, FIRST_BASE), direction)
+        typical = self._typical.get(where)
+        if typical is None:
+            typical = self._typical[where] = Curve()
+        return typical
 
 
 def cost_key(op: Op) -> str:

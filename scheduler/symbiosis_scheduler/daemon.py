@@ -1,4 +1,4 @@
-"""Puts a daemon together: the frozen layers, the data plane in its thread, the control plane beside it."""
+"""Puts a daemon together: the bases, one data plane for them all in its thread, the control plane beside it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.kernel import Kernel, Service, install_signals
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.openmp import let_team_go
+from symbiosis_scheduler.bases import Base, Bases
 from symbiosis_scheduler.bookkeeping import Bookkeeping
 from symbiosis_scheduler.cache import cache_folder
 from symbiosis_scheduler.config_watch import ConfigWatch
 from symbiosis_scheduler.control import ControlPlane
 from symbiosis_scheduler.cost_file import FOLDER, CostFile
+from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.executor import Executor
 from symbiosis_scheduler.grants import Grants
-from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.packing import Packing
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.reconfiguration import Reconfiguration
@@ -42,7 +43,7 @@ _STOP_S = 10.0
 
 
 async def serve(
-    layers: FrozenLayers,
+    bases: Bases,
     addresses: Sequence[str],
     config: DaemonConfig,
     policy: Policy,
@@ -62,39 +63,45 @@ async def serve(
         UsageError: an address cannot be written, or there is no process `parent`.
         ServiceFailedError: a service failed; its cause is the reason.
     """
-    layers.pack_with(Packing(config.compute.packed_bytes))
+    layers = [base.layers for base in bases]
+    device, packing = layers[0].device, Packing(config.compute.packed_bytes)
+    for each in layers:
+        each.pack_with(packing)
     let_team_go()  # loading and packing computed here; from now on the data plane's thread does
     grants = Grants(config.limits, config.lanes)
-    dtype = layers.spec.dtype.name.lower()
-    costs = CostFile(cache_folder() / FOLDER, layers.spec.fingerprint, dtype, str(layers.device), threads.policy)
-    transports = {name: _for_device(transport(name), str(layers.device)) for name in names()}
+    costs = [_cost_file(base, threads) for base in bases]
+    transports = {name: _for_device(transport(name), str(device)) for name in names()}
 
     def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
-        most = plans_in_flight(layers.device)
-        beside = layers.device.type == "cpu" and config.compute.beside
-        state = SchedulerState(
-            layers.spec.ops, config, policy, max_in_flight=most, beside=beside, costs=costs.load()
-        )
+        most, known = plans_in_flight(device), Costs([file.load() for file in costs])
+        catalogues = [each.spec.ops for each in layers]
+        beside = device.type == "cpu" and config.compute.beside
+        state = SchedulerState(catalogues, config, policy, max_in_flight=most, beside=beside, costs=known)
         priorities = [lane.priority for lane in config.lanes.values()]
-        streams = open_streams(layers.device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
+        streams = open_streams(device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
-        plane = DataPlane(loop, state, executor, grants, config, layers.lent)
+        plane = DataPlane(loop, state, executor, grants, config, lambda name: bases.find(name).layers.lent)
         doors = [
             one.listen(loop, one.endpoint(address), plane)
             for address in addresses
             for one in transports.values()
-            if parse(address).scheme in one.capability().schemes and _offered(one, layers.device.type)
+            if parse(address).scheme in one.capability().schemes and _offered(one, device.type)
         ]
         return plane, doors
 
     data = DataPlaneThread(open_plane, drain_s=_DRAIN_S)
     live = Reconfiguration(config, data, grants)
-    control = ControlPlane(addresses, layers, live, grants, transports, data, threads)
+    control = ControlPlane(addresses, bases, live, grants, transports, data, threads)
     watch = [ConfigWatch(config_file, live)] if config_file is not None else []
     services: list[Service] = [data, Bookkeeping(data, costs), control, *watch, _Ready(on_ready)]
     kernel = Kernel(services, stop_timeout_s=_STOP_S)
     with install_signals(kernel), _tied_to(parent, kernel):
         await kernel.run()
+
+
+def _cost_file(base: Base, threads: ThreadChoice) -> CostFile:
+    spec, device = base.layers.spec, str(base.layers.device)
+    return CostFile(cache_folder() / FOLDER, spec.fingerprint, spec.dtype.name.lower(), device, threads.policy)
 
 
 class _Ready:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError, RemoteProtocolError
-from symbiosis_core.ids import ClientId, Token
+from symbiosis_core.ids import BaseId, ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
 from symbiosis_core.wire import TakeTrace, TraceTaken
@@ -77,8 +77,9 @@ class DataPlane:
         executor: Executor,
         grants: Grants,
         config: DaemonConfig,
-        lent: Lent | Withheld = UNASKED,
+        lent: Callable[[str], Lent | Withheld] = lambda _: UNASKED,
     ) -> None:
+        """`lent` says what clients may map of the base of a name; it refuses names that are none."""
         self.seats: Final[dict[ClientId, Seat]] = {}
         self.state = state
         self._loop = loop
@@ -116,12 +117,13 @@ class DataPlane:
         self._newcomers[tenant.client] = (tenant, grant)
         return grant
 
-    def lend(self, peer: Peer) -> int:
+    def lend(self, peer: Peer, model: str) -> int:
         """See `Host.lend`. Only processes of this daemon's user get the weights."""
         _check_user(peer)
-        if isinstance(self._lent, Withheld):
-            raise RefusedError(RefusalCode.NOT_LENT, self._lent.reason, self._lent.remedy)
-        return self._lent.memory.fd
+        lent = self._lent(model)
+        if isinstance(lent, Withheld):
+            raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
+        return lent.memory.fd
 
     def abandoned(self, grant: Grant) -> None:
         """See `Host.abandoned`."""
@@ -133,7 +135,7 @@ class DataPlane:
         tenant, grant = self._newcomers.pop(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
         self._executor.attach(channel)
-        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user))
+        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user, tenant.base))
         log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
         self.wake()
 
@@ -162,10 +164,9 @@ class DataPlane:
             self.wake()
         return self._draining
 
-    def learn(self, program: Program) -> None:
-        """From now on calls may name this segment."""
-        self.state.learn(program.spec)
-        self._executor.learn(program)
+    def learn(self, base: BaseId, program: Program) -> None:
+        """From now on calls of that base's clients may name this segment."""
+        self._executor.learn(self.state.learn(base, program.spec), base, program)
 
     def adopt(self, config: DaemonConfig, policy: Policy) -> None:
         """Holds everybody to another configuration from the next plan on.

@@ -9,7 +9,7 @@ import msgspec
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import RefusalCode
-from symbiosis_core.ids import ClientId, Generation, SlotIndex
+from symbiosis_core.ids import FIRST_BASE, BaseId, ClientId, Generation, SlotIndex
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.request import Request
@@ -33,12 +33,13 @@ __all__ = [
 
 
 class ClientJoined(msgspec.Struct, frozen=True):
-    """A client has a channel now; `lane` is one of the configuration's."""
+    """A client has a channel now; `lane` is one of the configuration's, and its calls are about `base`."""
 
     client: ClientId
     lane: str
     slot_bytes: int
     user: str = ""
+    base: BaseId = FIRST_BASE
 
 
 class ClientLeft(msgspec.Struct, frozen=True):

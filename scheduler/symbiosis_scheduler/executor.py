@@ -9,10 +9,10 @@ weights are not on the CPU, `staged` does the same at a distance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from symbiosis_core.errors import RefusalCode
-from symbiosis_core.ids import ClientId
+from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.openmp import let_team_go
 from symbiosis_core.segments import SegmentSpec
@@ -25,7 +25,7 @@ from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.rows import RowViews
 from symbiosis_scheduler.segment_plans import Carrier, SegmentPlans
-from symbiosis_scheduler.staged import InPlace, Landing, Staged
+from symbiosis_scheduler.staged import Aside, InPlace, Landing, Staged
 from symbiosis_scheduler.streams import Event, Streams
 from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import ServerChannel
@@ -52,11 +52,11 @@ class Launched:
 
 
 class Executor:
-    """Computes plans over one model's frozen layers, on the streams of their device."""
+    """Computes plans over the frozen layers of all bases, on the streams of their device."""
 
     def __init__(
         self,
-        layers: FrozenLayers,
+        bases: Sequence[FrozenLayers],
         streams: Streams,
         threads: ThreadChoice,
         *,
@@ -64,15 +64,20 @@ class Executor:
         staged: bool = False,
     ) -> None:
         """`staged` forces on a CPU what every other device needs, so that it can be tried without one."""
-        self._layers = layers
-        self._ops: list[OpSpec | SegmentSpec] = list(layers.spec.ops)
+        device = bases[0].device
+        assert all(layers.device == device for layers in bases)  # there is one, and its streams are shared
+        self._bases = bases
+        self._ops: list[tuple[OpSpec | SegmentSpec, FrozenLayers]] = [
+            (op, layers) for layers in bases for op in layers.spec.ops
+        ]
+        """By number, as the scheduler counts them."""
         self._streams = streams
         self._threads = threads
         self._views = RowViews()
-        self._staged = Staged(layers.device, self._views)
-        in_place = not staged and layers.device.type == "cpu"
-        self._carrier: Carrier = InPlace(self._views) if in_place else self._staged
-        self._segments = SegmentPlans(self._views, Memo(memo_bytes), layers.table_rows)
+        self._aside = Aside(self._views)
+        in_place = not staged and device.type == "cpu"
+        self._carrier: Carrier = InPlace(self._views) if in_place else Staged(device, self._views)
+        self._segments = SegmentPlans(self._views, Memo(memo_bytes))
         self._beside = 0
         """Plans that are computed beside."""
         self._team = False
@@ -92,11 +97,12 @@ class Executor:
         """What is kept of forwards for their backwards."""
         return self._segments.memo
 
-    def learn(self, program: Program) -> None:
-        """From now on plans may be of this segment, whose id is the number of ops before it."""
-        assert program.spec.id == len(self._ops)
-        self._ops.append(program.spec)
-        self._segments.learn(program)
+    def learn(self, number: OpId, base: BaseId, program: Program) -> None:
+        """From now on plans may be of this segment, under that number."""
+        assert number == len(self._ops)
+        layers = self._bases[base]
+        self._ops.append((program.spec, layers))
+        self._segments.learn(number, program, layers.table_rows)
 
     def launch(self, plan: Plan, priority: int, *, beside: bool = False) -> Launched:
         """Starts `plan` on the stream of that priority; or, on a CPU, `beside` what is launched meanwhile.
@@ -129,7 +135,7 @@ class Executor:
         if self._team:
             let_team_go()  # else the other thread's team would sleep and wake at every operation
             self._team = False
-        compute = self._prepared(launched, self._staged)
+        compute = self._prepared(launched, self._aside)
 
         def work() -> None:
             self._threads.use_for(launched.plan.rows, company=True)
@@ -155,40 +161,44 @@ class Executor:
 
     def _fail(self, launched: Launched, error: Exception) -> None:
         plan = launched.plan
-        log.exception(event("a plan failed", op=self._ops[plan.op].name, rows=plan.rows, error=type(error)))
+        log.exception(event("a plan failed", op=self._ops[plan.op][0].name, rows=plan.rows, error=type(error)))
         launched.failed = dict.fromkeys((part.request for part in plan.parts), RefusalCode.FAILED)
 
     def _prepared(self, launched: Launched, carrier: Carrier) -> Callable[[], None]:
         """Reads the rows; returns what computes them and brings the answers on their way."""
         plan = launched.plan
-        op = self._ops[plan.op]
+        op, layers = self._ops[plan.op]
         if isinstance(op, SegmentSpec):
             compute = self._segments.prepare(plan, op, carrier, launched.failed)
         elif op.kind is OpKind.EMBEDDING:
-            compute = self._look_up(launched, op, carrier)
+            compute = self._look_up(launched, op, layers, carrier)
         else:
-            compute = self._product(plan, op, carrier)
+            compute = self._product(plan, op, layers, carrier)
 
         def work() -> None:
             launched.landing = compute()
 
         return work
 
-    def _look_up(self, launched: Launched, op: OpSpec, carrier: Carrier) -> Callable[[], Landing | None]:
-        sound, ids = sound_ids(self._layers, self._views, launched.plan, op, launched.failed)
+    def _look_up(
+        self, launched: Launched, op: OpSpec, layers: FrozenLayers, carrier: Carrier
+    ) -> Callable[[], Landing | None]:
+        sound, ids = sound_ids(layers, self._views, launched.plan, op, launched.failed)
         if not sound:
             return lambda: None
         ids_R1 = carrier.send(ids)
-        return lambda: carrier.land([self._layers.look_up(op, ids_R1)], sound, op)
+        return lambda: carrier.land([layers.look_up(op, ids_R1)], sound, op)
 
-    def _product(self, plan: Plan, op: OpSpec, carrier: Carrier) -> Callable[[], Landing | None]:
+    def _product(
+        self, plan: Plan, op: OpSpec, layers: FrozenLayers, carrier: Carrier
+    ) -> Callable[[], Landing | None]:
         parts = plan.parts
         if isinstance(carrier, InPlace) and len(parts) == 1:
             (x_TD,), (y_TO,) = self._views.inputs(parts[0], op), self._views.outputs(parts[0], op)
 
             def in_place() -> None:
-                self._layers.apply(op, plan.direction, x_TD, out=y_TO)
+                layers.apply(op, plan.direction, x_TD, out=y_TO)
 
             return in_place
         x_RD = carrier.send([self._views.inputs(part, op)[0] for part in parts])
-        return lambda: carrier.land([self._layers.apply(op, plan.direction, x_RD)], parts, op)
+        return lambda: carrier.land([layers.apply(op, plan.direction, x_RD)], parts, op)

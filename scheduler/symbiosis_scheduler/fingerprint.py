@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from symbiosis_scheduler.quantised import pieces
+
 __all__ = ["fingerprint", "raw_bytes"]
 
 _INCIDENTAL: Final = frozenset({"_name_or_path", "name_or_path", "_commit_hash", "transformers_version"})
@@ -24,7 +26,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest.update(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(chain(model.named_parameters(), model.named_buffers())):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(raw_bytes(tensor))
+        for piece in pieces(tensor):
+            digest.update(raw_bytes(piece))
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import LaneConfig, LimitsConfig
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
-from symbiosis_core.ids import ClientId, Token, new_token
+from symbiosis_core.ids import FIRST_BASE, BaseId, ClientId, Token, new_token
 from symbiosis_transports.ports import Grant
 
 __all__ = ["Grants", "Tenant"]
@@ -33,6 +33,7 @@ class Tenant(NamedTuple):
     """Why this transport, and why not the others."""
     since_us: int
     user: str = ""
+    base: BaseId = FIRST_BASE
 
 
 class Grants:
@@ -52,7 +53,15 @@ class Grants:
             self._limits, self._lanes = limits, dict(lanes)
 
     def issue(
-        self, name: str, lane: str, pid: int, transport: str, reasons: tuple[str, ...] = (), *, user: str = ""
+        self,
+        name: str,
+        lane: str,
+        pid: int,
+        transport: str,
+        reasons: tuple[str, ...] = (),
+        *,
+        user: str = "",
+        base: BaseId = FIRST_BASE,
     ) -> tuple[ClientId, Token]:
         """Promises a place for `VALID_S` seconds.
 
@@ -72,7 +81,7 @@ class Grants:
                 _check_places(f"lanes.{lane}.max_clients_per_user", config.max_clients_per_user, own)
             self._last += 1
             client, token = ClientId(self._last), new_token()
-            self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us, user)
+            self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us, user, base)
             return client, token
 
     def redeem(self, token: Token, pid: int) -> tuple[Tenant, Grant]:

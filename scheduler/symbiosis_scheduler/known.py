@@ -6,7 +6,7 @@ knows all that was learned.
 
 from __future__ import annotations
 
-from symbiosis_core.ids import ClientId
+from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.specs import Direction, DType, Op
 from symbiosis_scheduler.convoys import Convoys
 from symbiosis_scheduler.costs import Costs
@@ -28,11 +28,11 @@ class Known:
     def __repr__(self) -> str:
         return f"<Known {self.costs}, {self.travellers}>"
 
-    def introduce(self, op: Op) -> None:
+    def introduce(self, op: Op, number: OpId, base: BaseId) -> None:
         """There is an op; one that takes token ids begins a forward."""
-        self.costs.introduce(op)
+        self.costs.introduce(op, number, base)
         if op.planes_in(Direction.FORWARD)[0].dtype is DType.INT64:
-            self.travellers.starts.add(op.id)
+            self.travellers.starts.add(number)
 
     def arrived(self, request: Request) -> None:
         """A client wants something."""

@@ -10,12 +10,14 @@ backward of a client in the same process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import chain
 from typing import Final
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
@@ -25,6 +27,7 @@ from symbiosis_scheduler.fingerprint import fingerprint, raw_bytes
 from symbiosis_scheduler.lending import Heap, Place
 from symbiosis_scheduler.loading import LoadedModel
 from symbiosis_scheduler.packing import FEW_ROWS, FewRows, Packing
+from symbiosis_scheduler.quantised import Int8Linear, fused_int8, int8_of, is_quantised
 from symbiosis_scheduler.weights import Relocation, fuse, named_tensors, own, storage_bytes, trim_heap
 
 __all__ = ["FrozenLayers"]
@@ -45,6 +48,8 @@ class FrozenLayers:
             UsageError: the model cannot be lent.
         """
         model, place = loaded.model, place or Heap()
+        self.quantized: Final = "int8" if is_quantised(model) else ""
+        """How linears are held, if not in the base's element type."""
         self.device = torch.device("cpu")
         catalogue = catalogue_of(model)
         modules, stacks = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
@@ -77,7 +82,7 @@ class FrozenLayers:
             fingerprint=fingerprint(model),
             dtype=loaded.dtype,
             base_bytes=storage_bytes(model),
-            config_json=model.config.to_json_string(use_diff=False),
+            config_json=_config_json(model),
             generation_config_json=generation_config.to_json_string() if generation_config else "{}",
             ops=catalogue.ops,
             tensors=catalogue.tensors,
@@ -98,6 +103,8 @@ class FrozenLayers:
         Raises:
             UsageError: they do not fit.
         """
+        if self.quantized:
+            raise UsageError(f"{self.spec.name} is quantised, and held on the CPU only. Leave --device out")
         moved = Relocation(device)
         try:
             for layer in self._ops:
@@ -153,7 +160,7 @@ class FrozenLayers:
         if isinstance(layer, _Embedding):
             layer.check(x) if direction is Direction.FORWARD else layer.backward(x, None)
 
-    def layer(self, op: int) -> _Linear | _Embedding:
+    def layer(self, op: int) -> _Linear | Int8Linear | _Embedding:
         """Returns what computes the op of that number. See `steps.Weights`."""
         return self._ops[op]
 
@@ -275,12 +282,24 @@ class _Embedding:
         )
 
 
-def _single(module: nn.Module) -> _Linear | _Embedding:
+def _config_json(model: PreTrainedModel) -> str:
+    """Returns the configuration; how the weights are held is no business of a client, which has none."""
+    text: str = model.config.to_json_string(use_diff=False)
+    if not hasattr(model.config, "quantization_config"):
+        return text
+    config = json.loads(text)
+    del config["quantization_config"]
+    return json.dumps(config, indent=2, sort_keys=True)
+
+
+def _single(module: nn.Module) -> _Linear | Int8Linear | _Embedding:
     if isinstance(module, nn.Embedding):
         return _Embedding(module.weight.data)
     assert isinstance(module, nn.Linear | Conv1D)
-    weight_DO = module.weight.data if isinstance(module, Conv1D) else module.weight.data.t()
     bias_O = None if module.bias is None else module.bias.data
+    if (held := int8_of(module.weight)) is not None:
+        return Int8Linear(*held, bias_O, module.weight.dtype)
+    weight_DO = module.weight.data if isinstance(module, Conv1D) else module.weight.data.t()
     return _Linear(weight_DO, bias_O, bias_apart=_adds_bias_apart(module))
 
 
@@ -289,8 +308,11 @@ def _expert(stack: Tensor, op: OpSpec) -> _Linear:
     return _Linear(weight if op.transposed else weight.t(), None)
 
 
-def _fused(members: list[nn.Module], place: Place) -> _Linear:
-    weight_OD, bias_O = fuse([member for member in members if isinstance(member, nn.Linear)], place)
+def _fused(members: list[nn.Module], place: Place) -> _Linear | Int8Linear:
+    linears = [member for member in members if isinstance(member, nn.Linear)]
+    if int8_of(linears[0].weight) is not None:
+        return fused_int8(linears)
+    weight_OD, bias_O = fuse(linears, place)
     return _Linear(weight_OD.t(), bias_O)
 
 

@@ -18,6 +18,7 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from symbiosis_scheduler import embedded
 from symbiosis_scheduler.quiet import no_progress_bars
+from symbiosis_scheduler.torchao_int8 import int8_config, unlendable
 from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["LoadedModel", "load"]
@@ -37,8 +38,10 @@ class LoadedModel:
     model: PreTrainedModel
 
 
-def load(model: str, dtype: DType) -> LoadedModel:
+def load(model: str, dtype: DType, name: str = "", quantize: str = "none") -> LoadedModel:
     """Returns the model: `smollm2`, the path of a folder, or a hub id such as `owner/name`.
+
+    Without a `name` it is called by what it was loaded from. `quantize="int8"`: see `ModelConfig.quantize`.
 
     Raises:
         UsageError: there is no such model, or it is none that can be lent as a frozen base.
@@ -46,12 +49,13 @@ def load(model: str, dtype: DType) -> LoadedModel:
     if dtype not in _LOADABLE:
         allowed = ", ".join(kind.name.lower() for kind in _LOADABLE)
         raise UsageError(f"a model cannot be loaded as {dtype.name.lower()}; choose one of {allowed}")
-    name, name_or_path = _locate(model)
-    network, info = _from_pretrained(model, name_or_path, dtype)
+    found, name_or_path = _locate(model)
+    quantization = {"quantization_config": int8_config()} if quantize == "int8" else {}
+    network, info = _from_pretrained(model, name_or_path, dtype, quantization)
     _check(model, network, info)
     network.eval()
     network.requires_grad_(False)
-    return LoadedModel(name, name_or_path, dtype, network)
+    return LoadedModel(name or found, name_or_path, dtype, network)
 
 
 def _locate(model: str) -> tuple[str, str]:
@@ -70,13 +74,15 @@ def _locate(model: str) -> tuple[str, str]:
     return model, model
 
 
-def _from_pretrained(model: str, name_or_path: str, dtype: DType) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _from_pretrained(
+    model: str, name_or_path: str, dtype: DType, quantization: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     tried = f"the folder {name_or_path}" if Path(name_or_path).is_dir() else f"the hub id {name_or_path}"
     try:
         with no_progress_bars():
             # Typed as a model, but with output_loading_info it is a pair.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name_or_path, dtype=torch_dtype(dtype), output_loading_info=True
+                name_or_path, dtype=torch_dtype(dtype), output_loading_info=True, **quantization
             )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UsageError(
@@ -90,8 +96,8 @@ def _from_pretrained(model: str, name_or_path: str, dtype: DType) -> tuple[PreTr
 def _check(model: str, network: PreTrainedModel, info: dict[str, Any]) -> None:
     if getattr(network, "_hf_peft_config_loaded", False):
         raise UsageError(f"{model} is an adapter. Lend its base model; clients load the adapter themselves")
-    if getattr(network, "hf_quantizer", None) is not None:
-        raise UsageError(f"{model} is quantised. Lend the checkpoint in bfloat16 or float32 instead")
+    if getattr(network, "hf_quantizer", None) is not None and (why := unlendable(network)):
+        raise UsageError(f"{model} is quantised {why}. Lend the checkpoint in bfloat16 or float32 instead")
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         raise UsageError(

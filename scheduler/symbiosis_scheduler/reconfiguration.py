@@ -54,6 +54,8 @@ class Reconfiguration:
         notes = []
         if wanted.compute != self._began_with.compute:
             notes.append("[compute] holds from the next start of the daemon on")
+        if wanted.models != self._began_with.models:
+            notes.append("[[models]] hold from the next start of the daemon on")
         if wanted.lending != self._began_with.lending:
             notes.append("[lending] holds from the next start of the daemon on")
         if wanted.limits.segments != self._began_with.limits.segments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import torch
@@ -35,15 +35,14 @@ class Carrier(Protocol):
 class SegmentPlans:
     """The programs of all learned segments, and how plans of them are computed."""
 
-    def __init__(self, views: RowViews, memo: Memo, tables: dict[int, int]) -> None:
+    def __init__(self, views: RowViews, memo: Memo) -> None:
         self.memo: Final = memo
         self._views = views
-        self._tables = tables
-        self._programs: dict[OpId, Program] = {}
+        self._programs: dict[OpId, tuple[Program, Mapping[int, int]]] = {}
 
-    def learn(self, program: Program) -> None:
-        """From now on plans may be of this segment."""
-        self._programs[program.spec.id] = program
+    def learn(self, number: OpId, program: Program, tables: Mapping[int, int]) -> None:
+        """From now on plans may be of this segment. `tables` is as `Program.check` wants it."""
+        self._programs[number] = (program, tables)
 
     def prepare(
         self, plan: Plan, op: SegmentSpec, carrier: Carrier, failed: dict[Request, RefusalCode]
@@ -52,15 +51,20 @@ class SegmentPlans:
 
         Requests with bad token ids are noted in `failed`.
         """
-        program = self._programs[plan.op]
-        parts, planes = self._gather(plan, program, carrier, failed)
+        program, tables = self._programs[plan.op]
+        parts, planes = self._gather(plan, program, tables, carrier, failed)
         if not parts:
             return lambda: None
         way = self._forward if plan.direction is Direction.FORWARD else self._backward
         return lambda: carrier.land(way(program, parts, planes), parts, op)
 
     def _gather(
-        self, plan: Plan, program: Program, carrier: Carrier, failed: dict[Request, RefusalCode]
+        self,
+        plan: Plan,
+        program: Program,
+        tables: Mapping[int, int],
+        carrier: Carrier,
+        failed: dict[Request, RefusalCode],
     ) -> tuple[list[Part], list[Tensor]]:
         """Returns the sound parts, and their rows one under the other, per plane.
 
@@ -76,7 +80,7 @@ class SegmentPlans:
                     for index, view in enumerate(views)
                 ]
                 try:
-                    program.check(views, self._tables)
+                    program.check(views, tables)
                 except RefusedError as error:
                     failed[part.request] = error.code
                     continue

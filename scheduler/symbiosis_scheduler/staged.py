@@ -31,7 +31,7 @@ from symbiosis_core.specs import Op
 from symbiosis_scheduler.plan import Part
 from symbiosis_scheduler.rows import RowViews
 
-__all__ = ["InPlace", "Landing", "Staged"]
+__all__ = ["Aside", "InPlace", "Landing", "Staged"]
 
 
 class Landing:
@@ -71,6 +71,21 @@ class InPlace:
         outs = [self._views.outputs(part, op) for part in parts]
         for plane, y_RO in enumerate(ys):
             torch._foreach_copy_([out[plane] for out in outs], list(y_RO.split(counts)))
+
+
+class Aside:
+    """Copies rows out of the slots, and answers into them, for a thread of the CPU that must not touch slots."""
+
+    def __init__(self, views: RowViews) -> None:
+        self._views = views
+
+    def send(self, pieces: list[Tensor]) -> Tensor:
+        """Returns a copy of the rows of all pieces, one under the other."""
+        return torch.cat(pieces)
+
+    def land(self, ys: Sequence[Tensor], parts: Sequence[Part], op: Op) -> Landing:
+        """Returns what is to be landed by the thread that may."""
+        return Landing(ys, parts, op, self._views)
 
 
 def _on_device(rows: Tensor) -> bool:

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
-from symbiosis_core.ids import ClientId, SlotIndex
+from symbiosis_core.ids import BaseId, ClientId, OpId, SlotIndex
 from symbiosis_core.specs import Direction, Op
 from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
@@ -51,12 +51,13 @@ from symbiosis_scheduler.events import (
     Turn,
 )
 from symbiosis_scheduler.known import Known
+from symbiosis_scheduler.numbering import Numbering
 from symbiosis_scheduler.plan import Hold, Plan
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.quotas import Quotas, Reached
 from symbiosis_scheduler.request import Request
-from symbiosis_scheduler.statistics import ClientStatistics, SchedulerStatistics
+from symbiosis_scheduler.statistics import BaseStatistics, ClientStatistics, SchedulerStatistics
 from symbiosis_scheduler.tracks import Track, tracks_over
 from symbiosis_transports.calls import Call
 
@@ -81,13 +82,14 @@ class _Open:
 class _Client:
     """A client that is connected."""
 
-    __slots__ = ("began", "id", "lane", "open", "refused", "requests", "rows", "slot_bytes", "user")
+    __slots__ = ("base", "began", "id", "lane", "open", "refused", "requests", "rows", "slot_bytes", "user")
 
     def __init__(self, joined: ClientJoined) -> None:
         self.id = joined.client
         self.lane = joined.lane
         self.slot_bytes = joined.slot_bytes
         self.user = joined.user
+        self.base = joined.base
         self.began = False
         """Whether its last request began a forward: one more of the same belongs to the same forward."""
         self.open: dict[SlotIndex, _Open] = {}
@@ -103,7 +105,19 @@ class _Served:
         self.requests = self.rows = self.aged = 0
 
 
+class _Computed:
+    """What was computed over a base since the start."""
+
+    __slots__ = ("batches", "rows")
+
+    def __init__(self) -> None:
+        self.batches = self.rows = 0
+
+
 _DIRECTIONS: Final = tuple(Direction)
+_LINGERS_US: Final = 100_000
+"""For how long the first level counts as at work after its last request. Who decodes asks every few milliseconds;
+where nobody does, lower levels have its thread and its cores, and delay it once by what is in flight."""
 
 
 class SchedulerState:
@@ -111,7 +125,7 @@ class SchedulerState:
 
     def __init__(
         self,
-        ops: Sequence[Op],
+        catalogues: Sequence[Sequence[Op]],
         config: DaemonConfig,
         policy: Policy,
         *,
@@ -119,22 +133,27 @@ class SchedulerState:
         beside: bool = False,
         costs: Costs | None = None,
     ) -> None:
-        """`costs` are those of an earlier daemon, if there are any.
+        """`catalogues` has the ops of every base. `costs` are those of earlier daemons, if there are any.
 
         `beside`: plans of lower levels can be computed beside those of the first, at most `max_in_flight` of each;
         they are where the policy allows it.
         """
         self.known = Known(costs)
         """What was learned of ops and clients."""
-        self._admission = Admission(ops, config.limits)
+        self._numbering = Numbering(len(catalogues))
+        self._admissions = [Admission((), config.limits) for _ in catalogues]
+        self._computed = [_Computed() for _ in catalogues]
         self._queues = Queues(config.lanes)
         self._quotas = Quotas(config.lanes)
         self._policy = policy
-        for op in ops:
-            self.known.introduce(op)
+        for base, ops in enumerate(catalogues):
+            for op in ops:
+                self.learn(BaseId(base), op)
         self._max_in_flight = max_in_flight
         self._can_beside = beside
         self._tracks = self._laid(config)
+        self._first_us = -_LINGERS_US - 1
+        """When the first level was last seen at work."""
         self._clients: dict[ClientId, _Client] = {}
         self._draining = False
         self._lanes = {lane.name: _Served() for lane in self._queues.lanes}
@@ -166,10 +185,20 @@ class SchedulerState:
         """Returns the quota that keeps a client from beginning a forward; None: there is none."""
         return self._quotas.reached(client, now_us)
 
-    def learn(self, op: Op) -> None:
-        """From now on requests may ask for `op`, whose id is the number of ops before it."""
-        self._admission.learn(op)
-        self.known.introduce(op)
+    def learn(self, base: BaseId, op: Op) -> OpId:
+        """From now on a base's clients may ask for `op`, whose id is the number of the base's ops before it.
+
+        Returns the number by which plans name it.
+        """
+        self._admissions[base].learn(op)
+        number = self._numbering.add(base)
+        self.known.introduce(op, number, base)
+        return number
+
+    def number(self, client: ClientId, op: int) -> OpId | None:
+        """Returns the number by which plans name an op of a client's base; None: there is no such op or client."""
+        known = self._clients.get(client)
+        return None if known is None else self._numbering.number(known.base, op)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Returns what is to be done about an event, in this order.
@@ -189,6 +218,7 @@ class SchedulerState:
                 client.rows,
                 self._queues.held_by(client.id),
                 client.refused,
+                client.base,
             )
             for client in self._clients.values()
         )
@@ -216,7 +246,8 @@ class SchedulerState:
         )
         travellers = self.known.travellers
         holds = self.known.convoys.holds.status(travellers.error.mean, travellers.pause.mean)
-        return SchedulerStatistics(clients, lanes, batches, holds, self._in_flight, self._draining)
+        bases = tuple([BaseStatistics(each.batches, each.rows) for each in self._computed])
+        return SchedulerStatistics(clients, lanes, batches, holds, bases, self._in_flight, self._draining)
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
@@ -259,17 +290,19 @@ class SchedulerState:
         if client is None:
             return []
         instructions: list[Instruction] = []
+        admission, number = self._admissions[client.base], self._numbering.number
         for slot, generation, call in event.arrivals:
             if slot in client.open:
                 self._left(ClientLeft(client.id))
                 instructions.append(Drop(client.id, f"slot {slot} was published before it was answered"))
                 break
-            refusal = self._admission.refusal(call, client.slot_bytes)
+            refusal = admission.refusal(call, client.slot_bytes)
+            op = number(client.base, call.op)
             if self._draining:
                 refusal = RefusalCode.DRAINING
-            elif refusal is None and self._over_quota(client, call, event.now_us):
+            elif refusal is None and self._over_quota(client, op, call, event.now_us):
                 refusal = RefusalCode.QUOTA
-            if refusal is not None:
+            if refusal is not None or op is None:
                 client.refused += 1
                 instructions.append(Answer(client.id, slot, generation, refusal, event.now_us))
                 continue
@@ -278,7 +311,7 @@ class SchedulerState:
                 slot,
                 generation,
                 client.lane,
-                call.op,
+                op,
                 _DIRECTIONS[call.direction],
                 call.rows,
                 event.now_us,
@@ -291,24 +324,31 @@ class SchedulerState:
             self.known.arrived(request)
         return instructions
 
-    def _over_quota(self, client: _Client, call: Call, now_us: int) -> bool:
+    def _over_quota(self, client: _Client, op: OpId | None, call: Call, now_us: int) -> bool:
         """Whether the call would begin a forward that a quota does not allow yet; counts rows of all others."""
-        begins = call.op in self.known.travellers.starts and not call.direction
+        begins = op in self.known.travellers.starts and not call.direction
         if begins and not client.began and self._quotas.reached(client.id, now_us) is not None:
             return True
         client.began = begins
         self._quotas.charge(client.id, call.rows, now_us)
         return False
 
+    def _first_is_at_work(self, now_us: int) -> bool:
+        first = self._tracks[-1]
+        if len(first.queues) or first.in_flight:
+            self._first_us = now_us
+        return now_us - self._first_us <= _LINGERS_US
+
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []
         until_us: int | None = None
+        beside = self._first_is_at_work(event.now_us)
         for track in self._tracks:
             while track.free:
                 decision = self._policy.plan(event.now_us, track.queues, self.known)
                 if isinstance(decision, Plan):
                     self._start(decision, track, event.now_us)
-                    runs.append(Run(decision, track.beside))
+                    runs.append(Run(decision, beside=track.beside and beside))
                     continue
                 if isinstance(decision, Hold):
                     until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
@@ -349,6 +389,9 @@ class SchedulerState:
         self._batch_requests += len(plan.parts)
         self._batch_rows += plan.rows
         self._batch_clients += len(plan.clients)
+        computed = self._computed[self._numbering.base(plan.op)]
+        computed.batches += 1
+        computed.rows += plan.rows
         self.known.finished(plan, took_us, event.now_us)
         answers: list[Instruction] = []
         for part in plan.parts:
@@ -386,7 +429,8 @@ class SchedulerState:
         self._queues = self._queues.moved_to(lanes)
         members = {client.id: (client.lane, client.user) for client in self._clients.values()}
         self._quotas = self._quotas.moved_to(lanes, members)
-        self._admission.limit(event.config.limits)
+        for admission in self._admissions:
+            admission.limit(event.config.limits)
         self._lanes = {lane.name: self._lanes.get(lane.name) or _Served() for lane in self._queues.lanes}
         self._policy = event.policy
         before, self._tracks = self._tracks, self._laid(event.config)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from symbiosis_core.ids import ClientId
+from symbiosis_core.ids import FIRST_BASE, BaseId, ClientId
 from symbiosis_core.wire import BatchStatus, HoldStatus, LaneStatus
 
-__all__ = ["ClientStatistics", "SchedulerStatistics"]
+__all__ = ["BaseStatistics", "ClientStatistics", "SchedulerStatistics"]
+
+
+class BaseStatistics(msgspec.Struct, frozen=True):
+    """What was computed over one base since the start."""
+
+    batches: int
+    rows: int
 
 
 class ClientStatistics(msgspec.Struct, frozen=True):
@@ -23,6 +30,7 @@ class ClientStatistics(msgspec.Struct, frozen=True):
     """Requests with rows that are in no plan yet."""
     refused: int
     """Answered with a refusal."""
+    base: BaseId = FIRST_BASE
 
 
 class SchedulerStatistics(msgspec.Struct, frozen=True):
@@ -35,5 +43,7 @@ class SchedulerStatistics(msgspec.Struct, frozen=True):
     batches: BatchStatus
     """Finished ones. `busy_s` is time with at least one plan in flight, from its `Turn` to its `PlanDone`."""
     holds: HoldStatus
+    bases: tuple[BaseStatistics, ...]
+    """By `BaseId`."""
     in_flight: int
     draining: bool

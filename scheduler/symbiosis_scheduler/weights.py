@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from symbiosis_scheduler.lending import Place
+from symbiosis_scheduler.quantised import int8_of, own_int8, pieces
 
 __all__ = ["Relocation", "fuse", "named_tensors", "own", "storage_bytes", "trim_heap"]
 
@@ -52,7 +53,11 @@ def own(model: PreTrainedModel, except_for: list[nn.Module], place: Place) -> No
     moved = {id(parameter) for module in except_for for parameter in module.parameters(recurse=False)}
     copies: dict[tuple[int, torch.Size], Tensor] = {}
     for tensor in chain(model.parameters(), model.buffers()):
-        if id(tensor) not in moved:
+        if id(tensor) in moved:
+            continue
+        if int8_of(tensor) is not None:
+            own_int8(tensor)
+        else:
             address = (tensor.data_ptr(), tensor.shape)
             if address not in copies:
                 fresh = place.empty(tensor.shape, tensor.dtype) if isinstance(tensor, nn.Parameter) else None
@@ -89,7 +94,7 @@ def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 def storage_bytes(model: PreTrainedModel) -> int:
     """Returns the bytes of all parameters and buffers, each storage counted once."""
-    storages = (tensor.untyped_storage() for _, tensor in named_tensors(model))
+    storages = (piece.untyped_storage() for _, tensor in named_tensors(model) for piece in pieces(tensor))
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 

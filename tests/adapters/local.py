@@ -26,10 +26,11 @@ from symbiosis_adapters.lending import BorrowedWeights, Lender
 from symbiosis_adapters.surgery import build
 from symbiosis_core.config import LendingConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
-from symbiosis_core.ids import OpId
+from symbiosis_core.ids import FIRST_BASE, OpId
 from symbiosis_core.segments import Segment, SegmentSpec
 from symbiosis_core.specs import Direction, DType, Op, OpKind, OpSpec, TensorSpec
 from symbiosis_core.wire import Loan
+from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.lending import Withheld, place_for
 from symbiosis_scheduler.loading import LoadedModel
@@ -158,13 +159,14 @@ class LayerRows(CountingRows):
     def __init__(self, layers: FrozenLayers) -> None:
         super().__init__()
         self.layers = layers
-        self.segments = Segments(layers, most=1000)
+        self.bases = Bases([layers])
+        self.segments = Segments(self.bases, most=1000)
         self.programs: dict[OpId, Program] = {}
         self._learning = threading.Lock()
 
     def learn(self, segment: Segment) -> SegmentSpec:
         with self._learning:  # a daemon learns in one thread
-            spec, program = self.segments.learn(segment)
+            spec, program = self.segments.learn(self.bases[FIRST_BASE], segment)
             if program is not None:
                 self.programs[spec.id] = program
         return spec

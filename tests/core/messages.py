@@ -26,6 +26,7 @@ from symbiosis_core.wire import (
     Loan,
     MemoryStatus,
     ModelReply,
+    ModelStatus,
     QuotaState,
     Refused,
     Reply,
@@ -90,6 +91,7 @@ _STATUS = DaemonStatus(
     lanes=(LaneStatus("training", 10, 1, 1, 5, 7, 70, 0),),
     batches=BatchStatus(7, 7, 70, 7, 0.5),
     memory=MemoryStatus(265, 1 << 20, 300),
+    models=(ModelStatus("smollm2", "bfloat16", 265, 211, "f00d", True, 1, 7, 70, "int8"),),
 )
 
 REPLIES: Final[dict[str, Reply]] = {
@@ -148,7 +150,7 @@ GOLDEN: Final[dict[str, bytes]] = {
     ),
     "tensor": b"\x84\xa4type\xa6tensor\xa6offset\x00\xabtotal_bytes\x04\xa4data\xc4\x04\x00\x01\x02\x03",
     "status_reply": (
-        b"\x82\xa4type\xacstatus_reply\xa6status\xde\x00\x13\xa7version\xa50.1.0\xa3pid\n"
+        b"\x82\xa4type\xacstatus_reply\xa6status\xde\x00\x14\xa7version\xa50.1.0\xa3pid\n"
         b"\xa8uptime_s\xcb?\xf8\x00\x00\x00\x00\x00\x00\xa7address\xacipc:///tmp/s\xa5model\xa7smollm2"
         b"\xa5dtype\xa8bfloat16\xabfingerprint\xa4f00d\xa6policy\xadlatency_first\xa7threads\x02\xa8draining\xc2"
         b"\xa7clients\x91\x8d\xa2id\x03\xa4name\xa5job-7\xa4lane\xa8training\xa3pid\xcd\x10\xe1"
@@ -165,7 +167,9 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"error_us\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa8pause_us\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xa3"
         b"off\xc2\xa4memo\x84\xa5bytes\x00\xa6budget\x00\xa4hits\x00\xa6miss"
         b"es\x00\xa5spins\x82\xa5looks\x00\xa4hits\x00\xa6device\xa3cpu\xaet"
-        b"hreads_policy\xa0"
+        b"hreads_policy\xa0\xa6models\x91\x8a\xa4name\xa7smollm2\xa5dtype\xa8bfloat16\xa5bytes\xcd\x01\t"
+        b"\xa3ops\xcc\xd3\xabfingerprint\xa4f00d\xa7default\xc3\xa7clients\x01\xa7batches\x07\xa4rowsF"
+        b"\xa9quantized\xa4int8"
     ),
     "refused": (
         b"\x85\xa4type\xa7refused\xa4code\xa5quota\xa6reason\xb864 clients are connected\xa6remedy\xa4wait"

@@ -55,7 +55,7 @@ def test_every_table_may_be_left_out() -> None:
 
 def test_every_table_of_the_configuration_is_tried_here() -> None:
     names = {field.name for field in msgspec.structs.fields(DaemonConfig)}
-    assert names == {table.partition(".")[0] for table in TABLES} | {"rules"}
+    assert names == {table.partition(".")[0] for table in TABLES} | {"models", "rules"}
 
 
 def test_rules_are_told_by_their_place_and_go_to_lanes_that_exist() -> None:
@@ -65,6 +65,16 @@ def test_rules_are_told_by_their_place_and_go_to_lanes_that_exist() -> None:
     assert problems(two)[0].key == "rules[1].nam"
     [problem] = problems("[[rules]]\nlane = 'nowhere'\n")
     assert problem.key == "rules[0].lane" and "inference, training" in problem.allowed
+
+
+def test_models_are_told_by_their_place_and_have_names_of_their_own() -> None:
+    good = check("f.toml", "[[models]]\nsource = 'smollm2'\n[[models]]\nsource = 'a/b'\ndefault = true\n")
+    small, other = good.models
+    assert (small.name, small.dtype, small.default, other.default) == ("", "bfloat16", False, True)
+    [problem] = problems("[[models]]\nname = 'a'\n")
+    assert problem.key == "models[0].source"
+    twice = "[[models]]\nsource = 's'\nname = 'a'\ndefault = true\n" * 2
+    assert [problem.key for problem in problems(twice)] == ["models[1].name", "models[1].default"]
 
 
 def test_a_weight_is_a_number_above_nothing() -> None:
@@ -134,7 +144,7 @@ def test_all_problems_of_all_tables_come_at_once(tmp_path: Path) -> None:
         load(path)
     assert str(caught.value).splitlines() == [
         f"{path}: polcy = {{}}: unknown key; did you mean `policy`? "
-        "allowed: batching, compute, lanes, lending, limits, policy, rules",
+        "allowed: batching, compute, lanes, lending, limits, models, policy, rules",
         f"{path}: lanes.training.priority: missing; must be an integer, 0 to 100",
         f"{path}: lanes.training.chunk_rows = 0: must be an integer, 1 to 1048576",
         f"{path}: batching.exact = 1: must be true or false",

@@ -18,7 +18,7 @@ EXPORTS = {
     "symbiosis_core.clock": ["monotonic_us"],
     "symbiosis_core.config": [
         "DEFAULT_LANES", "BatchingConfig", "ComputeConfig", "DaemonConfig", "LaneConfig", "LendingConfig",
-        "LimitsConfig", "PolicyConfig", "RuleConfig", "check", "load",
+        "LimitsConfig", "ModelConfig", "PolicyConfig", "RuleConfig", "check", "load",
     ],
     "symbiosis_core.errors": [
         "BusyError", "ClosedError", "ConfigError", "DaemonGoneError", "DaemonSilentError", "LocalProtocolError",
@@ -26,7 +26,8 @@ EXPORTS = {
         "UsageError",
     ],
     "symbiosis_core.ids": [
-        "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token", "process_namespace",
+        "FIRST_BASE", "BaseId", "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token",
+        "process_namespace",
     ],
     "symbiosis_core.kernel": [
         "Kernel", "KernelStatistics", "Service", "ServiceState", "ServiceStatistics", "install_signals",
@@ -35,10 +36,8 @@ EXPORTS = {
     "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
     "symbiosis_core.segments": [
-        "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe",
-        "frozen_values",
+        "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe", "frozen_values",
     ],
-    "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"],
     "symbiosis_core.specs": [
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
         "TensorKind", "TensorSpec", "plane_starts",
@@ -53,7 +52,7 @@ EXPORTS = {
         "Configured", "DaemonStatus", "Describe", "Fetch", "Hello",
         "HoldStatus", "LaneStatus", "Learn", "Learned", "Loan",
         "MemoStatus",
-        "MemoryStatus", "ModelReply", "Name",
+        "MemoryStatus", "ModelReply", "ModelStatus", "Name",
         "QuotaState", "Refused", "Reply", "Request",
         "SpinStatus", "Status", "StatusReply", "TakeTrace",
         "TensorPart",

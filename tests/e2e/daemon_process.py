@@ -21,10 +21,11 @@ class DaemonProcess:
     """`symbiosis serve` as a child."""
 
     def __init__(self, folder: Path, model: str, *options: str, prefix: tuple[str, ...] = ()) -> None:
+        """An empty `model`: those that the configuration among the options names."""
         self.folder = folder
         self.address = f"ipc://{folder}/d.sock"
-        self._command = [*prefix, sys.executable, "-m", "symbiosis_core", "serve", "--model", model]
-        self._command += ["--listen", self.address, *options]
+        self._command = [*prefix, sys.executable, "-m", "symbiosis_core", "serve", "--listen", self.address]
+        self._command += [*(("--model", model) if model else ()), *options]
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
 

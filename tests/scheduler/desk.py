@@ -50,7 +50,7 @@ class Desk:
     """A state that is spoken to in short, with the answers sorted by kind."""
 
     def __init__(self, policy: Callable[[DaemonConfig], Any] = LatencyFirst, max_in_flight: int = 1) -> None:
-        self.state = SchedulerState(OPS, CONFIG, policy(CONFIG), max_in_flight=max_in_flight)
+        self.state = SchedulerState([OPS], CONFIG, policy(CONFIG), max_in_flight=max_in_flight)
         self.now_us = 0
 
     def join(self, client: int, lane: str = "training") -> None:

@@ -46,13 +46,13 @@ class Running:
 
         def open_plane(loop: asyncio.AbstractEventLoop) -> tuple[DataPlane, list[Listener]]:
             chosen = policy or make_policy(config)
-            state = SchedulerState(layers.spec.ops, config, chosen, max_in_flight=most, beside=beside)
+            state = SchedulerState([layers.spec.ops], config, chosen, max_in_flight=most, beside=beside)
             priorities = [lane.priority for lane in config.lanes.values()]
             own = open_streams(layers.device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
             if isinstance(streams, CpuStreams):
                 streams.ring = lambda: loop.call_soon_threadsafe(plane.wake)
             staged = streams is not None and not isinstance(streams, CpuStreams)
-            executor = Executor(layers, streams or own, ThreadChoice(1), staged=staged)
+            executor = Executor([layers], streams or own, ThreadChoice(1), staged=staged)
             plane = DataPlane(loop, state, executor, self.grants, config)
             return plane, [transport.listen(loop, endpoint, plane)]
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
+from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.plan import Part, Plan
@@ -57,9 +59,15 @@ def streams() -> HeldBack:
     return HeldBack()
 
 
+def at_work(plane: DataPlane) -> None:
+    """As if the first level were at work all the time."""
+    plane.state._first_us = monotonic_us() + 3_600_000_000
+
+
 @pytest.fixture
 def running(layers: FrozenLayers, streams: HeldBack, request: pytest.FixtureRequest) -> Iterator[Running]:
     running = Running(layers, CONFIG, f"ipc:///{request.node.name}", streams=streams, beside=True)
+    running.ask(at_work)
     yield running
     streams.go.set()
     running.stop()
@@ -120,7 +128,7 @@ def test_who_leaves_meanwhile_is_forgotten_and_the_next_is_served(
 
 
 def test_what_is_kept_for_a_client_that_has_left_meanwhile_is_forgotten(layers: FrozenLayers) -> None:
-    executor = Executor(layers, CpuStreams(), ThreadChoice(1), memo_bytes=1000)
+    executor = Executor([layers], CpuStreams(), ThreadChoice(1), memo_bytes=1000)
     gone = counter.request(5, "training")
     executor.memo.keep((gone.client, gone.op, 1), 1, 0, {0: torch.ones(1, 4)}, whole=True)
     assert executor.memo.bytes

@@ -69,7 +69,7 @@ def play(
             "training": LaneConfig(priority=10),
         }
     )
-    state = SchedulerState(OPS, config, LatencyFirst(config))
+    state = SchedulerState([OPS], config, LatencyFirst(config))
     dice = random.Random(5)
     events: list[tuple[int, int, str, int]] = []  # when, order, what, who
     order = iter(range(1 << 30))

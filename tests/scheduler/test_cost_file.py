@@ -16,14 +16,14 @@ OP = OpSpec(OpId(0), OpKind.LINEAR, ("a",), 8, (8,), DType.FLOAT32)
 
 def learned() -> Costs:
     costs = Costs()
-    costs.introduce(OP)
+    costs.introduce(OP, OpId(0))
     costs.learn(OpId(0), Direction.FORWARD, 4, 700)
     return costs
 
 
 def expected_us(file: CostFile) -> float | None:
-    costs = file.load()
-    costs.introduce(OP)
+    costs = Costs([file.load()])
+    costs.introduce(OP, OpId(0))
     return costs.expected_us(OpId(0), Direction.FORWARD, 4)
 
 

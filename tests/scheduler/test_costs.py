@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from symbiosis_core.ids import OpId
+from symbiosis_core.ids import BaseId, OpId
 from symbiosis_core.segments import Segment, SegmentSpec
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec, Plane
 from symbiosis_scheduler.costs import Costs, Curve, Point, cost_key
@@ -22,7 +22,7 @@ def op(id: int, name: str) -> OpSpec:
 
 def test_nothing_is_expected_before_anything_was_measured() -> None:
     costs = Costs()
-    costs.introduce(op(0, "a"))
+    costs.introduce(op(0, "a"), OpId(0))
     assert costs.expected_us(OpId(0), FORWARD, 4) is None
     assert costs.saving_us(OpId(0), FORWARD, 4, 4) == 0
 
@@ -84,16 +84,28 @@ def test_an_op_that_was_never_run_is_answered_for_by_the_others_of_its_direction
     assert costs.worst_us(FORWARD, 4) == 700
 
 
+def test_ops_of_another_base_do_not_answer_for_an_op_and_are_written_down_apart() -> None:
+    costs, other = Costs(), BaseId(1)
+    costs.introduce(op(0, "a"), OpId(0))
+    costs.introduce(op(0, "a"), OpId(1), other)
+    costs.learn(OpId(0), FORWARD, 4, 700)
+    assert costs.expected_us(OpId(1), FORWARD, 4) is None
+    costs.learn(OpId(1), FORWARD, 4, 50)
+    again = Costs([costs.written_down(), costs.written_down(other)])
+    again.introduce(op(0, "a"), OpId(5), other)
+    assert again.expected_us(OpId(5), FORWARD, 4) == 50
+
+
 def test_curves_are_taken_up_again_by_content_whatever_the_numbers_are() -> None:
     before = Costs()
-    before.introduce(op(0, "a"))
-    before.introduce(op(1, "b"))
+    before.introduce(op(0, "a"), OpId(0))
+    before.introduce(op(1, "b"), OpId(1))
     before.learn(OpId(1), BACKWARD, 4, 700)
     written = msgspec.json.encode(before.written_down())
     saved = msgspec.json.decode(written, type=dict[str, tuple[tuple[Point, ...], ...]])
-    after = Costs(saved)
+    after = Costs([saved])
     assert after.expected_us(OpId(0), BACKWARD, 4) is None
-    after.introduce(op(0, "b"))
+    after.introduce(op(0, "b"), OpId(0))
     assert after.expected_us(OpId(0), BACKWARD, 4) == 700
     assert after.written_down() == saved, "and what nobody asked for this time is kept for the next"
 

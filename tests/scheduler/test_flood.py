@@ -26,7 +26,7 @@ def worst_us(policy: str, floods: int, slots: int, rows: int, asks: int = 60) ->
     config = DaemonConfig(
         policy=PolicyConfig(name=policy), lanes={LANE: LaneConfig(priority=0, chunk_rows=CHUNK_ROWS)}
     )
-    state = SchedulerState(OPS, config, make_policy(config))
+    state = SchedulerState([OPS], config, make_policy(config))
     for client in range(floods + 1):
         state.handle(ClientJoined(ClientId(client), LANE, 1 << 40))
     now_us = generation = worst = answered = 0

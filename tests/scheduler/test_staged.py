@@ -51,7 +51,7 @@ class Tenants:
     """An executor, and clients whose rows go through it in one plan."""
 
     def __init__(self, layers: FrozenLayers, sent: Sequence[torch.Tensor], *, staged: bool) -> None:
-        self.executor = Executor(layers, CpuStreams(), ThreadChoice(1), staged=staged)
+        self.executor = Executor([layers], CpuStreams(), ThreadChoice(1), staged=staged)
         self.slots = [OneSlot(client) for client in range(len(sent))]
         for slot, rows in zip(self.slots, sent, strict=True):
             data = bytes(rows.reshape(-1).view(torch.uint8).tolist())

@@ -84,7 +84,7 @@ LIMITED = DaemonConfig(lanes={"training": LaneConfig(priority=0, client_rows_per
 
 def limited() -> Desk:
     desk = Desk()
-    desk.state = SchedulerState((EMBED, *OPS[1:]), LIMITED, make_policy(LIMITED))
+    desk.state = SchedulerState([(EMBED, *OPS[1:])], LIMITED, make_policy(LIMITED))
     desk.tell(ClientJoined(ClientId(1), "training", SLOT_BYTES, "ann"))
     return desk
 

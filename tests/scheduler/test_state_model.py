@@ -68,7 +68,7 @@ class StateMachine(RuleBasedStateMachine):
             lanes=CONFIG.lanes, batching=BatchingConfig(max_rows=16, exact=exact), limits=CONFIG.limits
         )
         self.exact, self.max_in_flight = exact, max_in_flight
-        made = SchedulerState(OPS, config, LatencyFirst(config), max_in_flight=max_in_flight, beside=beside)
+        made = SchedulerState([OPS], config, LatencyFirst(config), max_in_flight=max_in_flight, beside=beside)
         self.state = made
         self.tracks = [{"inference"}, {"training", "tuning"}] if beside and not exact else [set(CONFIG.lanes)]
 
@@ -218,7 +218,7 @@ class StateMachine(RuleBasedStateMachine):
         assert not self.open, "a request was never answered"
         for client in list(self.lanes):
             self.leave(client)
-        fresh = SchedulerState(OPS, CONFIG, LatencyFirst(CONFIG), beside=len(self.tracks) > 1)
+        fresh = SchedulerState([OPS], CONFIG, LatencyFirst(CONFIG), beside=len(self.tracks) > 1)
         assert held(self.state) == held(fresh), "something is kept of those who are gone"
 
 

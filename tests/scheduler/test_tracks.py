@@ -21,7 +21,7 @@ LONG_US = 1 << 40
 
 def desk(config: DaemonConfig = CONFIG, policy: Any = LatencyFirst) -> Desk:
     made = Desk()
-    made.state = SchedulerState(OPS, config, policy(config), beside=True)
+    made.state = SchedulerState([OPS], config, policy(config), beside=True)
     return made
 
 
@@ -36,6 +36,24 @@ def test_both_tracks_have_a_plan_and_what_runs_beside_is_handed_over_first() -> 
     at.arrive(1, arrival(op=1))
     at.arrive(2, arrival(op=2))
     assert [(run.plan.lead.client, run.beside) for run in runs(at)] == [(2, True), (1, False)]
+
+
+def test_lower_lanes_have_the_thread_of_the_first_while_that_does_nothing() -> None:
+    """It is thought to come back for a tenth of a second after its last batch was seen."""
+    at = desk()
+    at.join(1, "inference")
+    at.join(2, "training")
+    beside = []
+    for now_us, asks in ((0, False), (1000, True), (2000, False), (101_000, False), (103_000, False)):
+        at.now_us = now_us
+        at.arrive(2, arrival(op=2))
+        if asks:
+            at.arrive(1, arrival(op=1))
+        started = runs(at)
+        beside.append(started[0].beside)
+        for run in started:
+            at.done(run.plan)
+    assert beside == [False, True, True, True, False]
 
 
 def test_the_first_lane_is_planned_while_a_batch_of_another_runs() -> None:
@@ -151,12 +169,13 @@ def test_whatever_comes_the_first_level_waits_for_no_plan_of_another(
     beside: list[Plan] = []
 
     def turn() -> None:
-        for run in runs(at):
+        started = runs(at)
+        for run in started:
             if run.beside:
                 beside.append(run.plan)
             else:
                 at.tell(PlanDone(run.plan, at.now_us))
-        if at.state._queues.levels[0].turns:
+        if not all(run.beside for run in started):
             turn()
 
     for client, op, rows, ends in steps:

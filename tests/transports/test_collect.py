@@ -27,11 +27,11 @@ class LendingDaemon(EchoDaemon):
         self.memory = SealedMemory(4096)
         self.memory.mapping[:4] = b"lent"
         self.memory.seal(4096)
-        self.asked: list[Peer] = []
+        self.asked: list[tuple[Peer, str]] = []
         super().__init__(TRANSPORT, endpoint)
 
-    def lend(self, peer: Peer) -> int:
-        self.asked.append(peer)
+    def lend(self, peer: Peer, model: str) -> int:
+        self.asked.append((peer, model))
         return self.memory.fd
 
 
@@ -50,17 +50,17 @@ def lending(endpoint: str) -> Iterator[LendingDaemon]:
 def test_a_process_of_the_same_user_gets_the_descriptor_and_passes_it_on_to_no_program(
     lending: LendingDaemon, endpoint: str
 ) -> None:
-    fd = collect(endpoint, 10)
+    fd = collect(endpoint, "tiny", 10)
     check_sealed(fd, 4096)
     assert os.pread(fd, 4, 0) == b"lent"
     assert not os.get_inheritable(fd)
-    assert lending.asked == [Peer(os.getpid(), os.getuid())]  # as the kernel says, and not the client
+    assert lending.asked == [(Peer(os.getpid(), os.getuid()), "tiny")]  # as the kernel says, and not the client
     os.close(fd)
 
 
 def test_many_ask_and_the_door_stays_open_for_clients(lending: LendingDaemon, endpoint: str) -> None:
     for _ in range(100):
-        os.close(collect(endpoint, 10))
+        os.close(collect(endpoint, "tiny", 10))
     channel = TRANSPORT.connect(endpoint, Token("good"), 10)
     assert add_one(channel, b"\x01" * 64, 64)
     channel.close()
@@ -70,7 +70,7 @@ def test_a_daemon_that_lends_nothing_says_so(endpoint: str) -> None:
     daemon = EchoDaemon(TRANSPORT, endpoint)
     try:
         with pytest.raises(RefusedError, match="there are no weights here") as caught:
-            collect(endpoint, 10)
+            collect(endpoint, "tiny", 10)
         assert caught.value.code is RefusalCode.NOT_LENT
     finally:
         daemon.close()
@@ -78,7 +78,7 @@ def test_a_daemon_that_lends_nothing_says_so(endpoint: str) -> None:
 
 def test_nobody_at_the_endpoint_is_said_at_once(endpoint: str) -> None:
     with pytest.raises(DaemonGoneError):
-        collect(endpoint, 10)
+        collect(endpoint, "tiny", 10)
 
 
 def test_another_version_is_refused(lending: LendingDaemon, endpoint: str) -> None:
@@ -102,7 +102,7 @@ def test_an_answer_without_the_weights_is_an_error_and_leaves_no_descriptor(endp
         impostor = threading.Thread(target=_answer_once, args=(door, answer))
         impostor.start()
         with pytest.raises((RemoteProtocolError, DaemonGoneError)):
-            collect(endpoint, 10)
+            collect(endpoint, "tiny", 10)
         impostor.join()
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 

@@ -224,11 +224,11 @@ class Host(Protocol):
             RefusedError: unknown, expired or used token, or a user who may not.
         """
 
-    def lend(self, peer: Peer) -> int:
-        """Returns the descriptor of the sealed weights, which stays the host's.
+    def lend(self, peer: Peer, model: str) -> int:
+        """Returns the descriptor of the sealed weights of that base, which stays the host's.
 
         Raises:
-            RefusedError: they are not lent, or not to this user.
+            RefusedError: there is no such base, or they are not lent, or not to this user.
         """
 
     def abandoned(self, grant: Grant) -> None:

@@ -84,7 +84,7 @@ class EchoDaemon:
         self._clients += 1
         return Grant(ClientId(self._clients), self._slots, self._slot_bytes)
 
-    def lend(self, peer: Peer) -> int:
+    def lend(self, peer: Peer, model: str) -> int:
         """See `Host.lend`. An echo has no weights."""
         raise RefusedError(RefusalCode.NOT_LENT, "there are no weights here")
 

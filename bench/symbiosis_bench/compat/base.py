@@ -14,6 +14,7 @@ from symbiosis_bench.compat.families import VOCABULARY
 from symbiosis_bench.compat.forks import Say
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.specs import DType
+from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.daemon import serve
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.lending import place_for
@@ -43,7 +44,7 @@ def lend(family: str, shape: Mapping[str, Any], folder: Path, address: str, say:
     claim.take()
     try:
         served = serve(
-            layers, [address], config, make_policy(config), ThreadChoice(1), on_ready=lambda: say(READY)
+            Bases([layers]), [address], config, make_policy(config), ThreadChoice(1), on_ready=lambda: say(READY)
         )
         uvloop.run(served)
     finally:

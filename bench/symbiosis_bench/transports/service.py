@@ -40,7 +40,7 @@ class Service:
         self._clients += 1
         return Grant(ClientId(self._clients), _SLOTS, self._slot_bytes)
 
-    def lend(self, peer: Peer) -> int:
+    def lend(self, peer: Peer, model: str) -> int:
         """There are no weights here."""
         raise RefusedError(RefusalCode.NOT_LENT, "a benchmark lends no weights")
 

@@ -1,4 +1,4 @@
-"""`symbiosis serve`: load a model once and lend it."""
+"""`symbiosis serve`: load a model once, or several, and lend them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from symbiosis_core import config as configuration
 from symbiosis_core import logs
+from symbiosis_core.config import DaemonConfig, ModelConfig
+from symbiosis_core.errors import UsageError
 from symbiosis_core.openmp import bound_openmp
-from symbiosis_core.specs import DType
+from symbiosis_core.specs import DType, ModelSpec
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_transports.address import default_address
 
 __all__ = ["serve"]
+
+
+class Quantization(StrEnum):
+    """How linears can be held."""
+
+    NONE = "none"
+    INT8 = "int8"
 
 
 class DTypeName(StrEnum):
@@ -28,7 +37,10 @@ class DTypeName(StrEnum):
 
 
 def serve(
-    model: Annotated[str, typer.Option(help="smollm2 (embedded), a folder, or a hub id.")] = "smollm2",
+    model: Annotated[
+        str | None,
+        typer.Option(help="smollm2 (embedded), a folder, or a hub id. [default: smollm2]", show_default=False),
+    ] = None,
     listen: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,20 +48,28 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    dtype: Annotated[DTypeName, typer.Option(help="How the base is held.")] = DTypeName.BFLOAT16,
+    dtype: Annotated[
+        DTypeName | None, typer.Option(help="How the base is held. [default: bfloat16]", show_default=False)
+    ] = None,
+    quantize: Annotated[
+        Quantization | None,
+        typer.Option(help="int8: linears in eight bits (needs torchao). [default: none]", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the base is held: cpu, cuda or cuda:N.")] = "cpu",
-    config: Annotated[Path | None, typer.Option(help="Policy, lanes and limits, in TOML.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Models, policy, lanes and limits, in TOML.")] = None,
     private_to: Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")] = None,
 ) -> None:
-    """Load a model once and lend it to every process of this host that asks."""
+    """Load a model once, or several, and lend them to every process of this host that asks."""
     bound_openmp()
     logs.setup()
-    settings = load_checked(config) if config is not None else configuration.DaemonConfig()
+    settings = load_checked(config) if config is not None else DaemonConfig()
+    models = _wanted(settings, model, dtype, quantize)
     addresses = listen or [default_address()]
 
     import uvloop  # torch is imported below this line: after OpenMP is bounded, and not by `symbiosis --help`
 
-    from symbiosis_scheduler.daemon import serve as serve_layers
+    from symbiosis_scheduler.bases import Bases
+    from symbiosis_scheduler.daemon import serve as serve_bases
     from symbiosis_scheduler.devices import find_device
     from symbiosis_scheduler.layers import FrozenLayers
     from symbiosis_scheduler.lending import place_for
@@ -64,15 +84,17 @@ def serve(
     try:
         for claim in claims:
             claim.take()  # like all that can be refused: before a minute is spent on loading
-        loaded = load(model, DType[dtype.name])
-        layers = FrozenLayers(loaded, place_for(loaded.model, settings.lending, place))
-        if place != layers.device:
-            layers.move_to(place)
-        spec = layers.spec
-        size = f"{spec.base_bytes / 1e6:.0f} MB, {dtype}, {len(spec.ops)} ops"
-        ready = f"serving {spec.name} ({size}) on {layers.device} at {', '.join(addresses)}"
-        daemon = serve_layers(
-            layers,
+        layers, default = [], ""
+        for wanted in models:
+            loaded = load(wanted.source, DType[wanted.dtype.upper()], wanted.name, wanted.quantize)
+            layers.append(FrozenLayers(loaded, place_for(loaded.model, settings.lending, place)))
+            if place != layers[-1].device:
+                layers[-1].move_to(place)
+            default = loaded.name if wanted.default else default
+        served = ", ".join(_told(each.spec) for each in layers)
+        ready = f"serving {served} on {place} at {', '.join(addresses)}"
+        daemon = serve_bases(
+            Bases(layers, default),
             addresses,
             settings,
             policy,
@@ -87,6 +109,22 @@ def serve(
             claim.give_back()
         if private_to is not None:
             _remove_private_folder(Path(addresses[0].removeprefix("ipc://")))
+
+
+def _wanted(
+    settings: DaemonConfig, model: str | None, dtype: DTypeName | None, quantize: Quantization | None
+) -> tuple[ModelConfig, ...]:
+    """Returns the bases that the configuration names, or else the one that the command line does."""
+    if not settings.models:
+        as_told = {"dtype": (dtype or DTypeName.BFLOAT16).value, "quantize": (quantize or Quantization.NONE).value}
+        return (msgspec.convert({"source": model or "smollm2", **as_told}, ModelConfig),)
+    if (model, dtype, quantize) != (None, None, None):
+        raise UsageError("the configuration names its models; leave --model, --dtype and --quantize out")
+    return settings.models
+
+
+def _told(spec: ModelSpec) -> str:
+    return f"{spec.name} ({spec.base_bytes / 1e6:.0f} MB, {spec.dtype.name.lower()}, {len(spec.ops)} ops)"
 
 
 def _remove_private_folder(socket: Path) -> None:

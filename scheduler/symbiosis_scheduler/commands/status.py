@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from symbiosis_core.wire import DaemonStatus, Status, StatusReply
+from symbiosis_core.wire import DaemonStatus, ModelStatus, Status, StatusReply
 from symbiosis_transports.address import default_address
 
-__all__ = ["client_table", "fetch_status", "lane_table", "learned_lines", "status"]
+__all__ = ["client_table", "fetch_status", "held", "lane_table", "learned_lines", "named", "status"]
 
 
 def status(
@@ -26,7 +26,7 @@ def status(
         return
     console = Console()
     console.print(
-        f"[bold]{found.model}[/] {found.dtype} on {found.device} at {found.address}  "
+        f"{named(found)} on {found.device} at {found.address}  "
         f"pid {found.pid}  up {found.uptime_s:.0f} s  policy {found.policy}  "
         f"threads: {found.threads_policy or found.threads}" + ("  [red]draining[/]" if found.draining else "")
     )
@@ -47,6 +47,16 @@ def status(
     for reasons in dict.fromkeys(client.reasons for client in found.clients):
         console.print(f"transports: {'; '.join(reasons)}", markup=False, highlight=False)
     console.print(lane_table(found))
+
+
+def named(found: DaemonStatus) -> str:
+    """Returns the daemon's models, each with its element type."""
+    return ", ".join(f"[bold]{model.name}[/] {held(model)}" for model in found.models)
+
+
+def held(model: ModelStatus) -> str:
+    """Returns the element type of a base, and how its linears are held if otherwise."""
+    return f"{model.dtype} ({model.quantized})" if model.quantized else model.dtype
 
 
 def learned_lines(found: DaemonStatus) -> list[str]:
@@ -78,6 +88,7 @@ def client_table(found: DaemonStatus) -> Table:
     for heading in (
         "id",
         "name",
+        "model",
         "lane",
         "pid",
         "transport",
@@ -88,11 +99,12 @@ def client_table(found: DaemonStatus) -> Table:
         "p50",
         "p99",
     ):
-        table.add_column(heading, justify="left" if heading in ("name", "lane", "transport") else "right")
+        table.add_column(heading, justify="left" if heading in ("name", "model", "lane", "transport") else "right")
     for client in found.clients:
         table.add_row(
             str(client.id),
             client.name,
+            client.model,
             client.lane,
             str(client.pid),
             client.transport,

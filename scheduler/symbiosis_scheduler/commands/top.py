@@ -12,7 +12,7 @@ from rich.table import Table
 
 from symbiosis_core.wire import ClientStatus, DaemonStatus, LaneStatus
 from symbiosis_scheduler.commands.console import wide_console
-from symbiosis_scheduler.commands.status import fetch_status, learned_lines
+from symbiosis_scheduler.commands.status import fetch_status, learned_lines, named
 from symbiosis_transports.address import default_address
 
 __all__ = ["screen", "top"]
@@ -44,7 +44,7 @@ def screen(before: DaemonStatus, now: DaemonStatus) -> RenderableType:
     busy = (now.batches.busy_s - before.batches.busy_s) / seconds
     memory = now.memory
     head = (
-        f"[bold]{now.model}[/] {now.dtype} on {now.device}  policy {now.policy}  up {now.uptime_s:.0f} s  "
+        f"{named(now)} on {now.device}  policy {now.policy}  up {now.uptime_s:.0f} s  "
         f"busy {min(1.0, busy):.0%}  {batches / seconds:.0f} batches/s  {occupancy:.2f} clients a batch"
     )
     arenas, pss = memory.arenas / 1e6, memory.pss / 1e6
@@ -66,11 +66,11 @@ def _lanes(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
 
 def _clients(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
     earlier = {client.id: client for client in before.clients}
-    table = _table("client", "lane", "queued", "requests/s", "rows/s", "refused", "p50", "p99")
+    table = _table("client", "model", "lane", "queued", "requests/s", "rows/s", "refused", "p50", "p99")
     for client in now.clients:
         requests, rows = _rates(earlier.get(client.id), client, seconds)
         table.add_row(
-            *(client.name, client.lane, str(client.queued), requests, rows, str(client.refused)),
+            *(client.name, client.model, client.lane, str(client.queued), requests, rows, str(client.refused)),
             *(f"{client.p50_us / 1e3:.2f} ms", f"{client.p99_us / 1e3:.2f} ms"),
         )
     return table
@@ -87,5 +87,5 @@ def _rates(
 def _table(*headings: str) -> Table:
     table = Table()
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("lane", "client") else "right")
+        table.add_column(heading, justify="left" if heading in ("lane", "client", "model") else "right")
     return table

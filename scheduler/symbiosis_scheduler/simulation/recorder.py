@@ -35,6 +35,7 @@ class Recorder:
     """One recording, from `now_us` on."""
 
     def __init__(self, state: SchedulerState, model: str, now_us: int) -> None:
+        self._state = state
         self._starts = state.known.travellers.starts
         self._began_us = self._asked_us = now_us
         self._ops: set[int] = set()
@@ -68,8 +69,10 @@ class Recorder:
                 for beside in (False, True):
                     self._could_us.setdefault(beside, us)
                 for slot, _, call in event.arrivals:
-                    self._note_op(call.op)
-                    self._write(Kind.ASK, us, event.client, slot, call.op, call.direction, call.rows)
+                    op = self._state.number(event.client, call.op)
+                    if op is not None:  # else it was refused, and is nobody's load
+                        self._note_op(op)
+                        self._write(Kind.ASK, us, event.client, slot, op, call.direction, call.rows)
             case PlanDone():
                 self._note_batch(event.plan, us)
             case ClientJoined():

@@ -133,7 +133,7 @@ class World:
         ops = [_PlayedOp(id, id in load.starts) for id in range(load.ops)]
         beside = config.compute.beside
         self.devices = [
-            Device(SchedulerState(ops, config, make_policy(config), beside=beside)) for _ in range(devices)
+            Device(SchedulerState([ops], config, make_policy(config), beside=beside)) for _ in range(devices)
         ]
         count = clients or len(load.scripts)
         self.players = [

@@ -72,7 +72,7 @@ class CudaListener:
         self._guests[grant.client] = _Guest(grant, peer.pid)
         return grant._replace(slot_bytes=handles.HOST_SLOT_BYTES)
 
-    def lend(self, peer: Peer) -> int:
+    def lend(self, peer: Peer, model: str) -> int:
         """See `Host.lend`."""
         raise RefusedError(RefusalCode.NOT_LENT, "weights on a GPU are not lent")
 

@@ -3,7 +3,7 @@
 client  Attach(version, token) ------------------------------->  daemon
         <--------- Attached(slots, slot_bytes) + the arena's fd
         <--------- or Refused(code, reason, remedy), and the end
-or      Collect(version) -------------------------------------->
+or      Collect(version, model) ------------------------------->
         <--------- Handed(version) + the sealed weights' fd, or Refused, and the end
 later   one zero byte, either way: "look into the arena"
         <--------- Goodbye(reason, breach), and the end
@@ -52,9 +52,10 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
 
 
 class Collect(msgspec.Struct, frozen=True, tag="collect"):
-    """The client asks for the weights themselves. The connection carries nothing else."""
+    """The client asks for a base's weights themselves. The connection carries nothing else."""
 
     version: int
+    model: str = ""
 
 
 class Handed(msgspec.Struct, frozen=True, tag="handed"):

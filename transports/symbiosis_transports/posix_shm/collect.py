@@ -26,11 +26,11 @@ from symbiosis_transports.posix_shm.attach import (
 __all__ = ["collect"]
 
 
-def collect(endpoint: str, timeout_s: float) -> int:
-    """Returns the descriptor of the daemon's weights, which the caller closes.
+def collect(endpoint: str, model: str, timeout_s: float) -> int:
+    """Returns the descriptor of the weights of the daemon's base `model`, which the caller closes.
 
     Raises:
-        RefusedError: the daemon lends nothing to this user.
+        RefusedError: there is no such base, or nothing of it is lent to this user.
         DaemonGoneError: nobody listens there.
         DaemonSilentError: no answer within `timeout_s`.
         RemoteProtocolError: who listens there is no daemon of this version, or of another user.
@@ -40,7 +40,7 @@ def collect(endpoint: str, timeout_s: float) -> int:
         try:
             sock.connect(endpoint)
             check_owner(sock, endpoint)
-            sock.send(encode(Collect(VERSION)))
+            sock.send(encode(Collect(VERSION, model)))
             datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
         except TimeoutError:
             raise DaemonSilentError(endpoint, timeout_s) from None

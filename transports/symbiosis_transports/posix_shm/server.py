@@ -111,7 +111,7 @@ class ShmListener:
                     "install the same release of symbiosis-llm on both sides",
                 )
             if isinstance(opening, Collect):
-                self._hand_over(sock)
+                self._hand_over(sock, opening.model)
                 return
             grant = self._host.redeem(opening.token, peer_of(sock))
         except BlockingIOError:
@@ -125,12 +125,12 @@ class ShmListener:
         else:
             self._let_in(sock, grant)
 
-    def _hand_over(self, sock: socket.socket) -> None:
-        """Passes the weights' descriptor to who may have it, and hangs up."""
+    def _hand_over(self, sock: socket.socket, model: str) -> None:
+        """Passes the descriptor of a base's weights to who may have it, and hangs up."""
         peer = peer_of(sock)
-        fd = self._host.lend(peer)
+        fd = self._host.lend(peer, model)
         socket.send_fds(sock, [encode(Handed(VERSION))], [fd])
-        log.info(event("weights lent", pid=peer.pid))
+        log.info(event("weights lent", model=model, pid=peer.pid))
         self._turn_away(sock, None)
 
     def _let_in(self, sock: socket.socket, grant: Grant) -> None:
