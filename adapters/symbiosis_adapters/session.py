@@ -182,6 +182,9 @@ class Session:
         except RefusedError as error:
             if error.code is RefusalCode.QUOTA:
                 raise self._quota(error) from None
+            if error.code is RefusalCode.PERMISSION:  # it was let in before: a broken handshake looks the same
+                self._detach()
+                raise DaemonGoneError(str(self.address), error.reason) from None
             raise RefusedError(error.code, f"{op.name}: {error.reason}", _REMEDIES.get(error.code, "")) from None
         except DaemonGoneError as error:
             self._detach()
