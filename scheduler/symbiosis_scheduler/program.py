@@ -19,6 +19,7 @@ from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.segments import Fn, Node, SegmentSpec, frozen_values
 from symbiosis_core.specs import DType
 from symbiosis_scheduler.gradients import Gradients
+from symbiosis_scheduler.losses import cross_entropy, cross_entropy_pull, losses_in
 from symbiosis_scheduler.norms import norms_in, rms_norm, rms_norm_pull
 from symbiosis_scheduler.steps import Pull, Reads, Step, Weights, pull_of, reads_of, step_of
 
@@ -64,7 +65,7 @@ class Program:
             index for index, plane in enumerate(segment.inputs) if plane.dtype is DType.INT64
         )
         """The inputs that are indices."""
-        row_bytes = sum(plane.row_bytes for plane in spec.values[self._first :])
+        row_bytes = sum(spec.values[value].row_bytes for value in self._functions)
         self.piece_rows: Final = max(64, _PIECE_BYTES // max(1, row_bytes))
         """Rows computed at once; more are taken apart."""
 
@@ -167,13 +168,18 @@ class Program:
 
     def _shortest(self, weights: Weights) -> dict[int, _Function]:
         """Returns what makes each value, in order; chains that one function computes as one."""
-        norms = norms_in(self.spec)
+        norms, losses = norms_in(self.spec), losses_in(self.spec)
         left_out = self._frozen.union(*[norm.inside for norm in norms.values()])
+        left_out = left_out.union(*[loss.inside for loss in losses.values()])
         functions = {}
         for value, node in enumerate(self._nodes, self._first):
             if (norm := norms.get(value)) is not None:
                 functions[value] = _Function(
                     (norm.of,), rms_norm(norm.epsilon), rms_norm_pull(norm.epsilon), Reads(itself=True)
+                )
+            elif (loss := losses.get(value)) is not None:
+                functions[value] = _Function(
+                    loss.args, cross_entropy(loss), cross_entropy_pull(loss), Reads(itself=True, others=True)
                 )
             elif value not in left_out:
                 pull = pull_of(node, weights, self.spec.values[node.args[0]].width)

@@ -4,7 +4,9 @@ The forward calls the very torch functions that a model's own code calls, so a s
 The gradients are written out instead of left to autograd: they read single rows only, so what one client saved in
 a batch can be used without the others, and nothing is recorded for those who never ask.
 
-R is rows of a batch, D any width, V the classes of a vocabulary.
+The loss has a file of its own, `losses`.
+
+R is rows of a batch, D any width.
 """
 
 from __future__ import annotations
@@ -79,11 +81,6 @@ def step_of(node: Node, weights: Weights) -> Step:
         return lambda x: x.pow(number)
     if node.fn is Fn.LAYER_NORM:
         return lambda x, weight=None, bias=None: F.layer_norm(x, x.shape[-1:], weight, bias, number or 0.0)
-    if node.fn is Fn.CROSS_ENTROPY:
-        ignored = node.start
-        return lambda logits_RV, target_R1: F.cross_entropy(
-            logits_RV, target_R1.reshape(-1), ignore_index=ignored, reduction="none"
-        ).unsqueeze(1)
     return _UNARY[node.fn]
 
 
@@ -133,7 +130,6 @@ _READS: Final = {
     Fn.GELU: Reads(itself=True),
     Fn.GELU_TANH: Reads(itself=True),
     Fn.LAYER_NORM: Reads(itself=True, others=True),
-    Fn.CROSS_ENTROPY: Reads(itself=True, others=True),
     Fn.RSQRT: Reads(out=True),
     Fn.RELU: Reads(out=True),
     Fn.SIGMOID: Reads(out=True),
@@ -187,19 +183,6 @@ def _layer_norm(node: Node) -> Pull:
     return pull
 
 
-def _cross_entropy(node: Node) -> Pull:
-    ignored = node.start
-
-    def pull(dy_R1: Tensor, args: Sequence[Tensor], out: Tensor, index: int) -> Tensor:
-        logits_RV, target_R1 = args
-        counts = target_R1 != ignored
-        g_RV = logits_RV.softmax(-1)
-        g_RV.scatter_add_(1, target_R1.where(counts, 0), g_RV.new_full((), -1.0).expand(target_R1.shape))
-        return g_RV.mul_(dy_R1.where(counts, 0.0))
-
-    return pull
-
-
 def _aten(function: Callable[..., Tensor], *, of_out: bool = False) -> Callable[[Node], Pull]:
     """Returns the rule of a function whose gradient torch has as one kernel."""
     if of_out:
@@ -217,7 +200,6 @@ _PULLS: Final[dict[Fn, Callable[[Node], Pull]]] = {
     Fn.CAST: _passed,
     Fn.NEG: lambda node: _scaled(-1.0),
     Fn.LAYER_NORM: _layer_norm,
-    Fn.CROSS_ENTROPY: _cross_entropy,
     Fn.SILU: _aten(torch.ops.aten.silu_backward),
     Fn.GELU: _aten(lambda dy, x: _gelu(dy, x, approximate="none")),
     Fn.GELU_TANH: _aten(lambda dy, x: _gelu(dy, x, approximate="tanh")),
