@@ -100,7 +100,7 @@ def _node(
     return NodeKey(fn, (), number=numbers[0])
 
 
-_CASTS: Final = frozenset({Tensor.float, Tensor.to, Tensor.type_as})
+_CASTS: Final = frozenset({Tensor.float, Tensor.to})
 _ARITHMETIC: Final = {
     function: fn
     for fn, functions in {

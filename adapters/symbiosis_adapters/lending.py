@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from symbiosis_adapters.session import Session
-from symbiosis_core.errors import RemoteProtocolError
+from symbiosis_core.errors import RefusedError, RemoteProtocolError
 from symbiosis_core.ids import boot_id
 from symbiosis_core.specs import LentTensor
 from symbiosis_core.wire import Borrow, Loan
@@ -99,9 +99,12 @@ class Lender:
             DaemonGoneError: it is not there.
         """
         if self._borrowed is None:
-            self.withheld = True
-            self._borrowed = self._borrow()
             self.withheld = False
+            try:
+                self._borrowed = self._borrow()
+            except RefusedError:
+                self.withheld = True
+                raise
         return self._borrowed
 
 

@@ -1,7 +1,8 @@
 """Tracks: levels whose plans are computed one after the other, and what of them is in flight.
 
 Usually there is one, with all levels. On a CPU that computes lower lanes beside the first one there are two, each
-planned by itself: rows of the first level share no batch with those below it, and wait for none.
+planned by itself: rows of the first level share no batch with those below it, and while they keep coming wait for
+none.
 """
 
 from __future__ import annotations

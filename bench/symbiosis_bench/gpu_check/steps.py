@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 __all__ = ["Outcome", "Step", "run"]
@@ -57,15 +59,22 @@ def run(step: Step, left_s: float) -> Outcome:
     try:
         said, _ = process.communicate(timeout=min(step.limit_s, left_s))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+        _end_group(process.pid)
         said, _ = process.communicate()
         said += f"\nit was ended after {time.monotonic() - began:.0f} s"
+    finally:
+        _end_group(process.pid)
     seconds = round(time.monotonic() - began, 1)
     if process.returncode != 0:
         return Outcome(step.name, "failed", seconds, said[-_TAIL:])
     figures = _figures(said)
     skipped = isinstance(figures, dict) and "skipped" in figures
     return Outcome(step.name, "skipped" if skipped else "passed", seconds, figures)
+
+
+def _end_group(leader: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _figures(said: str) -> Any:

@@ -47,7 +47,11 @@ class Grave:
 
     def _ended(self) -> bool:
         """Whether the process has ended. Where the system cannot say, the end of the socket counts as such."""
-        return self._process < 0 or bool(select.select([self._process], [], [], 0)[0])
+        if self._process < 0:
+            return True
+        poll = select.poll()  # `select.select` takes no descriptor of 1024 or more
+        poll.register(self._process, select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class Graves:
