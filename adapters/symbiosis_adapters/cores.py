@@ -60,7 +60,7 @@ def before_wait(rows: int) -> None:
 
 
 def _enter(module: nn.Module, args: Any) -> None:
-    if not _inside.depth and torch._C._current_graph_task_id() == -1:
+    if not _inside.depth:
         _give_back()  # a backward that failed has not
     _inside.depth += 1
 

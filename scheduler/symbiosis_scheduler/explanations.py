@@ -79,7 +79,10 @@ def _latency_first(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
     first, *lower = sorted({lane.priority for _, lane in lanes})
     second = lower[0] if lower else first
     if lower and _beside(config):
-        said.append("On a CPU all others are computed beside the first, and share its cores with less weight.")
+        said.append(
+            "On a CPU all others are computed beside the first while it is at work, and share its cores with less "
+            "weight. After a tenth of a second without it they have all cores, and it waits once."
+        )
     for name, lane in lanes:
         if lane.priority > first:
             aged = (
@@ -111,6 +114,8 @@ def _strict(
     chunk_us = longest_us(rows)
     first = min(each.priority for each in config.lanes.values())
     if _beside(config) and (lane.priority == first) is not (behind.priority == first):
+        if lane.priority == first:
+            return Delay(name, other, f"one batch of {rows} rows after a pause, then none", chunk_us)
         return Delay(name, other, "no batch: on a CPU they share the cores", None)
     if behind.priority > lane.priority:
         return Delay(name, other, f"one batch of {rows} rows", chunk_us)

@@ -34,7 +34,7 @@ __all__ = ["FrozenLayers"]
 
 
 class FrozenLayers:
-    """Owns the weights of one model. For one thread at a time; a call leaves nothing behind."""
+    """Owns the weights of one model. Several threads may compute with them: a call leaves nothing behind."""
 
     device: torch.device
     """Where the ops' weights lie, and where `apply` wants its rows."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -22,10 +22,17 @@ MemoKey = tuple[ClientId, OpId, int]
 """Whose, of which segment, under which number of the client."""
 
 
-class _Kept(NamedTuple):
-    rows: int
-    values: Mapping[int, Tensor]
-    nbytes: int
+class _Kept:
+    """Values of one request, as far as its chunks have come: they come in order."""
+
+    __slots__ = ("filled", "nbytes", "rows", "values")
+
+    def __init__(self, rows: int, values: Mapping[int, Tensor], nbytes: int) -> None:
+        self.rows = rows
+        self.values = values
+        self.nbytes = nbytes
+        self.filled = 0
+        """Rows that are kept; the others are not there yet."""
 
 
 class Memo:
@@ -47,18 +54,23 @@ class Memo:
     def keep(self, key: MemoKey, rows: int, start: int, values: Mapping[int, Tensor], *, whole: bool) -> None:
         """Keeps values of the rows from `start` on, of a request of `rows` rows.
 
+        The first chunk starts at 0, and the others follow in order. Where one was lost, nothing is kept.
         `whole` says that the tensors hold nothing else, so that they may be kept themselves.
         """
         with self._lock:
-            found = self._kept.get(key)
-            if found is None or found.rows != rows or start == 0:
+            if start == 0:
                 self._drop(key)
                 found = self._make_room(key, rows, values, whole=whole)
-        if found is not None:
-            for value, tensor in values.items():
-                mine = found.values[value]
-                if mine is not tensor:
-                    mine[start : start + tensor.shape[0]].copy_(tensor)
+            else:
+                found = self._kept.get(key)
+            if found is None or found.rows != rows or found.filled != start:
+                self._drop(key)  # what came before is lost, so that the whole is of no use
+                return
+            found.filled += len(next(iter(values.values())))
+        for value, tensor in values.items():
+            mine = found.values[value]
+            if mine is not tensor:
+                mine[start : start + tensor.shape[0]].copy_(tensor)
 
     def _make_room(self, key: MemoKey, rows: int, values: Mapping[int, Tensor], *, whole: bool) -> _Kept | None:
         nbytes = sum([rows * tensor.shape[1] * tensor.element_size() for tensor in values.values()])
@@ -83,7 +95,7 @@ class Memo:
         """Returns what was kept of a forward of that many rows; None if it is lost. `last`: and forgets it."""
         with self._lock:
             found = self._kept.get(key)
-            if found is None or found.rows != rows:
+            if found is None or found.rows != rows or found.filled != rows:
                 self.misses += 1
                 return None
             self.hits += 1

@@ -78,7 +78,8 @@ class _Chains:
                 for of, factor in (node.args, node.args[::-1]):
                     if norm := self._norm(value, of, factor):
                         out, norm = self._between_casts(value, norm)
-                        norms[out] = norm
+                        if out != value or self._spec.values[norm.of].dtype not in _HALVES:
+                            norms[out] = norm
         return norms
 
     def _norm(self, value: int, of: int, factor: int) -> Norm | None:

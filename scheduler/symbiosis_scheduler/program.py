@@ -34,7 +34,7 @@ gigabyte. Fewer rows at a time cost throughput only below a few hundred."""
 
 
 class Program:
-    """One segment over one model's weights. For one thread at a time; keeps no rows."""
+    """One segment over one model's weights. Several threads may run it: it keeps no rows."""
 
     def __init__(self, spec: SegmentSpec, weights: Weights) -> None:
         self.spec = spec

@@ -116,7 +116,7 @@ class _Computed:
 
 _DIRECTIONS: Final = tuple(Direction)
 _LINGERS_US: Final = 100_000
-"""For how long the first level counts as at work after its last request. Who decodes asks every few milliseconds;
+"""For how long the first level counts as at work after its last batch. Who decodes asks every few milliseconds;
 where nobody does, lower levels have its thread and its cores, and delay it once by what is in flight."""
 
 
@@ -383,6 +383,8 @@ class SchedulerState:
         if track is None:
             raise LocalProtocolError("a plan is done that is not in flight")
         took_us = track.finish(plan, event.now_us)
+        if track is self._tracks[-1]:
+            self._first_us = event.now_us
         if not self._in_flight:
             self._busy_us += event.now_us - self._busy_since_us
         self._batches += 1

@@ -9,7 +9,6 @@ there are: where all cores are wanted, OpenMP's barriers wait for the thread tha
 from __future__ import annotations
 
 import os
-import threading
 from typing import Final
 
 import torch
@@ -30,7 +29,6 @@ class ThreadChoice:
         if threads > cores:
             raise UsageError(f"compute.threads = {threads}: this process may use {cores} cores; use at most that")
         self.most = threads or cores
-        self._chosen = threading.local()  # torch keeps the number by thread, too
 
     @property
     def policy(self) -> str:
@@ -43,7 +41,5 @@ class ThreadChoice:
         In `company`, where another thread computes, too, it leaves that one a core.
         """
         wanted = max(1, self.most - company) if rows >= MANY_ROWS else 1
-        if wanted != getattr(self._chosen, "threads", 0):
-            torch.set_num_threads(wanted)
-            self._chosen.threads = wanted
+        torch.set_num_threads(wanted)  # each time: part of it is of the thread, and part of the process
         return wanted > 1

@@ -176,7 +176,7 @@ def test_what_cannot_be_had_is_refused_with_a_remedy(fresh_daemon: DaemonProcess
     with pytest.raises(RefusedError, match="the daemon's lanes are: inference, training") as lane:
         AutoModelForCausalLM.from_pretrained(fresh_daemon.address, lane="express")
     assert lane.value.code is RefusalCode.UNKNOWN_LANE
-    with pytest.raises(RefusedError, match="the daemon holds 'llama'") as model:
+    with pytest.raises(RefusedError, match="its models are: llama") as model:
         AutoModelForCausalLM.from_pretrained(f"{fresh_daemon.address}#gpt5")
     assert model.value.code is RefusalCode.UNKNOWN_MODEL
     with pytest.raises(UsageError, match="--dtype bfloat16"):

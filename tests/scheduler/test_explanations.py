@@ -36,8 +36,9 @@ def test_strict_lanes_are_delayed_by_one_batch_from_below_and_by_ageing_from_abo
 def test_lanes_that_are_computed_beside_the_first_wait_for_each_other_alone(exact: bool) -> None:
     said = explain(DaemonConfig(lanes=LANES, batching=BatchingConfig(exact=exact)), None, longest_us)
     shared = {(each.waiting, each.behind) for each in said.delays if "share the cores" in each.most}
-    lower = ("jobs", "night")
-    assert shared == (set() if exact else {("chat", low) for low in lower} | {(low, "chat") for low in lower})
+    assert shared == (set() if exact else {("jobs", "chat"), ("night", "chat")})
+    once = {(each.waiting, each.behind): each.most_us for each in said.delays if "after a pause" in each.most}
+    assert once == ({} if exact else {("chat", "jobs"): 12_800, ("chat", "night"): 25_600})
     bound = {(delay.waiting, delay.behind): delay.most_us for delay in said.delays}
     assert bound["jobs", "night"] == (51_200 if exact else 25_600)
     assert any("computed beside the first" in sentence for sentence in said.sentences) is not exact

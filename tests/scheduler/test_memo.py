@@ -41,6 +41,25 @@ def test_chunks_of_a_request_come_together() -> None:
     assert memo.bytes == 0
 
 
+def test_a_request_of_which_a_chunk_was_lost_is_lost() -> None:
+    """Two requests of two chunks each, taken in turns, where there is room for one: the newer one stays, whole."""
+    memo = Memo(2 * ROW_BYTES)
+    for start in (0, 1):
+        for number in (1, 2):
+            memo.keep(key(number), 2, start, rows(1, 10.0 * number + start), whole=True)
+    assert memo.find(key(1), 2, last=True) is None
+    found = memo.find(key(2), 2, last=True)
+    assert found is not None
+    assert found[3][:, 0].tolist() == [20.0, 21.0]
+    assert memo.bytes == 0
+
+
+def test_a_forward_that_has_not_come_to_its_end_is_not_found() -> None:
+    memo = Memo(1000)
+    memo.keep(key(1), 3, 0, rows(2), whole=True)
+    assert memo.find(key(1), 3, last=False) is None
+
+
 def test_a_part_of_a_batch_does_not_keep_the_batch_alive() -> None:
     memo, batch = Memo(1000), torch.ones(50, WIDTH)
     memo.keep(key(1), 2, 0, {3: batch[10:12]}, whole=False)

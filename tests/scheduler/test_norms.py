@@ -68,6 +68,11 @@ def test_another_chain_is_no_norm(at: int, node: Node) -> None:
     assert not norms_in(spec_of([*CORE[:at], node, *CORE[at + 1 :]], 5))
 
 
+def test_a_chain_in_bfloat16_without_casts_is_none_of_torchs() -> None:
+    """Torch's own computes in float32, so it has other bits."""
+    assert not norms_in(spec_of(CORE, 5, dtype=DType.BFLOAT16))
+
+
 def test_a_factor_of_another_value_is_no_norm() -> None:
     nodes = [Node(Fn.NEG, (0,)), Node(Fn.POW, (0,), number=2)]
     nodes += [Node(Fn.MEAN, (2,)), Node(Fn.ADD, (3,), number=1e-6), Node(Fn.RSQRT, (4,)), Node(Fn.MUL, (1, 5))]

@@ -56,6 +56,19 @@ def test_lower_lanes_have_the_thread_of_the_first_while_that_does_nothing() -> N
     assert beside == [False, True, True, True, False]
 
 
+def test_a_long_batch_of_the_first_level_counts_to_its_end() -> None:
+    """Who has just been answered is about to ask again, however long it took."""
+    at = desk()
+    at.join(1, "inference")
+    at.join(2, "training")
+    at.arrive(1, arrival(op=1, rows=16))
+    (long,) = at.turn()
+    at.now_us = LONG_US
+    at.done(long)
+    at.arrive(2, arrival(op=2))
+    assert [run.beside for run in runs(at)] == [True]
+
+
 def test_the_first_lane_is_planned_while_a_batch_of_another_runs() -> None:
     """However old the other is: age puts it before its like, and nobody has to wait for it."""
     at = desk()

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from symbiosis_core.errors import ClosedError, RemoteProtocolError, UsageError
+from symbiosis_core.errors import ClosedError, DaemonGoneError, RemoteProtocolError, UsageError
 from symbiosis_core.ids import OpId, SlotIndex, Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.layout import PUBLISHED
 from symbiosis_transports.ports import Call
 from symbiosis_transports.posix_shm import TRANSPORT
+from symbiosis_transports.posix_shm.attach import Goodbye, encode
 from symbiosis_transports.posix_shm.client import ShmClientChannel
 from symbiosis_transports.testing import ADD_ONE, ChannelConformance, EchoDaemon, add_one
 
@@ -105,6 +106,18 @@ def test_publishing_again_before_the_answer_ends_that_client(daemon: EchoDaemon,
     hostile.publish(SlotIndex(3), Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
     with pytest.raises(RemoteProtocolError, match="slot 3 was published"):
         hostile.wait(SlotIndex(3), 10)
+
+
+def test_last_words_are_heard_though_a_doorbell_was_left_unread(daemon: EchoDaemon, connect: Connect) -> None:
+    """The kernel then resets the connection, and tells that first."""
+    channel = connect()
+    channel._sock.close()
+    channel._sock, daemon_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel._sock.send(b"\0")
+    daemon_end.send(encode(Goodbye("it was stopped", breach=False)))
+    daemon_end.close()
+    with pytest.raises(DaemonGoneError, match="it was stopped"):
+        channel._hear()
 
 
 def test_a_direction_that_does_not_exist_ends_that_client(daemon: EchoDaemon, connect: Connect) -> None:

@@ -65,16 +65,21 @@ def _open(source: CudaSource, words: ClientChannel) -> CudaClientChannel:
             events.append(cuda.create_event())
             slot[handles.WRITTEN] = cuda.event_handle(events[-1])
     except CudaError:
-        _drop(cuda, pointer, events)
-        first[handles.LEFT] = b"\1"
+        if _drop(cuda, pointer, events):
+            first[handles.LEFT] = b"\1"
         raise
     written = events[len(answered) :]
     return CudaClientChannel(words, cuda, pointer, handles.read_slot_bytes(first), written, answered)
 
 
-def _drop(cuda: Cuda, pointer: Pointer | None, events: list[EventNumber]) -> None:
+def _drop(cuda: Cuda, pointer: Pointer | None, events: list[EventNumber]) -> bool:
+    """Closes what was opened, and returns whether the memory is closed for sure."""
+    try:
+        if pointer is not None:
+            cuda.close_memory(pointer)
+    except CudaError:
+        return False
     with contextlib.suppress(CudaError):
         for event in events:
             cuda.destroy_event(event)
-        if pointer is not None:
-            cuda.close_memory(pointer)
+    return True

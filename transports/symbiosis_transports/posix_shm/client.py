@@ -218,7 +218,7 @@ class ShmClientChannel:
     def _hear(self) -> None:
         """Reads one datagram: a doorbell, or the end."""
         try:
-            datagram = self._sock.recv(MAX_DATAGRAM_BYTES)
+            datagram = self._receive()
         except BlockingIOError:
             return
         except OSError as error:
@@ -226,11 +226,22 @@ class ShmClientChannel:
         if datagram != DOORBELL:
             raise self._last_words(datagram)
 
+    def _receive(self) -> bytes:
+        """Reads one datagram.
+
+        A daemon that hangs up with a doorbell unread resets the connection. The kernel tells that once, before
+        what the daemon had said.
+        """
+        try:
+            return self._sock.recv(MAX_DATAGRAM_BYTES)
+        except ConnectionResetError:
+            return self._sock.recv(MAX_DATAGRAM_BYTES)
+
     def _farewell(self) -> SymbiosisError:
         """Reads what the daemon said before it hung up."""
         while True:
             try:
-                datagram = self._sock.recv(MAX_DATAGRAM_BYTES)
+                datagram = self._receive()
             except OSError as error:
                 return self._gone(error.strerror or str(error))
             if datagram != DOORBELL:
