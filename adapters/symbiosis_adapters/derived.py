@@ -53,7 +53,7 @@ class Derivations(TorchFunctionMode):
 
     def __exit__(self, *error: Any) -> None:
         _watched.innermost = self._outer
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # as above
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
