@@ -14,8 +14,10 @@ from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
 from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_transports.cuda.seam import CudaError, EventNumber, Stream
 from symbiosis_transports.cuda_ipc import CudaIpc
-from symbiosis_transports.fake_cuda import FakeDevices
+from symbiosis_transports.cuda_ipc.server import CudaServerChannel
+from symbiosis_transports.fake_cuda import FakeCuda, FakeDevices
 from symbiosis_transports.ports import ServesOnDevice
 from symbiosis_transports.tensors import torch_dtype
 from tests.scheduler.running_plane import Running
@@ -95,6 +97,36 @@ def test_a_bad_id_on_the_device_fails_its_own_request(running: Running, layers: 
     ids_T1 = torch.tensor([[1], [VOCABULARY - 1]])
     assert torch.equal(pipeline.run(op, FORWARD, [ids_T1])[0], layers.apply(op, FORWARD, ids_T1))
     channel.close()
+
+
+def test_a_plan_whose_answer_cannot_be_recorded_fails_and_the_daemon_lives(
+    running: Running, layers: FrozenLayers
+) -> None:
+    """CUDA's errors fail a plan as torch's do."""
+    channel = running.connect()
+    pipeline = Pipeline(channel, 20, 1 << 16)
+    op = next(op for op in layers.spec.ops if op.kind is OpKind.LINEAR)
+    running.ask(lambda plane: _failing_once(next(iter(plane.seats.values())).channel))
+    with pytest.raises(RefusedError) as refused:
+        pipeline.run(op, FORWARD, [rows_for(op, 2)])
+    assert refused.value.code is RefusalCode.FAILED
+    x_TW = rows_for(op, 2)
+    assert torch.allclose(pipeline.run(op, FORWARD, [x_TW])[0], layers.apply(op, FORWARD, x_TW), rtol=1e-5)
+    channel.close()
+
+
+def _failing_once(channel: object) -> None:
+    """Has the device refuse the next record of an answer."""
+    assert isinstance(channel, CudaServerChannel)
+    cuda = channel._cuda
+    assert isinstance(cuda, FakeCuda)
+    record = cuda.record
+
+    def refuse(event: EventNumber, stream: Stream) -> None:
+        cuda.record = record  # type: ignore[method-assign]
+        raise CudaError("cudaEventRecord", "out of memory (2)")
+
+    cuda.record = refuse  # type: ignore[method-assign]
 
 
 def _counted(channel: object) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from symbiosis_core.errors import DaemonGoneError
 from symbiosis_core.ids import ClientId, OpId, SlotIndex
@@ -12,8 +12,10 @@ from symbiosis_core.specs import Direction
 from symbiosis_transports.cuda.seam import EventNumber, Stream
 from symbiosis_transports.cuda_ipc.arena import DeviceArena
 from symbiosis_transports.cuda_ipc.client import CudaClientChannel
+from symbiosis_transports.cuda_ipc.events import OwnEvents
 from symbiosis_transports.cuda_ipc.graves import Grave, Graves
 from symbiosis_transports.cuda_ipc.handles import LEFT
+from symbiosis_transports.cuda_ipc.process import ClientProcess
 from symbiosis_transports.cuda_ipc.server import CudaServerChannel
 from symbiosis_transports.ports import Arrival, Call
 from tests.transports.cuda_words import SLOTS, SwitchingCuda, Words
@@ -33,26 +35,36 @@ class Killed(BaseException):
     """Ends the host code of a process at a switch."""
 
 
+class BoundProcess(ClientProcess):
+    """A client of this world, which the system does not know."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def ended(self) -> bool:
+        return self._client.ended
+
+    def close(self) -> None:
+        pass
+
+
 class BoundGrave(Grave):
-    """A grave whose client is in this world and not in the system."""
+    """A grave whose client is in this world."""
 
     def __init__(self, arena: DeviceArena, client: Client) -> None:
-        super().__init__(arena, client.words.buffers[0][LEFT], -1)
-        self.client = client
-
-    def _ended(self) -> bool:
-        return self.client.ended
+        super().__init__(arena, client.words.buffers[0][LEFT], BoundProcess(client))
 
 
-class Rules:
-    """What a world is made of. A broken one breaks exactly one rule of order."""
+class Rules(NamedTuple):
+    """What a world is made of. One that is replaced breaks exactly one rule of order."""
 
-    client_channel: ClassVar[type[CudaClientChannel]] = CudaClientChannel
-    server_channel: ClassVar[type[CudaServerChannel]] = CudaServerChannel
-    grave: ClassVar[type[BoundGrave]] = BoundGrave
-    early: ClassVar[bool] = False
+    client_channel: type[CudaClientChannel] = CudaClientChannel
+    own_events: type[OwnEvents] = OwnEvents
+    server_channel: type[CudaServerChannel] = CudaServerChannel
+    grave: type[BoundGrave] = BoundGrave
+    early: bool = False
     """Whether the daemon answers as soon as the work is queued, and not once it is done."""
-    computed_first: ClassVar[bool] = True
+    computed_first: bool = True
     """Whether it records before it answers."""
 
 
@@ -103,16 +115,19 @@ class Client(Process):
         self.reported = False
         """Whether the daemon has read the end of its socket."""
         self.trips = trips
+        self.leaves = bool(world.random.randrange(2))
+        """Whether it leaves with its last calls unanswered."""
         self.answers = 0
         self.wrong: list[str] = []
         self._flying: list[tuple[SlotIndex, int]] = []
         self._begun = 0
         arena = daemon.arenas[index] = DeviceArena(daemon.cuda, SLOTS, _SLOT_BYTES)
         self._pointer = self.cuda.open_memory(daemon.cuda.memory_handle(arena.pointer))
-        written = [self.cuda.create_event() for _ in range(SLOTS)]
+        own = world.rules.own_events(self.cuda)
+        written = [own.take() for _ in range(SLOTS)]
         answered = [self.cuda.open_event(daemon.cuda.event_handle(event)) for event in arena.answered]
         words: Any = self.words
-        self.channel = world.rules.client_channel(words, self.cuda, self._pointer, _SLOT_BYTES, written, answered)
+        self.channel = world.rules.client_channel(words, own, self._pointer, _SLOT_BYTES, written, answered)
         daemon.attach(self, [daemon.cuda.open_event(self.cuda.event_handle(event)) for event in written])
 
     def step(self) -> None:
@@ -124,7 +139,7 @@ class Client(Process):
                 self._send()
             elif self.words.hung_up:
                 self.finished = True  # the daemon is gone, and whoever asked is told
-            elif self._begun == self.trips and not self._flying:
+            elif self._begun == self.trips and (self.leaves or not self._flying):
                 self.channel.close()
                 self.finished = self.ended = True
         except DaemonGoneError:

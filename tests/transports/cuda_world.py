@@ -45,7 +45,7 @@ class Timer:
 class World:
     """Everybody, and a seed that says who moves next."""
 
-    def __init__(self, seed: int, rules: type[Rules] = Rules, *, clients: int = 2, trips: int = 4) -> None:
+    def __init__(self, seed: int, rules: Rules, *, clients: int = 2, trips: int = 4) -> None:
         self.random = Random(seed)
         self.rules = rules
         self.board = MemoryBoard()
@@ -98,7 +98,7 @@ class World:
             found += [
                 f"{c.words.client}: {c.answers} answers"
                 for c in self.clients
-                if not c.dead and c.answers < c.trips
+                if not (c.dead or c.leaves) and c.answers < c.trips
             ]
             found += [f"{name} is not freed" for name in self.board._pieces if name.startswith("daemon")]
         return found

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import resource
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +31,9 @@ from symbiosis_core.specs import Direction
 from symbiosis_transports.cuda.seam import CudaError
 from symbiosis_transports.cuda_ipc import TRANSPORT, WISH_VARIABLE, CudaIpc
 from symbiosis_transports.cuda_ipc.client import CudaClientChannel
+from symbiosis_transports.cuda_ipc.graves import MOST
+from symbiosis_transports.cuda_ipc.handles import LEFT
+from symbiosis_transports.cuda_ipc.process import ClientProcess
 from symbiosis_transports.fake_cuda import FakeCuda, FakeDevices
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Call, ClientChannel
@@ -39,10 +45,13 @@ class TestCudaIpc(ChannelConformance):
     """Every promise of the contract."""
 
     @pytest.fixture(autouse=True)
-    def _device(self, tmp_path: Path) -> None:
+    def _device(self, tmp_path: Path) -> Iterator[None]:
         folder = tmp_path / "device"
         folder.mkdir()
-        type(self).transport = CudaIpc(FakeDevices(folder))
+        devices = FakeDevices(folder)
+        type(self).transport = CudaIpc(devices)
+        yield
+        assert not devices.faults
 
 
 @pytest.fixture
@@ -54,19 +63,26 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def daemon(folder: Path, tmp_path: Path) -> Iterator[EchoDaemon]:
-    daemon = EchoDaemon(CudaIpc(FakeDevices(folder)), f"{tmp_path}/d.cuda")
+    devices = FakeDevices(folder)
+    daemon = EchoDaemon(CudaIpc(devices), f"{tmp_path}/d.cuda")
     yield daemon
     daemon.close()
+    assert not devices.faults
+
+
+def client_of(folder: Path) -> FakeDevices:
+    """The device as a client uses it. Its own events stay: another channel may take them."""
+    return FakeDevices(folder, name="client")
 
 
 def connect(devices: FakeDevices, tmp_path: Path) -> ClientChannel:
     return CudaIpc(devices).connect(f"{tmp_path}/d.cuda", Token("good"), 20)
 
 
-def wait_until_empty(folder: Path) -> None:
-    """Every piece of memory and every event is a file; nothing is left."""
+def wait_until_free(folder: Path) -> None:
+    """Every piece of memory and every event is a file; nothing of the daemon's is left."""
     deadline = time.monotonic() + 20
-    while left := list(folder.iterdir()):
+    while left := [path for path in folder.iterdir() if not path.name.startswith("client")]:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)
 
@@ -74,13 +90,13 @@ def wait_until_empty(folder: Path) -> None:
 class Refusing(FakeDevices):
     """A device of which the n-th call that opens or makes something fails."""
 
-    def __init__(self, folder: Path, fail_at: int) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, fail_at: int, name: str = "fake") -> None:
+        super().__init__(folder, name=name)
         self.left = fail_at
 
     def open(self, uuid: str) -> FakeCuda:
         cuda = super().open(uuid)
-        for name in ("allocate", "create_event", "open_event", "open_memory"):
+        for name in ("allocate", "create_event", "open_event", "open_memory", "memory_handle", "event_handle"):
             setattr(cuda, name, partial(self._count, getattr(cuda, name)))
         return cuda
 
@@ -92,11 +108,14 @@ class Refusing(FakeDevices):
 
 
 def test_memory_and_events_go_with_a_client_that_leaves(daemon: EchoDaemon, folder: Path, tmp_path: Path) -> None:
-    channel = connect(FakeDevices(folder), tmp_path)
-    assert add_one(channel, b"abc", 3)
-    assert list(folder.iterdir())
-    channel.close()
-    wait_until_empty(folder)
+    transport = CudaIpc(client_of(folder))
+    for _ in range(3):
+        channel = transport.connect(f"{tmp_path}/d.cuda", Token("good"), 20)
+        assert add_one(channel, b"abc", 3)
+        assert len(list(folder.iterdir())) == 1 + 2 * channel.slots
+        channel.close()
+        wait_until_free(folder)
+    assert len(list(folder.iterdir())) == channel.slots, "each channel took the events of the one before"
 
 
 def test_memory_goes_with_a_client_that_is_killed(daemon: EchoDaemon, folder: Path, tmp_path: Path) -> None:
@@ -122,35 +141,91 @@ def test_whatever_cuda_refuses_a_client_it_is_told_so_and_nothing_is_left(
 ) -> None:
     """The n-th call fails, n = 1, 2, ... until none does: then another transport may do."""
     for fail_at in range(1, 100):
-        devices = Refusing(folder, fail_at)
+        devices = Refusing(folder, fail_at, "client")
         try:
             channel = connect(devices, tmp_path)
         except RefusedError as error:
             assert error.code is RefusalCode.NO_TRANSPORT
             assert "operation not permitted" in str(error)
-            wait_until_empty(folder)
+            wait_until_free(folder)
             continue
         assert add_one(channel, b"abc", 3)
         channel.close()
         break
-    assert fail_at == 10  # the memory, four events opened, four made
+    assert fail_at == 14  # the memory, four events opened, four made, and their handles
 
 
 def test_a_daemon_without_device_memory_sends_its_clients_to_another_transport(
     folder: Path, tmp_path: Path
 ) -> None:
-    for fail_at in range(1, 6):  # the memory, and four events
+    for fail_at in range(1, 11):  # the memory, four events, and all their handles
         devices = Refusing(folder, fail_at)
         daemon = EchoDaemon(CudaIpc(devices), f"{tmp_path}/d.cuda")
         with pytest.raises(RefusedError) as refused:
-            connect(FakeDevices(folder), tmp_path)
+            connect(client_of(folder), tmp_path)
         assert refused.value.code is RefusalCode.NO_TRANSPORT
         daemon.wait_until_gone()
-        wait_until_empty(folder)
-        channel = connect(FakeDevices(folder), tmp_path)  # there is memory again
+        wait_until_free(folder)
+        channel = connect(client_of(folder), tmp_path)  # there is memory again
         assert add_one(channel, b"abc", 3)
         channel.close()
         daemon.close()
+
+
+def test_a_client_that_does_not_see_the_device_leaves_nothing_behind(
+    daemon: EchoDaemon, folder: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(RefusedError, match="sees no GPU"):
+        connect(client_of(elsewhere), tmp_path)
+    wait_until_free(folder)
+
+
+def test_memory_of_clients_that_left_without_a_word_is_bounded(
+    daemon: EchoDaemon, folder: Path, tmp_path: Path
+) -> None:
+    """They live on, and may have it open. Somebody else is told to use another transport, until one lets go."""
+    for left in range(1, MOST + 1):
+        words = POSIX_SHM.connect(f"{tmp_path}/d.cuda", Token("good"), 20)
+        slot = words.lease_nowait()
+        has_closed = words.buffer(slot)[LEFT]
+        words.publish(slot, Call(ADD_ONE, Direction.FORWARD, 0, 0, 0))
+        words.wait(slot, 20)  # from now on it may have opened the memory
+        words.close()
+        daemon.wait_until_gone(left)
+    full = len(list(folder.iterdir()))
+    for _ in range(3):
+        with pytest.raises(RefusedError, match="have left and may still have device memory open") as refused:
+            connect(client_of(folder), tmp_path)
+        assert refused.value.code is RefusalCode.NO_TRANSPORT
+    assert len(list(folder.iterdir())) == full
+    assert len(daemon.goodbyes) == MOST + 3, "the places of those who were refused are free again"
+    has_closed[0] = 1
+    channel = connect(client_of(folder), tmp_path)
+    assert add_one(channel, b"abc", 3)
+    channel.close()
+
+
+@pytest.mark.parametrize("descriptors", [True, False])
+def test_a_process_lives_until_it_has_ended_with_a_descriptor_to_watch_it_or_without(
+    descriptors: bool,
+) -> None:
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_one = os.dup(0)
+    os.close(next_one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[0] if descriptors else next_one, limits[1]))
+    try:
+        process = ClientProcess(child.pid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not process.ended()
+    child.kill()
+    child.communicate()
+    assert process.ended()
+    assert ClientProcess(child.pid).ended()
+    process.close()
 
 
 def test_a_client_whose_rows_are_never_written_stops_nobody_else(
@@ -198,13 +273,14 @@ def test_a_client_that_attaches_twice_is_hung_up_on(daemon: EchoDaemon, tmp_path
     for slot in range(words.slots):
         handle = cuda.event_handle(cuda.create_event())
         words.buffer(SlotIndex(slot))[: len(handle)] = handle
-    with contextlib.suppress(DaemonGoneError):
+
+    def publish_all() -> None:
         for slot in range(3):
             words.publish(SlotIndex(slot), Call(ADD_ONE, Direction.FORWARD, 0, 0, 0))
+
+    daemon._call(publish_all)  # in its own thread, so that it finds all of them when it looks
     with pytest.raises((RemoteProtocolError, DaemonGoneError)):
-        words.publish(SlotIndex(3), Call(NEVER, Direction.FORWARD, 0, 0, 0))
-        for slot in range(4):
-            words.wait(SlotIndex(slot), 20)
+        words.wait(SlotIndex(2), 20)
     daemon.wait_until_gone()
     words.close()
     good = connect(FakeDevices(folder), tmp_path)

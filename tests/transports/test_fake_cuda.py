@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -141,6 +142,25 @@ def test_an_event_whose_maker_has_destroyed_it_cannot_be_opened(board: MemoryBoa
     here.destroy_event(event)
     with pytest.raises(CudaError, match="invalid argument"):
         there.open_event(handle)
+
+
+def test_using_an_event_whose_maker_has_destroyed_it_is_a_fault(board: MemoryBoard) -> None:
+    """CUDA does not say what comes of it."""
+    here, there = FakeCuda(board), FakeCuda(board)
+    event = here.create_event()
+    opened = there.open_event(here.event_handle(event))
+    here.destroy_event(event)
+    assert not there.faults
+    uses: list[Callable[[], object]] = [
+        partial(there.done, opened),
+        partial(there.wait, A, opened),
+        partial(there.record, opened, A),
+    ]
+    for made, use in enumerate(uses, start=1):
+        use()
+        assert len(there.faults) == made
+    with pytest.raises(CudaError, match=r"invalid resource handle \(400\)"):
+        here.done(event)
 
 
 @pytest.mark.parametrize("handle", [b"", b"x" * 63, bytes(64), b"../../etc/passwd".ljust(64, b"\0")])

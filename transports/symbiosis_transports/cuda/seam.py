@@ -33,8 +33,8 @@ Stream = NewType("Stream", int)
 """A stream of this process; 0 is the default one."""
 
 
-class CudaError(SymbiosisError):
-    """CUDA refused a call."""
+class CudaError(SymbiosisError, RuntimeError):
+    """CUDA refused a call. A `RuntimeError` as torch's are: whoever computes treats both alike."""
 
     def __init__(self, call: str, reason: str) -> None:
         self.call = call
@@ -71,7 +71,7 @@ class Cuda(Protocol):
         """Returns an event that other processes may open. It lives until `destroy_event`, also for them."""
 
     def destroy_event(self, event: EventNumber) -> None:
-        """Lets go of an event, made or opened."""
+        """Lets go of an event, opened or made. Made: who has it open elsewhere may not touch it any more."""
 
     def event_handle(self, event: EventNumber) -> bytes:
         """Returns what another process opens the event by."""

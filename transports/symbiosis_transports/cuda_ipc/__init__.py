@@ -8,7 +8,9 @@ reasoned and not measured, is in docs/decisions/0015-cuda-ipc.md. It has not bee
     listener.py   the daemon's door
     server.py     the daemon's end
     graves.py     memory that a client may still have open
+    process.py    whether its process has ended
     attach.py     a client comes in
+    events.py     the events that a client makes
     client.py     the client's end
     probe.py      whether it works here at all
 """
@@ -27,6 +29,7 @@ from symbiosis_transports.address import parse
 from symbiosis_transports.cuda.seam import CudaError, CudaSource
 from symbiosis_transports.cuda.source import CudaDevices
 from symbiosis_transports.cuda_ipc.attach import connect
+from symbiosis_transports.cuda_ipc.events import Devices
 from symbiosis_transports.cuda_ipc.listener import CudaListener
 from symbiosis_transports.cuda_ipc.probe import probe
 from symbiosis_transports.ports import ClientChannel, Host, Listener, Transport
@@ -44,6 +47,7 @@ class CudaIpc:
     def __init__(self, source: CudaSource) -> None:
         """A client's: any device that it sees will do, if it was asked for."""
         self._source = source
+        self._devices = Devices(source)
 
     def capability(self) -> Capability:
         """Usable between processes of one kernel that know each other by number and see the same device."""
@@ -65,7 +69,7 @@ class CudaIpc:
 
     def connect(self, endpoint: str, token: Token, timeout_s: float) -> ClientChannel:
         """See `Transport.connect`."""
-        return connect(self._source, endpoint, token, timeout_s)
+        return connect(self._devices, endpoint, token, timeout_s)
 
     @property
     def _obstacle(self) -> str:

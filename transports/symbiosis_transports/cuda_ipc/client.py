@@ -14,7 +14,8 @@ import time
 from typing import Final
 
 from symbiosis_core.ids import SlotIndex
-from symbiosis_transports.cuda.seam import Cuda, CudaError, EventNumber, Pointer, Stream
+from symbiosis_transports.cuda.seam import CudaError, EventNumber, Pointer, Stream
+from symbiosis_transports.cuda_ipc.events import OwnEvents
 from symbiosis_transports.cuda_ipc.handles import LEFT, device_slot_bytes
 from symbiosis_transports.ports import Call, ChannelStatistics, ClientChannel, DeviceRows
 
@@ -29,16 +30,19 @@ class CudaClientChannel:
     def __init__(
         self,
         words: ClientChannel,
-        cuda: Cuda,
+        own: OwnEvents,
         pointer: Pointer,
         slot_bytes: int,
         written: list[EventNumber],
         answered: list[EventNumber],
     ) -> None:
-        """`pointer` and `answered` are the daemon's, opened here; `written` is ours. The channel closes all."""
+        """`pointer` and `answered` are the daemon's, opened here; the channel closes them. `written` go back to
+        `own`.
+        """
         self.slot_bytes = slot_bytes
         self._words = words
-        self._cuda = cuda
+        self._own = own
+        self._cuda = cuda = own.cuda
         self._pointer = pointer
         self._written = written
         self._answered = answered
@@ -104,28 +108,38 @@ class CudaClientChannel:
         return self._words.statistics()
 
     def _settled(self) -> bool:
-        """Waits until nothing of ours is queued on the memory. False: it takes too long, or the device is lost."""
+        """Waits until nothing of ours is queued on the memory: neither rows of calls that nobody will answer, nor
+        what reads answers. False: it takes too long, or the device is lost.
+        """
         deadline = time.monotonic() + _SETTLE_S
         streams = {stream for stream in self._last if stream is not None} | {self._cuda.current_stream()}
         try:
-            for stream in streams:
-                self._cuda.record(self._written[0], stream)
-                while not self._cuda.done(self._written[0]):
-                    if time.monotonic() > deadline:
-                        return False
-                    os.sched_yield()
+            return all(self._is_done(event, deadline) for event in self._written) and all(
+                self._is_past(stream, deadline) for stream in streams
+            )
         except CudaError:
             return False
+
+    def _is_past(self, stream: Stream, deadline: float) -> bool:
+        self._cuda.record(self._written[0], stream)
+        return self._is_done(self._written[0], deadline)
+
+    def _is_done(self, event: EventNumber, deadline: float) -> bool:
+        while not self._cuda.done(event):
+            if time.monotonic() > deadline:
+                return False
+            os.sched_yield()
         return True
 
     def _let_go(self) -> None:
-        """Closes what was opened and made, and says so, so that the daemon may free it.
+        """Closes what was opened, and says so, so that the daemon may free it.
 
         What fails here fails because the device does. Then the daemon waits for the end of this process.
         """
+        self._own.give_back(self._written)
         try:
             self._cuda.close_memory(self._pointer)
-            for event in (*self._written, *self._answered):
+            for event in self._answered:
                 self._cuda.destroy_event(event)
         except CudaError:
             return

@@ -11,7 +11,7 @@ here: memory without rows below, rows on the device above.
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 from typing import Final
 
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
@@ -20,7 +20,8 @@ from symbiosis_core.logs import event, get_logger
 from symbiosis_transports.cuda.seam import Cuda, CudaError, EventNumber
 from symbiosis_transports.cuda_ipc import handles
 from symbiosis_transports.cuda_ipc.arena import DeviceArena
-from symbiosis_transports.cuda_ipc.graves import Grave, Graves, open_process
+from symbiosis_transports.cuda_ipc.graves import Grave, Graves
+from symbiosis_transports.cuda_ipc.process import ClientProcess
 from symbiosis_transports.cuda_ipc.server import CudaServerChannel
 from symbiosis_transports.ports import Arrival, Grant, Host, Listener, Peer, ServerChannel
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
@@ -38,7 +39,7 @@ class _Guest:
 
     def __init__(self, grant: Grant, pid: int) -> None:
         self.grant = grant
-        self.process = open_process(pid)
+        self.process = ClientProcess(pid)
         self.words: ServerChannel | None = None
         self.arena: DeviceArena | None = None
         self.channel: CudaServerChannel | None = None
@@ -67,8 +68,15 @@ class CudaListener:
     # -- what posix_shm is told, as by any host --------------------------------------------------------------
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
-        """See `Host.redeem`. The memory below holds handles only."""
+        """See `Host.redeem`. The memory below holds handles only.
+
+        Raises:
+            RefusedError: as the host does; or, with `NO_TRANSPORT`, nobody could tell when its memory may go.
+        """
         grant = self._host.redeem(token, peer)
+        if obstacle := self._obstacle(peer):
+            self._host.abandoned(grant)
+            raise RefusedError(RefusalCode.NO_TRANSPORT, obstacle, "another transport may do")
         self._guests[grant.client] = _Guest(grant, peer.pid)
         return grant._replace(slot_bytes=handles.HOST_SLOT_BYTES)
 
@@ -147,14 +155,21 @@ class CudaListener:
             raise RemoteProtocolError("a call before the answer to the one that attaches")
 
     def _make(self, guest: _Guest, words: ServerChannel) -> None:
+        """Makes what the client is to open. As long as it has seen no handle, all can be given back at once."""
         arena = DeviceArena(self._cuda, guest.grant.slots, guest.grant.slot_bytes)
+        try:
+            memory = self._cuda.memory_handle(arena.pointer)
+            answered = [self._cuda.event_handle(event) for event in arena.answered]
+        except CudaError:
+            arena.free()
+            raise
         guest.arena = arena
         first = words.buffer(SlotIndex(0))
-        first[handles.MEMORY] = self._cuda.memory_handle(arena.pointer)
+        first[handles.MEMORY] = memory
         handles.write_slot_bytes(first, arena.slot_bytes)
         handles.write_name(first, self._cuda.uuid)
-        for slot, answered in enumerate(arena.answered):
-            words.buffer(SlotIndex(slot))[handles.ANSWERED] = self._cuda.event_handle(answered)
+        for slot, handle in enumerate(answered):
+            words.buffer(SlotIndex(slot))[handles.ANSWERED] = handle
 
     def _let_in(self, guest: _Guest, arena: DeviceArena, words: ServerChannel) -> None:
         written: list[EventNumber] = []
@@ -164,7 +179,8 @@ class CudaListener:
                 written.append(self._cuda.open_event(handle))
         except CudaError:
             for opened in written:
-                self._cuda.destroy_event(opened)
+                with contextlib.suppress(CudaError):  # the device is lost
+                    self._cuda.destroy_event(opened)
             raise
         guest.channel = CudaServerChannel(
             self._loop, words, self._cuda, arena, written, self._channel_closed, self._host.ready
@@ -172,6 +188,14 @@ class CudaListener:
         if guest.timer is not None:
             guest.timer.cancel()
         self._host.attached(guest.channel)
+
+    def _obstacle(self, peer: Peer) -> str:
+        """Why nobody can be let in now, or not this one; empty: the client can."""
+        if peer.pid <= 0:
+            return "the client's process is not known here, as in a container with process numbers of its own"
+        if self.graves.full():
+            return f"{len(self.graves)} clients have left and may still have device memory open"
+        return ""
 
     # -- leaving -----------------------------------------------------------------------------------------------
 
@@ -194,5 +218,5 @@ class CudaListener:
             guest.timer.cancel()
         if guest.arena is not None and guest.left is not None:
             self.graves.bury(Grave(guest.arena, guest.left, guest.process))
-        elif guest.process >= 0:
-            os.close(guest.process)
+        else:
+            guest.process.close()

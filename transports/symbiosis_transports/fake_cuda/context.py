@@ -3,7 +3,8 @@
 An event is three words that all processes see: how often it was recorded (as the host called), up to which
 record it is done (as a stream came by), and whether it was destroyed. A wait takes the first word when it is
 *called*, and waits for the second to reach it: which is how a wait becomes stale. Memory has a page before it
-that says whether it was freed; freed memory is filled with 0xFF, and work that touches it is a `fault`.
+that says whether it was freed; freed memory is filled with 0xFF, and work that touches it is a `fault`. So is
+whatever is called for an event that its maker has destroyed.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ class _Event(NamedTuple):
 class FakeCuda:
     """A `Cuda` without a device. Whoever likes makes its steps, by `step`; `motor` is a thread that does."""
 
-    def __init__(self, board: Board, uuid: str = "fake-0", *, name: str = "") -> None:
+    def __init__(
+        self, board: Board, uuid: str = "fake-0", *, name: str = "", faults: list[str] | None = None
+    ) -> None:
         self.uuid = uuid
-        self.faults: list[str] = []
-        """What work did that it must not."""
+        self.faults = [] if faults is None else faults
+        """What was done that must not be, and whose outcome CUDA does not define. The list may be given."""
         self._board = board
         self._name = name or secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -243,6 +246,8 @@ class FakeCuda:
         found = self._events.get(event)
         if found is None:
             raise CudaError(call, "invalid resource handle (400)")
+        if found.words[_DESTROYED]:
+            self.faults.append(f"{call} of {found.name}, destroyed")
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from secrets import token_hex
 
 from symbiosis_transports.cuda.seam import CudaError
 from symbiosis_transports.fake_cuda.board import FolderBoard
@@ -15,9 +16,13 @@ __all__ = ["FakeDevices"]
 class FakeDevices:
     """A `CudaSource` with one device, which is the folder."""
 
-    def __init__(self, folder: Path, *, seed: int = 0) -> None:
+    def __init__(self, folder: Path, *, seed: int = 0, name: str = "fake") -> None:
+        """`name` is what the names of all begin with that is made here, for whoever looks into the folder."""
         self._folder = folder
+        self._name = name
         self._seed = seed
+        self.faults: list[str] = []
+        """Of all that this process opens here."""
 
     def __repr__(self) -> str:
         return f"<FakeDevices {self._folder}>"
@@ -34,6 +39,8 @@ class FakeDevices:
         """Opens it as a process of its own: every call makes another one."""
         if uuid not in self.uuids():
             raise CudaError("device", f"this process sees no GPU {uuid}")
-        context = FakeCuda(FolderBoard(self._folder), uuid)
+        context = FakeCuda(
+            FolderBoard(self._folder), uuid, name=f"{self._name}-{token_hex(4)}", faults=self.faults
+        )
         set_going(context, self._seed)
         return context
