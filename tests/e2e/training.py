@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -40,7 +41,9 @@ def text_batches(tokenizer: Any, steps: int, tokens: int) -> Batches:
     return [ids[None, step * tokens : (step + 1) * tokens] for step in range(steps)]
 
 
-def train(base: Any, config: PeftConfig, batches: Batches) -> tuple[Any, list[float], dict[str, torch.Tensor]]:
+def train(
+    base: Any, config: PeftConfig, batches: Iterable[torch.Tensor]
+) -> tuple[Any, list[float], dict[str, torch.Tensor]]:
     """Returns the model, the loss of every step, and the first step's adapter gradients."""
     torch.manual_seed(11)
     model = get_peft_model(base, copy.deepcopy(config))  # PEFT writes the base's name into it

@@ -5,11 +5,13 @@ The table of all faults is docs/reliability.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,8 @@ from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call, ClientChannel
 from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import ADD_ONE, NEVER, EchoDaemon, add_one
-from tests.intensity import NIGHTLY, cases
+from tests.intensity import cases
+from tests.jumping_clock import PRELOAD, jumping_clock
 from tests.transports.ports import free_pair
 
 ROOT = Path(__file__).parents[2]
@@ -30,13 +33,33 @@ WITHIN_S = 60.0
 MIB = 1 << 20
 
 
+def endpoint_of(name: str, folder: Path) -> str:
+    """Where nobody listens yet."""
+    address = f"tcp://127.0.0.1:{free_pair()}" if name == "zmq_tcp" else f"ipc://{folder}/echo.sock"
+    return transport(name).endpoint(address)
+
+
+@contextlib.contextmanager
+def lines(module: str, *arguments: str) -> Iterator[tuple[Callable[[], str], Callable[[str], None]]]:
+    """Another process of these tests: how to hear its next line, and how to say one. It ends by itself."""
+    command = [sys.executable, "-m", f"tests.transports.{module}", *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        to, of = process.stdin, process.stdout
+        yield lambda: of.readline().rstrip(), lambda line: print(line, file=to)
+        to.close()
+        assert process.wait(WITHIN_S) == 0
+
+
 class Echo:
     """An echo daemon in a process."""
 
     def __init__(self, name: str, folder: Path, *limit: str) -> None:
-        address = f"tcp://127.0.0.1:{free_pair()}" if name == "zmq_tcp" else f"ipc://{folder}/echo.sock"
         self.name = name
-        self.endpoint = transport(name).endpoint(address)
+        self.endpoint = endpoint_of(name, folder)
         command = [sys.executable, "-m", "tests.transports.echo_process", name, self.endpoint, *limit]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -121,24 +144,60 @@ def test_thousands_of_requests_leave_nothing_behind(echo: Echo) -> None:
     channel.close()
 
 
-def test_a_client_may_be_killed_before_any_of_its_operations(echo: Echo) -> None:
-    """n = 1, 2, ... until the run succeeds; each time another client is served, and the dead one is gone.
-
-    In every run over shared memory; at night over the others, of which otherwise one round trip is taken.
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_a_client_may_be_killed_or_stopped_before_any_of_its_operations(echo: Echo, how: str) -> None:
+    """n = 1, 2, ... until it comes to its end. Each time another client is served; the dead is gone, and who was
+    stopped gets its answers.
     """
-    operations = 1 + 1 + 3 * 5 + 1
     stayer = echo.connect()
-    for number in range(1, 100):
-        if echo.name != "posix_shm" and not NIGHTLY and 7 < number < operations:
-            continue
-        done = echo.victims("step", str(number))
-        echo.wait(lambda held: held["channels"] == 1)
-        assert add_one(stayer, b"abc", 3)
-        if done.stdout == "done\n":
-            assert number == operations
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
+    with lines("victims", echo.name, echo.endpoint, how) as (said, say):
+        hits = 0
+        while said() == "hit":
+            hits += 1
+            if how == "SIGKILL":
+                echo.wait(lambda held: held["channels"] == 1)
+            for _ in range(3):
+                assert add_one(stayer, b"abc", 3)
+            say("go on")
+    assert hits == 1 + 3 * 5 + 1
+    echo.wait(lambda held: held["channels"] == 1)
     stayer.close()
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_a_daemon_may_be_killed_or_stopped_before_any_of_its_operations(
+    name: str, tmp_path: Path, how: str
+) -> None:
+    """n = 1, 2, ... until it is not hit. A client has right rows or a typed error; with the next daemon, rows."""
+    endpoint = endpoint_of(name, tmp_path)
+    with lines("doomed_daemon", name, endpoint, how) as (said, say):
+        hits = 0
+        while (word := said()) != "over":
+            if word == "ready":
+                told: list[object] = []
+                trips = threading.Thread(target=three_trips, args=(name, endpoint, told))
+                trips.start()
+            else:
+                hits += 1
+                if how == "SIGKILL":
+                    trips.join()
+                    assert told in (["gone"], [True, "gone"], [True, True, "gone"], [True, True, True]), hits
+                say("go on")
+                trips.join()
+                assert how == "SIGKILL" or told == [True, True, True]
+        trips.join()
+    assert told == [True, True, True]
+    assert hits > 3 * 4
+
+
+def three_trips(name: str, endpoint: str, told: list[object]) -> None:
+    """A client's. Tells of each what came of it."""
+    try:
+        channel = transport(name).connect(endpoint, Token("good"), WITHIN_S)
+        told += [add_one(channel, b"abc", 3) for _ in range(3)]
+        channel.close()
+    except DaemonGoneError:
+        told.append("gone")
 
 
 def test_a_daemon_that_is_killed_is_noticed_in_the_middle_of_a_request(echo: Echo) -> None:
@@ -225,10 +284,22 @@ def test_a_daemon_without_descriptors_serves_whom_it_has_and_lets_others_in_late
     echo.close()
 
 
+@pytest.fixture
+def _clocks_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRELOAD, jumping_clock(tmp_path))
+
+
+def test_clocks_that_jump_make_nobody_late(_clocks_jump: None, echo: Echo) -> None:
+    """The wall clock of both sides, a thousand times a second, by two hours: no limit is taken from it."""
+    client = [sys.executable, "-m", "tests.transports.clock_client", echo.name, echo.endpoint]
+    done = subprocess.run(client, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert echo.wait(lambda held: held["gone"] == 1)["served"] == 301
+
+
 def test_a_client_for_whom_there_is_no_memory_is_refused_alone(name: str, tmp_path: Path) -> None:
     """Slots that no machine has."""
-    address = f"tcp://127.0.0.1:{free_pair()}" if name == "zmq_tcp" else f"ipc://{tmp_path}/d.sock"
-    endpoint = transport(name).endpoint(address)
+    endpoint = endpoint_of(name, tmp_path)
     daemon = EchoDaemon(transport(name), endpoint)
     stayer = transport(name).connect(endpoint, Token("good"), 20)
     daemon._slot_bytes = 1 << 60

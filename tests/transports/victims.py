@@ -1,7 +1,10 @@
-"""Clients that die: `python -m tests.transports.victims TRANSPORT ENDPOINT crowd COUNT` and `... step N`.
+"""Clients that are killed or stopped.
 
-`crowd` forks clients one after the other, each of which fills its slots and kills itself. `step` is one client
-that makes three round trips and kills itself before its n-th operation; it prints `done` if it never came to that.
+    python -m tests.transports.victims TRANSPORT ENDPOINT crowd COUNT
+    python -m tests.transports.victims TRANSPORT ENDPOINT SIGKILL|SIGSTOP
+
+`crowd` forks clients one after the other, each of which fills its slots and kills itself. With a signal, clients
+make three round trips each, and are hit before their first operation, their second, and so on: see `doom`.
 """
 
 from __future__ import annotations
@@ -9,45 +12,34 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
-from symbiosis_transports.ports import Call, ClientChannel
+from symbiosis_transports.ports import Call, Transport
 from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import ADD_ONE, NEVER
+from tests.transports.doom import Doom, one_after_the_other
 
 
-def crowd(name: str, endpoint: str, count: int) -> None:
+def crowd(carrier: Transport, endpoint: str, count: int) -> None:
     """Nothing is opened in this process, so forking is safe."""
     for _ in range(count):
         child = os.fork()
         if child == 0:
-            channel = transport(name).connect(endpoint, Token("good"), 20)
+            channel = carrier.connect(endpoint, Token("good"), 20)
             for slot in [channel.lease_nowait() for _ in range(channel.slots)]:
                 channel.buffer(slot)[:] = bytes(channel.slot_bytes)
                 channel.publish(slot, Call(NEVER, Direction.FORWARD, 1, 0, 64, in_bytes=64, out_bytes=64))
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
-class Doomed:
-    """Counts operations down and dies before the last."""
-
-    def __init__(self, left: int) -> None:
-        self._left = left
-
-    def before(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            die()
-
-
-def step(name: str, endpoint: str, number: int) -> None:
-    """Every operation is one at which a client can die."""
-    doom = Doomed(number)
+def three_trips(carrier: Transport, endpoint: str, doom: Doom) -> None:
+    """Every operation is one at which a client can be hit."""
     doom.before()
-    channel: ClientChannel = transport(name).connect(endpoint, Token("good"), 20)
+    channel = carrier.connect(endpoint, Token("good"), 20)
     for _ in range(3):
         doom.before()
         slot = channel.lease_nowait()
@@ -62,12 +54,17 @@ def step(name: str, endpoint: str, number: int) -> None:
         channel.release(slot)
     doom.before()
     channel.close()
-    sys.stdout.write("done\n")
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def main() -> None:
+    """See above."""
+    name, endpoint, how, *count = sys.argv[1:]
+    carrier = transport(name)
+    if how == "crowd":
+        crowd(carrier, endpoint, int(count[0]))
+    else:
+        one_after_the_other(signal.Signals[how], partial(three_trips, carrier, endpoint))
 
 
 if __name__ == "__main__":
-    {"crowd": crowd, "step": step}[sys.argv[3]](sys.argv[1], sys.argv[2], int(sys.argv[4]))
+    main()
