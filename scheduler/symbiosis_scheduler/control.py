@@ -106,9 +106,10 @@ class ControlPlane:
         for server in self._servers:
             server.close()
 
-    async def _answer(self, address: str, request: Request) -> Reply:
+    async def _answer(self, address: str, request: Request, key: str) -> Reply:
         if isinstance(request, Hello):
-            return await self._hello(address, request)
+            # Without a key only processes of the daemon's user are let in, so that is whose client it is.
+            return await self._hello(address, request, f"key:{key}" if key else self._user)
         if isinstance(request, Configure | TakeTrace) and parse(address).scheme != "ipc":
             raise RefusedError(
                 RefusalCode.PERMISSION,
@@ -117,11 +118,10 @@ class ControlPlane:
             )
         return await _ANSWERS[type(request)](self, request)
 
-    async def _hello(self, address: str, hello: Hello) -> Reply:
+    async def _hello(self, address: str, hello: Hello, user: str) -> Reply:
         base = self._bases.find(hello.model)
         config = self._live.config
-        # Only processes of the daemon's user are let in, so that is whose client it is.
-        lane = lane_for(config, wish=hello.lane, name=hello.name, user=self._user, key=hello.key)
+        lane = lane_for(config, wish=hello.lane, name=hello.name, user=user, key=hello.key)
         if lane not in config.lanes:
             lanes = ", ".join(config.lanes)
             raise RefusedError(
@@ -130,7 +130,7 @@ class ControlPlane:
         ours = [transport.capability() for transport in self._transports.values()]
         choice = choose(ours, hello.capabilities, parse(address).scheme)
         client, token = self._grants.issue(
-            hello.name, lane, hello.pid, choice.transport, choice.reasons, user=self._user, base=base.id
+            hello.name, lane, hello.pid, choice.transport, choice.reasons, user=user, base=base.id
         )
         return Welcome(
             client=client,

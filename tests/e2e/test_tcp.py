@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_core.errors import BusyError
+from symbiosis_core.wire import Hello, Welcome
 from symbiosis_transports.keys import ALLOW_VARIABLE, DAEMON_KEY_VARIABLE, KEY_VARIABLE, new_pair
+from symbiosis_transports.registry import names, transport
+from symbiosis_transports.zmq_link import ControlClient
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train
 from tests.transports.cable import Cable
@@ -57,6 +61,59 @@ def test_training_over_tcp_with_keys_is_training(
         model.symbiosis.close()
     both.wait_status(lambda status: not status.clients, "both have left")
     assert both.stop() == 0
+
+
+KEY_LIMITS = """
+[lanes.training]
+priority = 0
+max_clients_per_user = 1
+
+[lanes.nightly]
+priority = 10
+
+[[rules]]
+lane = "nightly"
+user = "key:alice"
+name = "batch-*"
+"""
+
+
+def test_a_key_has_a_lane_and_limits_of_its_own(
+    tiny_path: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its clients say of themselves; and who comes by the socket is somebody else again."""
+    (tmp_path / "allowed").mkdir()
+    for name in ("daemon", "alice", "bob"):
+        new_pair(tmp_path, name)
+        (tmp_path / f"{name}.key").rename(
+            tmp_path / (f"{name}.key" if name == "daemon" else f"allowed/{name}.key")
+        )
+    (tmp_path / "d.toml").write_text(KEY_LIMITS)
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "daemon.key_secret"))
+    monkeypatch.setenv(ALLOW_VARIABLE, str(tmp_path / "allowed"))
+    listen = f"tcp://127.0.0.1:{port}"
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--listen", listen, "--config", str(tmp_path / "d.toml"))
+    monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(tmp_path / "daemon.key"))
+
+    def come(key: str, name: str, address: str = listen) -> str:
+        """Asks for a place, and returns in which lane it is."""
+        monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / f"{key}.key_secret"))
+        ours = tuple(transport(name).capability() for name in names())
+        with ControlClient(address) as link:
+            welcome = link.ask(Hello(name, "training", capabilities=ours))
+        assert isinstance(welcome, Welcome)
+        return welcome.lane
+
+    try:
+        daemon.start()
+        assert come("alice", "first") == "training"
+        with pytest.raises(BusyError, match=r"lanes\.training\.max_clients_per_user"):
+            come("alice", "second")
+        assert [come("alice", "batch-1"), come("alice", "batch-2")] == ["nightly", "nightly"]
+        assert come("bob", "batch-3") == "training"
+        assert come("bob", "local", daemon.address) == "training"
+    finally:
+        daemon.close()
 
 
 def test_a_cut_cable_costs_time_and_no_step(both: DaemonProcess, port: int, tiny_path: Path) -> None:

@@ -16,7 +16,7 @@ from symbiosis_transports.testing import EchoDaemon
 
 
 def held() -> dict[str, int]:
-    """What this process takes: memory of its own and shared, and descriptors. Nothing where it has none to look by."""
+    """What this process takes: memory of its own and shared, and descriptors; nothing where it cannot look."""
     try:
         rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
         descriptors = len(list(Path("/proc/self/fd").iterdir()))

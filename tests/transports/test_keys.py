@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
+from symbiosis_core.errors import BusyError, DaemonGoneError, RefusalCode, RefusedError, UsageError
 from symbiosis_core.ids import Token
-from symbiosis_core.wire import Fetch, TensorPart
+from symbiosis_core.wire import Fetch, Hello, TensorPart
 from symbiosis_transports.claim import AddressClaim
 from symbiosis_transports.keys import (
     ALLOW_VARIABLE,
@@ -117,6 +117,8 @@ def test_control_messages_are_guarded_as_well(ring: Ring, port: int) -> None:
     ring.be("friend")
     with ControlClient(address) as client:
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
+        with pytest.raises(BusyError, match="64 clients friend"):  # the name of the key, as the daemon keeps it
+            client.ask(Hello("I say I am the boss", "training"))
     ring.be("stranger")
     with ControlClient(address) as client, pytest.raises(RefusedError, match="SYMBIOSIS_DAEMON_KEY") as refused:
         client.ask(Fetch("m", "t"))

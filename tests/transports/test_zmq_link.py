@@ -36,12 +36,12 @@ from symbiosis_core.wire import (
 from symbiosis_transports.zmq_link import ControlClient, ControlServer
 
 
-async def answer(request: Request) -> Reply:
+async def answer(request: Request, key: str) -> Reply:
     """A control plane in four lines: fetch is answered, hello is busy, describe refused, status never."""
     if isinstance(request, Fetch):
         return TensorPart(request.offset, 10, b"0123456789"[request.offset :])
     if isinstance(request, Hello):
-        raise BusyError(RefusalCode.QUOTA, "64 clients are connected", "wait", retry_after_s=2.5)
+        raise BusyError(RefusalCode.QUOTA, f"64 clients {key or 'of nobody'}", "wait", retry_after_s=2.5)
     raise RefusedError(RefusalCode.UNKNOWN_MODEL, "no such model", "ask for another")
 
 

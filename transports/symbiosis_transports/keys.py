@@ -4,7 +4,7 @@ Nothing here is asked of a socket in the file system, whose owner the kernel vou
 variables, because every process of a side needs the same:
 
 SYMBIOSIS_KEY          both sides: the file with this side's own secret key, as `symbiosis keys new` writes it
-SYMBIOSIS_ALLOW        daemon: a folder with the public keys of those who may come in
+SYMBIOSIS_ALLOW        daemon: a folder with the public keys, NAME.key, of those who may come in by that name
 SYMBIOSIS_DAEMON_KEY   client: the file with the daemon's public key, so that nobody else is taken for it
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -60,6 +61,8 @@ class DaemonKeys(NamedTuple):
     public: bytes
     secret: bytes
     allowed: Path
+    names: Mapping[bytes, str]
+    """Whose public key it is: the name of the file in `allowed`, without `.key`."""
 
 
 class Gatekeeper:
@@ -75,6 +78,12 @@ class Gatekeeper:
         """To be called before `bind`."""
         socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
         socket.curve_server = True
+
+    def name_of(self, frame: zmq.Frame) -> str:
+        """Returns whose key was shown by who sent that: nobody's word but that of CURVE."""
+        shown = frame.get("User-Id")
+        assert isinstance(shown, str)  # pyzmq's authenticator gives every message of an allowed key its text
+        return self._keys.names[shown.encode()]
 
     def close(self) -> None:
         """Ends the thread; before the context ends."""
@@ -110,12 +119,13 @@ def daemon_keys() -> DaemonKeys | None:
     if not _given(KEY_VARIABLE, ALLOW_VARIABLE):
         return None
     allowed = Path(os.environ[ALLOW_VARIABLE])
-    if not list(allowed.glob("*.key")):
+    names = {_load(file)[0]: file.stem for file in sorted(allowed.glob("*.key"), reverse=True)}
+    if not names:
         raise UsageError(
             f"{ALLOW_VARIABLE}={allowed}: there is no public key (NAME.key) of anybody in that folder"
         )
     public, secret = _own_pair()
-    return DaemonKeys(public, secret, allowed)
+    return DaemonKeys(public, secret, allowed, names)
 
 
 def client_keys() -> ClientKeys | None:

@@ -57,9 +57,12 @@ _KEYS = (
 
 
 class ControlServer:
-    """The daemon's end. `answer` maps a request to its reply and may raise `RefusedError`."""
+    """The daemon's end. `answer` maps a request, and the name of the key that its sender has shown, to the reply.
 
-    def __init__(self, address: str, answer: Callable[[Request], Awaitable[Reply]]) -> None:
+    The name is empty where no keys are asked for. `answer` may raise `RefusedError`.
+    """
+
+    def __init__(self, address: str, answer: Callable[[Request, str], Awaitable[Reply]]) -> None:
         self._address = _running(address)
         self._answer = answer
         self._context: zmq.asyncio.Context | None = None
@@ -102,14 +105,15 @@ class ControlServer:
         """Answers requests until cancelled or closed."""
         while (socket := self._socket) is not None:
             try:
-                sender, *frames = await socket.recv_multipart()
+                sender, *frames = await socket.recv_multipart(copy=False)
             except asyncio.CancelledError:
                 if self._socket is None:  # closing the socket cancels whoever waits for it
                     return
                 raise
-            reply = await self._reply(frames)
+            key = self._gatekeeper.name_of(sender) if self._gatekeeper is not None else ""
+            reply = await self._reply([frame.bytes for frame in frames], key)
             with contextlib.suppress(zmq.ZMQError):  # the asker has left
-                await socket.send_multipart([sender, *encode(reply)])
+                await socket.send_multipart([sender.bytes, *encode(reply)])
 
     def close(self) -> None:
         """Gives the address back. May be called twice."""
@@ -126,9 +130,9 @@ class ControlServer:
                 with contextlib.suppress(OSError):
                     Path(self._address.target).unlink()
 
-    async def _reply(self, frames: list[bytes]) -> Reply:
+    async def _reply(self, frames: list[bytes], key: str) -> Reply:
         try:
-            return await self._answer(decode_request(frames))
+            return await self._answer(decode_request(frames), key)
         except RefusedError as error:
             log.info(event("refused a request", code=error.code, reason=error.reason))
             retry_after_s = error.retry_after_s if isinstance(error, BusyError) else None
