@@ -104,8 +104,10 @@ class Executor:
         self._ops.append((program.spec, layers))
         self._segments.learn(number, program, layers.table_rows)
 
-    def launch(self, plan: Plan, priority: int, *, beside: bool = False) -> Launched:
+    def launch(self, plan: Plan, priority: int, *, beside: bool = False, company: int = 0) -> Launched:
         """Starts `plan` on the stream of that priority; or, on a CPU, `beside` what is launched meanwhile.
+
+        `company` is how many clients compute on this host's cores meanwhile.
 
         Never raises for what a client sent: its request fails with a code, the others' rows are computed. A
         failure of the computation itself fails the whole plan, is logged with its traceback, and the daemon
@@ -117,9 +119,9 @@ class Executor:
         launched = Launched(plan, beside=beside)
         try:
             if beside:
-                self._launch_beside(launched)
+                self._launch_beside(launched, company)
             else:
-                self._team |= self._threads.use_for(plan.rows, company=self._beside > 0)
+                self._team |= self._threads.use_for(plan.rows, company=company + self._beside)
                 launched.event = self._streams.launch(priority, lambda: self._compute(launched))
         except (RuntimeError, MemoryError) as error:
             self._fail(launched, error)
@@ -129,7 +131,7 @@ class Executor:
         self._prepared(launched, self._carrier)()
         self._views.computed(launched.plan.parts)
 
-    def _launch_beside(self, launched: Launched) -> None:
+    def _launch_beside(self, launched: Launched, company: int) -> None:
         """Hands a plan to the other thread. Slots are only touched in this one: clients may leave meanwhile."""
         self._beside += 1
         if self._team:
@@ -138,7 +140,7 @@ class Executor:
         compute = self._prepared(launched, self._aside)
 
         def work() -> None:
-            self._threads.use_for(launched.plan.rows, company=True)
+            self._threads.use_for(launched.plan.rows, company=company + 1)
             try:
                 compute()
             except (RuntimeError, MemoryError) as error:

@@ -22,22 +22,28 @@ def as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def chosen(threads: ThreadChoice, rows: int, *, company: bool = False) -> int:
+def chosen(threads: ThreadChoice, rows: int, *, company: int = 0) -> int:
     several = threads.use_for(rows, company=company)
     assert several == (torch.get_num_threads() > 1)
     return torch.get_num_threads()
 
 
-def test_few_rows_get_one_thread_and_many_get_all_but_one_in_company() -> None:
+def test_few_rows_get_one_thread_and_many_get_all_but_those_of_the_company() -> None:
     threads = ThreadChoice(0)
     assert chosen(threads, MANY_ROWS - 1) == 1
     assert chosen(threads, MANY_ROWS) == CORES
-    assert chosen(threads, MANY_ROWS, company=True) == max(1, CORES - 1)
-    assert chosen(threads, 1, company=True) == 1
+    assert chosen(threads, MANY_ROWS, company=1) == max(1, CORES - 1)
+    assert chosen(threads, 1, company=1) == 1
+
+
+def test_any_company_leaves_half_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    threads = ThreadChoice(0)
+    assert [chosen(threads, MANY_ROWS, company=company) for company in (0, 1, 3, 4, 5, 100)] == [8, 7, 5, 4, 4, 4]
 
 
 def test_one_thread_is_one_in_company_too() -> None:
-    assert chosen(ThreadChoice(1), MANY_ROWS, company=True) == 1
+    assert chosen(ThreadChoice(1), MANY_ROWS, company=1) == 1
 
 
 def test_what_another_thread_was_given_is_nothing_to_this_one() -> None:
