@@ -20,6 +20,7 @@ from symbiosis_transports.ports import Call
 from symbiosis_transports.posix_shm import TRANSPORT
 from symbiosis_transports.posix_shm.attach import Goodbye, encode
 from symbiosis_transports.posix_shm.client import ShmClientChannel
+from symbiosis_transports.posix_shm.connect import connect as shm_connect
 from symbiosis_transports.testing import ADD_ONE, ChannelConformance, EchoDaemon, add_one
 
 Connect = Callable[[], ShmClientChannel]
@@ -49,7 +50,7 @@ def connect(endpoint: str) -> Iterator[Connect]:
     opened = []
 
     def open_one() -> ShmClientChannel:
-        channel = ShmClientChannel.connect(endpoint, Token("good"), 10)
+        channel = shm_connect(endpoint, Token("good"), 10)
         opened.append(channel)
         return channel
 

@@ -4,10 +4,12 @@ Rows, calls and sequence words stand in the arena; whoever looks finds them with
 passes the memory at the start, rings a side that sleeps, and tells of the other's death. See
 `symbiosis_transports.layout` for who writes what, and docs/threading.md for who may call what.
 
-    attach.py   the handshake: token in, memory out
-    server.py   the daemon's end
-    client.py   the client's end
-    collect.py  the client's way to the weights themselves
+    attach.py    what is said at the start: token in, memory out
+    listener.py  the daemon's door
+    server.py    the daemon's end
+    connect.py   a client comes in
+    client.py    the client's end
+    collect.py   the client's way to the weights themselves
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from symbiosis_core.ids import Token, boot_id
 from symbiosis_core.wire import Capability
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ClientChannel, Host, Listener, Transport
-from symbiosis_transports.posix_shm.client import ShmClientChannel
-from symbiosis_transports.posix_shm.server import ShmListener
+from symbiosis_transports.posix_shm.connect import connect
+from symbiosis_transports.posix_shm.listener import ShmListener
 
 __all__ = ["TRANSPORT", "PosixShm"]
 
@@ -43,7 +45,7 @@ class PosixShm:
 
     def connect(self, endpoint: str, token: Token, timeout_s: float) -> ClientChannel:
         """See `Transport.connect`."""
-        return ShmClientChannel.connect(endpoint, token, timeout_s)
+        return connect(endpoint, token, timeout_s)
 
 
 TRANSPORT: Transport = PosixShm()
