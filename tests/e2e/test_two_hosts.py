@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,11 +29,16 @@ base = AutoModelForCausalLM.from_pretrained(sys.argv[1], reconnect_s=60)
 print("ready", flush=True)
 sys.stdin.readline()
 losses = train(base, METHODS["lora_qv"], random_batches({STEPS}, {TOKENS}))[1]
-print(json.dumps(losses))
+print(json.dumps([losses, base.symbiosis.session.reconnects]))
 """
 
 
-@pytest.fixture(params=["cable out for a moment", "delay and loss"])
+BAD_CABLE = "a cable that is slow, loses and breaks"
+
+
+@pytest.fixture(
+    params=["cable out for a moment", "delay and loss", pytest.param(BAD_CABLE, marks=pytest.mark.long)]
+)
 def line(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -48,6 +54,19 @@ def hosts(line: str) -> Iterator[TwoHosts]:
         yield hosts
 
 
+@contextlib.contextmanager
+def bad_cable(hosts: TwoHosts) -> Iterator[None]:
+    """On the tenant's host: its own ports lead to the daemon's."""
+    carrier = [*hosts.there, sys.executable, "-m", "tests.transports.cable"]
+    arguments = [str(PORT), hosts.addresses[0], str(PORT)]
+    with subprocess.Popen(
+        [*carrier, *arguments], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield
+
+
 def test_a_tenant_on_another_host_trains_as_plain_peft_does(
     hosts: TwoHosts, line: str, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +77,7 @@ def test_a_tenant_on_another_host_trains_as_plain_peft_does(
     monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "daemon.key_secret"))
     monkeypatch.setenv(ALLOW_VARIABLE, str(tmp_path / "allowed"))
     address = f"tcp://{hosts.addresses[0]}:{PORT}"
+    beside = contextlib.ExitStack()
     daemon = DaemonProcess(
         tmp_path, str(tiny_path), "--dtype", "float32", "--listen", address, prefix=tuple(hosts.here)
     )
@@ -67,9 +87,12 @@ def test_a_tenant_on_another_host_trains_as_plain_peft_does(
         KEY_VARIABLE: str(tmp_path / "tenant.key_secret"),
         DAEMON_KEY_VARIABLE: str(tmp_path / "daemon.key"),
     }
-    tenant = [*hosts.there, sys.executable, "-c", TENANT, address]
+    reached = f"tcp://127.0.0.1:{PORT}" if line == BAD_CABLE else address
+    tenant = [*hosts.there, sys.executable, "-c", TENANT, reached]
     try:
         daemon.start()
+        if line == BAD_CABLE:
+            beside.enter_context(bad_cable(hosts))
         with subprocess.Popen(
             tenant, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
@@ -89,6 +112,9 @@ def test_a_tenant_on_another_host_trains_as_plain_peft_does(
             told, _ = process.communicate(timeout=120)
         assert process.returncode == 0
     finally:
+        beside.close()
         daemon.close()
     expected = train(plain(tiny_path), METHODS["lora_qv"], random_batches(STEPS, TOKENS))[1]
-    assert json.loads(told.splitlines()[-1]) == pytest.approx(expected, rel=1e-5)
+    losses, reconnects = json.loads(told.splitlines()[-1])
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert line != BAD_CABLE or reconnects > 0

@@ -1,19 +1,39 @@
-"""A cable between two TCP ports that can be cut: at once, or so that nobody is told."""
+"""A cable between two TCP ports that can be cut, at once or so that nobody is told, and that may be a bad one.
+
+As a process, `python -m tests.transports.cable PORT HOST FAR`, it is as bad as a line that loses packets: to those
+who speak TCP that is bytes that come late, now and then very late, and once a connection that breaks. It carries
+PORT and the next port, on this host, to FAR and the next, on that one.
+"""
 
 from __future__ import annotations
 
 import selectors
 import socket
+import sys
 import threading
+import time
+from collections import deque
+from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+DELAY_S: Final = 0.002
+LOST_S: Final = 0.2
+"""After which TCP sends again what was lost, about."""
+LOST: Final = 0.01
+CUT_AFTER: Final = 150
+"""Pieces: the connection breaks that would carry this one."""
 
 
 class Cable:
-    """Carries every connection to `port` on to `far`, both on the loopback, in a thread of its own."""
+    """Carries every connection to `port`, on the loopback, on to `far`, in a thread of its own."""
 
-    def __init__(self, port: int, far: int) -> None:
-        self._far = far
+    def __init__(self, port: int, far: int, host: str = "127.0.0.1", *, bad: bool = False) -> None:
+        self._far = (host, far)
+        self._bad = Random(port) if bad else None
+        self._late: dict[socket.socket, deque[tuple[float, bytes]]] = {}
+        """What is under way to each end, and when it is there."""
+        self._carried = 0
         self._door = socket.create_server(("127.0.0.1", port))
         self._other: dict[socket.socket, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
@@ -54,12 +74,14 @@ class Cable:
 
     def _carry(self) -> None:
         while not self._over:
-            for key, _ in self._selector.select(0.05):
+            for key, _ in self._selector.select(DELAY_S / 4 if self._bad else 0.05):
                 with self._lock:
                     if key.fileobj is self._door:
                         self._accept()
                     elif not self._dumb:
                         self._pass_on(key.fileobj)
+            with self._lock:
+                self._deliver()
 
     def _accept(self) -> None:
         near, _ = self._door.accept()
@@ -67,7 +89,7 @@ class Cable:
             near.close()
             return
         try:
-            far = socket.create_connection(("127.0.0.1", self._far), 5)
+            far = socket.create_connection(self._far, 5)
         except OSError:
             near.close()
             return
@@ -81,14 +103,47 @@ class Cable:
             return
         try:
             if data := end.recv(1 << 16):
-                self._other[end].sendall(data)
+                self._send(self._other[end], data)
                 return
         except OSError:
             pass
         self._drop(end)
 
+    def _send(self, end: socket.socket, data: bytes) -> None:
+        if self._bad is None:
+            end.sendall(data)
+            return
+        self._carried += 1
+        if self._carried == CUT_AFTER:
+            raise ConnectionResetError
+        under_way = self._late.setdefault(end, deque())
+        due = time.monotonic() + (LOST_S if self._bad.random() < LOST else DELAY_S)
+        under_way.append((max(due, under_way[-1][0]) if under_way else due, data))  # the order is kept
+
+    def _deliver(self) -> None:
+        for end, under_way in list(self._late.items()):
+            try:
+                while under_way and under_way[0][0] <= time.monotonic():
+                    end.sendall(under_way.popleft()[1])
+            except OSError:
+                self._drop(end)
+
     def _drop(self, end: socket.socket) -> None:
         for one in (end, self._other.get(end)):
             if one is not None and self._other.pop(one, None) is not None:
                 self._selector.unregister(one)
+                self._late.pop(one, None)
                 one.close()
+
+
+def main() -> None:
+    """Carries until standard input ends."""
+    port, host, far = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    with Cable(port, far, host, bad=True), Cable(port + 1, far + 1, host, bad=True):
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
