@@ -54,6 +54,7 @@ def test_training_from_forked_workers_is_training(base: Any, tiny_daemon: Daemon
     assert_same_training(ours, train(plain(tiny_path), METHODS["lora_qv"], loader(Texts())))
 
 
+@pytest.mark.long
 def test_a_worker_that_uses_the_model_is_told_so_and_the_parent_goes_on(base: Any) -> None:
     with pytest.raises(Exception, match="forked child"):
         list(loader(Texts(base)))
