@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from symbiosis_adapters.cut import Cut
 from tests.adapters.local import VOCABULARY, Pair
+from tests.adapters.training import adapted
 from tests.words import tokenizer_of
 
 IDS = torch.randint(3, VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(1))
@@ -35,16 +35,10 @@ WAYS: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
 }
 
 
-def adapt(base: Any) -> Any:
-    torch.manual_seed(3)
-    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    return get_peft_model(base, config).eval()
-
-
 def same(pair: Pair, cut: Cut, ask: Callable[[Any], Any]) -> Any:
     """Asks a plain and a remote model, from the same random numbers; returns the answer that both give."""
     answers = []
-    for model in (adapt(pair.plain()), adapt(pair.remote(cut))):
+    for model in (adapted(pair.plain()), adapted(pair.remote(cut))):
         torch.manual_seed(5)
         answers.append(ask(model))
     assert (
@@ -77,7 +71,7 @@ def test_a_smaller_model_may_assist() -> None:
 
 def test_a_remote_model_may_assist() -> None:
     pair = Pair("llama")
-    plain, helped = adapt(pair.plain()), adapt(pair.plain())
+    plain, helped = adapted(pair.plain()), adapted(pair.plain())
     expected = plain.generate(**ONE, **LENGTH)
     assert torch.equal(helped.generate(**ONE, assistant_model=pair.remote(), **LENGTH), expected)
 

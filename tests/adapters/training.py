@@ -9,6 +9,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 
+from symbiosis_adapters.deferred import value_of
+
 QUIET = [
     # PEFT asks the hub for the base's config when it saves; "someone/tiny" is not there.
     pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny"),
@@ -41,8 +43,19 @@ def batches(count: int) -> list[dict[str, torch.Tensor]]:
 
 
 def adapt(model: Any, make: Callable[[], PeftConfig]) -> Any:
+    """Returns `model` with an adapter, whose random numbers are the same every time."""
     torch.manual_seed(3)
     return get_peft_model(model, make())
+
+
+def adapted(model: Any, targets: str | list[str] = "all-linear", **more: Any) -> Any:
+    """Returns `model` with a LoRA that does something from the start, in eval mode."""
+    return adapt(model, lora(targets, init_lora_weights=False, **more)).eval()
+
+
+def close(found: Any, expected: Any) -> None:
+    """The values agree as they do in float32, computed in another order."""
+    torch.testing.assert_close(value_of(found), expected, rtol=1e-4, atol=1e-5)
 
 
 class Run:

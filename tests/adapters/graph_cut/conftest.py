@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from symbiosis_adapters.cut import Cut
-from tests.adapters.graph_cut.adapted import adapt
 from tests.adapters.local import Pair
+from tests.adapters.training import adapted
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def pair() -> Pair:
 
 @pytest.fixture
 def remote(pair: Pair) -> Any:
-    return adapt(pair.remote(Cut.GRAPH))
+    return adapted(pair.remote(Cut.GRAPH))
 
 
 @pytest.fixture
 def plain(pair: Pair) -> Any:
-    return adapt(pair.plain())
+    return adapted(pair.plain())

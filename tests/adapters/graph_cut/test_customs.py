@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.deferred import value_of
 from symbiosis_core.errors import UsageError
-from tests.adapters.graph_cut.adapted import BATCH, IDS, check_gradients, close
+from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients
 from tests.adapters.local import Pair
+from tests.adapters.training import close
 
 
 def test_hooks_see_and_change_what_they_would_in_the_plain_model(remote: Any, plain: Any) -> None:

@@ -13,16 +13,17 @@ from torch import Tensor
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.deferred import value_of
 from symbiosis_core.specs import DType
-from tests.adapters.graph_cut.adapted import BATCH, IDS, MASK, QV, adapt, check_gradients, close, gradients
+from tests.adapters.graph_cut.batch import BATCH, IDS, MASK, check_gradients, gradients
 from tests.adapters.local import CONFIGS, Pair
+from tests.adapters.training import QV, adapted, close
 
 
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys")  # of PEFT's own doing, for Mixtral
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_every_architecture_computes_what_plain_peft_computes(architecture: str) -> None:
     pair = Pair(architecture)
-    more = {"fan_in_fan_out": True} if architecture == "gpt2" else {}
-    models = [adapt(base, **more) for base in (pair.plain(), pair.remote(Cut.GRAPH))]
+    more: dict[str, Any] = {"fan_in_fan_out": True} if architecture == "gpt2" else {}
+    models = [adapted(base, **more) for base in (pair.plain(), pair.remote(Cut.GRAPH))]
     outputs = [model.train()(**BATCH) for model in models]
     for output in outputs:
         output.loss.backward()
@@ -51,7 +52,7 @@ def test_every_mode_gives_the_logits(remote: Any, plain: Any, mode: Any) -> None
 
 
 def test_autocast_is_the_siblings_cut(pair: Pair) -> None:
-    models = [adapt(pair.remote(cut)) for cut in (Cut.SIBLINGS, Cut.GRAPH)]
+    models = [adapted(pair.remote(cut)) for cut in (Cut.SIBLINGS, Cut.GRAPH)]
     trips, outputs = [], []
     for model in models:
         pair.rows.trips.clear()
@@ -96,7 +97,7 @@ def test_training_and_then_evaluation(remote: Any, plain: Any) -> None:
 
 
 def test_adapters_are_switched_mixed_and_disabled(pair: Pair) -> None:
-    models = [adapt(base, QV) for base in (pair.remote(Cut.GRAPH), pair.plain())]
+    models = [adapted(base, QV) for base in (pair.remote(Cut.GRAPH), pair.plain())]
     for model in models:
         torch.manual_seed(9)
         model.add_adapter("second", LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))

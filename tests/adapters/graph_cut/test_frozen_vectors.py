@@ -15,8 +15,9 @@ from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.deferred import value_of
 from symbiosis_adapters.vectors import FrozenVector
 from symbiosis_core.specs import DType
-from tests.adapters.graph_cut.adapted import BATCH, IDS, QV, adapt, check_gradients, close, gradients
+from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients, gradients
 from tests.adapters.local import LAYERS, Pair
+from tests.adapters.training import QV, adapted, close
 
 NORM = "model.layers.1.input_layernorm"
 
@@ -120,7 +121,7 @@ def test_a_norm_with_the_daemons_values_costs_no_trip(pair: Pair, touch: Any) ->
 def test_trained_norms_are_the_clients(pair: Pair, kind: str) -> None:
     def make(base: Any) -> Any:
         if kind == "modules to save":
-            return adapt(base, QV, modules_to_save=["input_layernorm", "norm"])
+            return adapted(base, QV, modules_to_save=["input_layernorm", "norm"])
         torch.manual_seed(3)
         return get_peft_model(base, LNTuningConfig(task_type="CAUSAL_LM"))
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from symbiosis_adapters.deferred import pending
 from symbiosis_core.errors import UsageError
-from tests.adapters.graph_cut.adapted import BATCH, IDS, check_gradients, close
+from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients
 from tests.adapters.local import LAYERS
+from tests.adapters.training import close
 
 
 def test_outputs_of_two_forwards_may_be_kept(remote: Any, plain: Any) -> None:

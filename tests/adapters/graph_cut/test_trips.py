@@ -9,8 +9,9 @@ import torch
 
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.deferred import Deferred
-from tests.adapters.graph_cut.adapted import BATCH, IDS, QV, adapt
+from tests.adapters.graph_cut.batch import BATCH, IDS
 from tests.adapters.local import LAYERS, Pair
+from tests.adapters.training import QV, adapted
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_a_forward_makes_one_trip_per_block_and_one_to_begin_with(
     pair = Pair(architecture)
     model = pair.remote(Cut.GRAPH)
     if targets:
-        model = adapt(model, targets)
+        model = adapted(model, targets)
     for rows in (IDS, IDS[:1, :1]):
         pair.rows.trips.clear()
         with mode():
@@ -36,7 +37,7 @@ def test_a_forward_makes_one_trip_per_block_and_one_to_begin_with(
 @pytest.mark.parametrize(("targets", "trips"), [(QV, LAYERS + 1), ("all-linear", 2 * LAYERS + 1)])
 def test_a_backward_makes_no_more_trips_than_the_forward(pair: Pair, targets: Any, trips: int) -> None:
     """The first needs none, for nothing below it is trained."""
-    model = adapt(pair.remote(Cut.GRAPH), targets)
+    model = adapted(pair.remote(Cut.GRAPH), targets)
     for _ in range(2):
         pair.rows.trips.clear()
         model(**BATCH).loss.backward()
@@ -44,7 +45,7 @@ def test_a_backward_makes_no_more_trips_than_the_forward(pair: Pair, targets: An
 
 
 def test_a_decode_step_makes_the_segments_of_a_training_step(pair: Pair) -> None:
-    model = adapt(pair.remote(Cut.GRAPH), QV)
+    model = adapted(pair.remote(Cut.GRAPH), QV)
     model(input_ids=IDS).logits.sum()
     known = len(pair.rows.segments)
     with torch.no_grad():

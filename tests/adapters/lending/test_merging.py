@@ -13,7 +13,7 @@ from symbiosis_adapters.explanation import explain
 from symbiosis_core.errors import UsageError
 from tests.adapters.lending.methods import MERGED
 from tests.adapters.local import Pair
-from tests.adapters.training import QUIET, QV, adapt, batches, logits, lora, tokens
+from tests.adapters.training import QUIET, QV, adapt, adapted, batches, logits, lora, tokens
 
 pytestmark = QUIET
 
@@ -43,10 +43,7 @@ def test_a_layer_computes_with_what_was_merged_into_it_and_with_the_base_once_th
     cut: Cut, safe: bool, pair: Pair
 ) -> None:
     """Between forwards, when passages and sibling groups have got used to the layer."""
-    model, plain = (
-        adapt(base, lora("all-linear", init_lora_weights=False)).eval()
-        for base in (pair.remote(cut), pair.plain())
-    )
+    model, plain = (adapted(base) for base in (pair.remote(cut), pair.plain()))
     apart = logits(model)
     with model.disable_adapter():
         base = logits(model)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from symbiosis_adapters.placeholder import FrozenWeight
 from tests.adapters.local import Pair
 from tests.adapters.plain_peft.methods import CASES
-from tests.adapters.training import QUIET, QV, Run, adapt, logits, lora
+from tests.adapters.training import QUIET, QV, Run, adapt, adapted, logits, lora
 
 pytestmark = QUIET
 
@@ -71,7 +71,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_loads_without_a_detour_through_memory(tmp_path: Path) -> None:
     pair = Pair("llama")
-    trained = adapt(pair.remote(), lora("all-linear", init_lora_weights=False)).eval()
+    trained = adapted(pair.remote())
     trained.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(pair.remote(), tmp_path, low_cpu_mem_usage=True).eval()
     torch.testing.assert_close(logits(loaded), logits(trained))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.adapters.local import Pair
-from tests.adapters.training import QV, adapt, batches, logits, lora
+from tests.adapters.training import QV, adapt, adapted, batches, logits, lora
 
 
 def test_adapters_are_switched_and_disabled_on_one_base() -> None:
@@ -25,9 +25,7 @@ def test_adapters_are_switched_and_disabled_on_one_base() -> None:
 
 def test_adapters_are_mixed_within_one_batch() -> None:
     pair = Pair("llama")
-    plain, remote = (
-        adapt(base, lora(QV, init_lora_weights=False)).eval() for base in (pair.plain(), pair.remote())
-    )
+    plain, remote = (adapted(base, QV) for base in (pair.plain(), pair.remote()))
     for model in (plain, remote):
         torch.manual_seed(9)
         model.add_adapter("second", lora("all-linear", init_lora_weights=False)())
