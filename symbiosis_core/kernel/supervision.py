@@ -31,7 +31,7 @@ from symbiosis_core.logs import event, get_logger
 
 __all__ = ["Kernel", "KernelStatistics", "ServiceStatistics"]
 
-log = get_logger(__name__)
+log = get_logger("symbiosis_core.kernel")  # of the kernel there is one, in however many files
 
 _CANCEL_GRACE_S: Final = 1.0
 """How long a cancelled task may take to end. Cleaning up is for `stop()`, which has its own limit."""
