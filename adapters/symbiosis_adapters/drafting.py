@@ -42,14 +42,12 @@ def draft(recording: Recording, wanted: tuple[int, ...], passages: Sequence[Pass
     first = len(inputs) + len(tensors)
     for index in needed:
         node = recording.nodes[index]
-        if node.fn != "passage":
-            nodes.append(_node(node, place))
+        args = tuple([place[arg] for arg in node.args])
+        if node.fn == "passage":
+            written = passages[node.op].over(args[0], vectors.__getitem__, first + len(nodes))
         else:
-            passage, (value,) = passages[node.op], node.args
-            inside = {-1: place[value]} | {-2 * k - 2: vectors[name] for k, name in enumerate(passage.tensors)}
-            for relative, inner in enumerate(passage.nodes):
-                nodes.append(_node(inner, inside))
-                inside[relative] = first + len(nodes) - 1
+            written = [node._replace(args=args)]
+        nodes += map(_node, written)
         place[index] = first + len(nodes) - 1
     segment = Segment(
         tuple([_plane(recording.inputs[index]) for index in inputs]),
@@ -85,10 +83,9 @@ def _tensors(recording: Recording, needed: list[int], refs: set[int], passages: 
     return list(dict.fromkeys([*own, *inside]))
 
 
-def _node(key: NodeKey, place: dict[int, int]) -> Node:
-    args = tuple([place[arg] for arg in key.args])
+def _node(key: NodeKey) -> Node:
     dtype = DType(key.dtype) if key.dtype else None
-    return Node(Fn(key.fn), args, key.op, key.number, key.start, key.width, dtype)
+    return Node(Fn(key.fn), key.args, key.op, key.number, key.start, key.width, dtype)
 
 
 def _plane(x: Tensor) -> Plane:

@@ -72,13 +72,9 @@ def _relative(
         if any(arg not in place and (arg >= 0 or arg % 2) for arg in node.args):
             return None
         args = tuple([place[arg] if arg >= 0 else vector(recording.tensors[-arg // 2 - 1]) for arg in node.args])
-        if node.fn != "passage":
-            nodes.append(node._replace(args=args))
+        if node.fn == "passage":
+            nodes += passages[node.op].over(args[0], vector, len(nodes))
         else:
-            passage, inside = passages[node.op], {-1: args[0]}
-            inside |= {-2 * k - 2: vector(name) for k, name in enumerate(passage.tensors)}
-            for relative, inner in enumerate(passage.nodes):
-                nodes.append(inner._replace(args=tuple([inside[arg] for arg in inner.args])))
-                inside[relative] = len(nodes) - 1
+            nodes.append(node._replace(args=args))
         place[index] = len(nodes) - 1
     return tuple(nodes), tuple(tensors)
