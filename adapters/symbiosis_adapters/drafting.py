@@ -5,7 +5,7 @@ Pure, and done once for every distinct recording. A passage, one node here, is w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ class Draft(NamedTuple):
     derived: dict[int, NodeKey]
 
 
-def draft(recording: Recording, wanted: tuple[int, ...], passages: Sequence[Passage]) -> Draft:
+def draft(recording: Recording, wanted: tuple[int, ...], passages: Mapping[int, Passage]) -> Draft:
     """Returns the segment of what `wanted` is computed from. `passages` are all that a node may name."""
     derived = _derived(recording, wanted)
     asked = [node for node in wanted if node not in derived]
@@ -75,7 +75,9 @@ def _needed(recording: Recording, asked: list[int]) -> list[int]:
     return sorted(needed)
 
 
-def _tensors(recording: Recording, needed: list[int], refs: set[int], passages: Sequence[Passage]) -> list[str]:
+def _tensors(
+    recording: Recording, needed: list[int], refs: set[int], passages: Mapping[int, Passage]
+) -> list[str]:
     """Returns the frozen vectors that the needed nodes read, those inside of passages too."""
     own = [name for k, name in enumerate(recording.tensors) if -2 * k - 2 in refs]
     nodes = [recording.nodes[index] for index in needed]

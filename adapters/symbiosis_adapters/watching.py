@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from symbiosis_adapters.deferral import Deferral
@@ -45,17 +46,13 @@ def watched(deferral: Deferral, before: Watch, x: Deferred, output: Any) -> Pass
     left = any(handle() is not None for handle in handles)
     if sizes_read() != before.sizes_read or left:
         return None
-    passages = deferral.trips.passages
-    relative = _relative(recording, before.nodes, source._index, passages)
-    if relative is None:
-        return None
-    passage = Passage(len(passages), *relative, recording.planes[last])
-    passages.append(passage)
-    return passage
+    trips = deferral.trips
+    relative = _relative(recording, before.nodes, source._index, trips.passages)
+    return None if relative is None else trips.keep(*relative, recording.planes[last])
 
 
 def _relative(
-    recording: Recording, start: int, source: int, passages: list[Passage]
+    recording: Recording, start: int, source: int, passages: Mapping[int, Passage]
 ) -> tuple[tuple[NodeKey, ...], tuple[str, ...]] | None:
     """Returns the nodes from `start` on relative to node `source`; None if they read anything else."""
     nodes: list[NodeKey] = []
