@@ -112,6 +112,11 @@ class SchedulerState:
         )
 
     @property
+    def beside(self) -> bool:
+        """Whether plans of lower levels can be computed beside those of the first."""
+        return self._can_beside
+
+    @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
         return not self._tracks.in_flight and not len(self._queues)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from symbiosis_bench.machine import Machine
+from symbiosis_bench.mixed.foretelling import COMPARED, Foretold
 from symbiosis_bench.mixed.load import Times
 
 __all__ = ["HalfLoad", "Loaded", "MixedReport", "show"]
@@ -31,6 +32,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Steps a second of both training clients, over those without inference."""
     occupancy: float
     """Clients a batch of the daemon meanwhile."""
+    foretold: tuple[Foretold, ...] = ()
+    """By lane, where the run was recorded: what the simulator makes of it."""
 
 
 class HalfLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +88,8 @@ def show(console: Console, report: MixedReport) -> None:
             *(f"{loaded.tokens_within_target:.0%}", f"{loaded.training_progress_kept:.0%} kept"),
         )
     console.print(table)
+    if any(loaded.foretold for loaded in report.loaded):
+        console.print(_foretold(report))
     console.print(
         f"without training {report.prompts_per_s:.3g} prompts/s are served; without inference "
         f"{report.training_steps_per_s:.3g} steps/s are made. Targets at half load: p50 token at most 1.25 x, p99 "
@@ -93,3 +98,14 @@ def show(console: Console, report: MixedReport) -> None:
     )
     if report.quick:
         console.print("quick: everything was run, and no figure means anything", markup=False)
+
+
+def _foretold(report: MixedReport) -> Table:
+    table = Table(box=None, header_style="bold underline", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("simulated, less what was", "offered", "lane", *COMPARED):
+        table.add_column(heading, justify="right" if heading in COMPARED else "left")
+    for loaded in report.loaded:
+        for each in loaded.foretold:
+            off = [f"{each.off[name]:+.0%}" if name in each.off else "" for name in COMPARED]
+            table.add_row(loaded.arrivals, f"{loaded.offered:.0%}", each.lane, *off)
+    return table
