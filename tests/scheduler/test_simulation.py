@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -117,6 +119,22 @@ def test_a_thousand_clients_on_eight_devices() -> None:
     assert sum(lane.clients for lane in found.lanes) == 1000
     assert found.requests >= 5000
     assert found.busy > 0.9
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("clients", "devices"), [(0, 1), (1000, 8)], ids=["as recorded", "a thousand on eight"])
+def test_a_million_requests_take_less_than_a_minute_of_one_core(clients: int, devices: int) -> None:
+    load = read_load(mixed(decoding=4, training=2))
+    gc.disable()  # as the command does
+    try:
+        began_s = time.process_time()
+        found = played(load, config(hold_us=50_000), clients=clients, devices=devices, requests=1_000_000)
+        took_s = time.process_time() - began_s
+    finally:
+        gc.enable()
+    assert found.requests >= 1_000_000
+    assert sum(lane.clients for lane in found.lanes) == (clients or 6)
+    assert took_s < 60
 
 
 def test_a_lane_that_the_configuration_lacks_is_told() -> None:
