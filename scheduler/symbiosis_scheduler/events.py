@@ -92,9 +92,9 @@ class Run(msgspec.Struct, frozen=True):
     plan: Plan
     beside: bool = False
     """Whether it is computed beside what the first lanes ask for meanwhile."""
-    company: int = 0
-    """How many clients compute meanwhile, each on a core of this host; 0 where batches are exact, whose bits
-    depend on the number of threads."""
+    company: int | None = 0
+    """How many clients compute meanwhile, each on a core of this host. None where batches are exact: their bits
+    depend on the number of threads, and that must not depend on others."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

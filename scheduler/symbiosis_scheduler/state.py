@@ -274,7 +274,7 @@ class SchedulerState:
                 decision = self._policy.plan(event.now_us, track.queues, self.known)
                 if isinstance(decision, Plan):
                     self._start(decision, track, event.now_us)
-                    company = 0 if self._exact else self._at_work.count(event.now_us)
+                    company = None if self._exact else self._at_work.count(event.now_us)
                     runs.append(Run(decision, beside=track.beside and beside, company=company))
                     continue
                 if isinstance(decision, Hold):

@@ -29,7 +29,7 @@ def answered(desk: Desk, client: int, *, here: bool = True) -> None:
     desk.finish()
 
 
-def company(desk: Desk, client: int = 9) -> int:
+def company(desk: Desk, client: int = 9) -> int | None:
     """Returns what the plan of one more client is told."""
     desk.join(client)
     desk.arrive(client, arrival(op=1))
@@ -75,14 +75,14 @@ def test_a_client_with_one_more_request_open_waits_for_that() -> None:
 
 
 @pytest.mark.parametrize("adopted", [False, True])
-def test_exact_plans_have_no_company_for_their_bits_depend_on_threads(adopted: bool) -> None:
+def test_exact_plans_are_told_of_no_company_for_their_bits_depend_on_threads(adopted: bool) -> None:
     desk = Desk()
     if adopted:
         desk.tell(Adopt(EXACT, LatencyFirst(EXACT)))
     else:
         desk.state = SchedulerState([OPS], EXACT, LatencyFirst(EXACT))
     answered(desk, 1)
-    assert company(desk) == 0
+    assert company(desk) is None
 
 
 def test_who_is_answered_again_is_counted_once_and_from_then_on() -> None:
