@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from symbiosis_bench.mixed.load import bursts, poisson, rate_within, times
+from symbiosis_bench.mixed.load import bursts, first_tokens_alone, poisson, rate_within, times
 from symbiosis_bench.mixed.messages import Served
 
 HELD = {
@@ -38,6 +38,11 @@ def test_a_prompt_that_waited_for_the_one_before_counts_from_its_arrival() -> No
     assert found.p50_token_s == pytest.approx(0.2) and found.p99_token_s == pytest.approx(0.5)
 
 
+def test_a_prompt_waits_for_those_before_it_whatever_the_daemon_does() -> None:
+    assert first_tokens_alone([0, 0, 10], first_token_s=1, prompt_s=4) == [1, 5, 1]
+    assert first_tokens_alone([0, 3, 6], first_token_s=1, prompt_s=4) == [1, 2, 3]
+
+
 def test_a_step_under_way_counts_in_part() -> None:
     assert rate_within([0.0, 1.0, 2.0, 3.0], 0.5, 2.5) == pytest.approx(1.0)
     assert rate_within([0.0, 4.0], 1.0, 3.0) == pytest.approx(0.25)
@@ -52,7 +57,7 @@ def test_loads_that_mean_nothing_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_benchmark_runs(tmp_path: Path) -> None:
-    """For real, on a tiny model: a daemon, one client that serves and two that train; and played again from traces.
+    """For real, on a tiny model: one client that serves and two that train; and played again from traces.
 
     What the daemon counts is the simulator's, within 15 %. A training request's own latency is not held: it counts
     from when the daemon found it, and a daemon that has no core finds two at once.

@@ -26,6 +26,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     p99_time_per_token_ratio: float
     p50_first_token_ratio: float
     p99_first_token_ratio: float
+    p99_first_token_waiting_ratio: float
+    """What it were if every prompt took as long as unloaded: one client answers them, one after the other."""
     tokens_within_target: float
     """Share of tokens that took at most 1.5 times the unloaded p99."""
     training_progress_kept: float
@@ -71,17 +73,18 @@ def show(console: Console, report: MixedReport) -> None:
         "p99 token",
         "p50 first",
         "p99 first",
+        "by waiting",
         "in target",
         "training",
     ):
         table.add_column(heading, justify="left" if heading == "arrivals" else "right")
     unloaded = report.unloaded
     each = (unloaded.p50_token_s, unloaded.p99_token_s, unloaded.p50_first_token_s, unloaded.p99_first_token_s)
-    table.add_row("one by one", "alone", *(f"{value * 1e3:.0f} ms" for value in each), "", "")
+    table.add_row("one by one", "alone", *(f"{value * 1e3:.0f} ms" for value in each), "", "", "")
     for loaded in report.loaded:
         ratios = (
             *(loaded.p50_time_per_token_ratio, loaded.p99_time_per_token_ratio),
-            *(loaded.p50_first_token_ratio, loaded.p99_first_token_ratio),
+            *(loaded.p50_first_token_ratio, loaded.p99_first_token_ratio, loaded.p99_first_token_waiting_ratio),
         )
         table.add_row(
             *(loaded.arrivals, f"{loaded.offered:.0%}", *(f"{ratio:.2f} x" for ratio in ratios)),

@@ -18,7 +18,7 @@ from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.machine import this_machine
 from symbiosis_bench.mixed.foretelling import Foretold, foretell, recording
-from symbiosis_bench.mixed.load import Times, bursts, poisson, rate_within, times
+from symbiosis_bench.mixed.load import Times, bursts, first_tokens_alone, poisson, quantile, rate_within, times
 from symbiosis_bench.mixed.messages import Message, Order, Rest, Serve, Served, Trained, TrainOn, read_message
 from symbiosis_bench.mixed.report import HalfLoad, Loaded, MixedReport
 from symbiosis_bench.processes import Child, Children
@@ -222,6 +222,7 @@ def _beside(
     ended = max(served.tokens_s[-1][-1], began + lasts_s)
     rate = sum(rate_within(each.stamps_s, began, ended) for each in trained)
     target_s = 1.5 * unloaded.p99_token_s
+    waiting_s = first_tokens_alone(arrivals_s, unloaded.p50_first_token_s, offered / rate_per_s)
     steps = [b - a for stamps in served.tokens_s for a, b in itertools.pairwise(stamps)]
     return Loaded(
         arrivals=kind,
@@ -231,6 +232,7 @@ def _beside(
         p99_time_per_token_ratio=found.p99_token_s / unloaded.p99_token_s,
         p50_first_token_ratio=found.p50_first_token_s / unloaded.p50_first_token_s,
         p99_first_token_ratio=found.p99_first_token_s / unloaded.p99_first_token_s,
+        p99_first_token_waiting_ratio=quantile(waiting_s, 0.99) / unloaded.p99_first_token_s,
         tokens_within_target=sum(step <= target_s for step in steps) / len(steps),
         training_progress_kept=rate / trained_alone,
         occupancy=(after.clients - before.clients) / max(1, after.count - before.count),
