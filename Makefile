@@ -33,7 +33,7 @@ test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 test-int8: $(INT8_READY) ## those of quantised bases, which `make test` leaves out; installs torchao
 	$(BIN)/pytest tests/scheduler/test_quantised.py tests/e2e/test_int8.py $(ARGS)
 
-test-long: $(DEV_READY) ## the tests that take minutes or want a quiet machine
+test-long: $(DEV_READY) ## the tests that take minutes or want a quiet machine; a quarter of an hour
 	$(BIN)/pytest -m long $(ARGS)
 
 nightly: $(DEV_READY) ## the same with many more cases: kills, requests, hostile descriptors
