@@ -95,6 +95,7 @@ class FrozenLayers:
             generation_config_json=generation_config.to_json_string() if generation_config else "{}",
             ops=catalogue.ops,
             tensors=catalogue.tensors,
+            ties=_ties(model),
         )
 
     def __repr__(self) -> str:
@@ -299,6 +300,13 @@ def _config_json(model: PreTrainedModel) -> str:
     config = json.loads(text)
     del config["quantization_config"]
     return json.dumps(config, indent=2, sort_keys=True)
+
+
+def _ties(model: PreTrainedModel) -> tuple[tuple[str, ...], ...]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return tuple([tuple(each) for each in names.values() if len(each) > 1])
 
 
 def _single(module: nn.Module) -> _Linear | QuantisedLinear | _Embedding:
