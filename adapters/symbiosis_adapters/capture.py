@@ -21,10 +21,11 @@ from transformers import PreTrainedModel
 
 from symbiosis_adapters.captured_op import enroll
 from symbiosis_adapters.cutting import CannotCutError, Cutting
-from symbiosis_adapters.deferral import Deferral, Known
+from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.deferred import values_in
 from symbiosis_adapters.modules import RemoteLayer, form
 from symbiosis_adapters.placeholder import takes
+from symbiosis_adapters.vectors import Known
 from symbiosis_core.logs import event, get_logger
 
 __all__ = ["capture_decoding"]

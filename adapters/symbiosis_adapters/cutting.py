@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, fx
 
 from symbiosis_adapters.captured_op import OPERATION, layer_of
-from symbiosis_adapters.deferral import Deferral, Known
+from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.deferred import Deferred, pending, root_of, value_of
 from symbiosis_adapters.recording import Recording, StandIn
 from symbiosis_adapters.segment_rows import Trip, replayed
+from symbiosis_adapters.vectors import Known
 from symbiosis_core.specs import DType
 from symbiosis_transports.tensors import torch_dtype
 
@@ -66,7 +67,7 @@ class Cutting(fx.Interpreter):
 
     def run_once(self, inputs: Sequence[Any]) -> Any:
         """Returns what the graph gives."""
-        with self._deferral.observed(self._trip):
+        with self._deferral.trips.observed(self._trip):
             return self.run(*inputs)
 
     def run_plain(self, inputs: Sequence[Any]) -> Any:

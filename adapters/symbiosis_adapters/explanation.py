@@ -124,7 +124,7 @@ def _made(model: nn.Module, deferral: Deferral) -> tuple[BlockTrips, ...]:
     with logits, the sizes of each are told.
     """
     sizes: dict[str, dict[str, None]] = {}
-    for trip in list(deferral._trips.values()):
+    for trip in deferral.trips.known():
         sizes.setdefault(trip.spec.name, {})[_row_bytes(trip.spec)] = None
     blocks: dict[str, list[str]] = {}
     for name, count in _latest(model, deferral).items():
@@ -141,9 +141,9 @@ def _latest(model: nn.Module, deferral: Deferral) -> dict[str, int]:
         if isinstance(layer, RemoteEmbedding) and layer.trips_before is not None
     ]
     if not begun:
-        return dict.fromkeys(deferral.forced, 1)
+        return dict.fromkeys(deferral.trips.made, 1)
     before = max(begun, key=lambda trips: sum(trips.values()))
-    counts = {name: count - before.get(name, 0) for name, count in deferral.forced.items()}
+    counts = {name: count - before.get(name, 0) for name, count in deferral.trips.made.items()}
     return {name: count for name, count in counts.items() if count > 0}
 
 

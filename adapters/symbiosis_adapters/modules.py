@@ -164,7 +164,7 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
     def begin(self) -> None:
         deferral = getattr(self.remote, "deferral", None)
         if deferral is not None:
-            self.trips_before = dict(deferral.forced)
+            self.trips_before = dict(deferral.trips.made)
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.linspace(0, weight.shape[0] - 1, PROBES, device=weight.device).long()

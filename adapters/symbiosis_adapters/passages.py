@@ -20,10 +20,12 @@ import torch
 from torch import nn
 from torch.nn.modules import module as every_module
 
-from symbiosis_adapters.deferral import Deferral, Known
+from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.deferred import Deferred, pending
 from symbiosis_adapters.modules import RemoteLayer
 from symbiosis_adapters.recording import Passage
+from symbiosis_adapters.vectors import Known
+from symbiosis_adapters.watching import derivations, watch, watched
 
 __all__ = ["add_passages"]
 
@@ -138,12 +140,12 @@ class _Passable(nn.Module):
             passages.failures += 1
         if passages.failures >= _MOST_FAILURES:
             return super().forward(x)
-        watch = passages.deferral.watch(x)
-        if watch is None:
+        before = watch(passages.deferral, x)
+        if before is None:
             return super().forward(x)
-        with passages.deferral.derivations():
+        with derivations(passages.deferral):
             output = super().forward(x)
-        self._learn(passages, key, passages.deferral.watched(watch, x, output))
+        self._learn(passages, key, watched(passages.deferral, before, x, output))
         return output
 
     def _learn(self, passages: _Passages, key: tuple[int, torch.dtype], passage: Passage | None) -> None:

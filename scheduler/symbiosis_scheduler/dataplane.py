@@ -15,7 +15,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
@@ -67,6 +67,15 @@ class Seat:
         self.latency = LatencyHistogram()
 
 
+class _Newcomer(NamedTuple):
+    """Who has redeemed a token, and has no channel yet."""
+
+    tenant: Tenant
+    grant: Grant
+    here: bool
+    """Whether it is a process of this host, as far as the transport knows."""
+
+
 class DataPlane:
     """The scheduler's body. Is the `Host` of all listeners."""
 
@@ -91,7 +100,7 @@ class DataPlane:
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
         self._spin_ns = spin_budget_us(config.compute.spin_us) * 1000
-        self._newcomers: dict[ClientId, tuple[Tenant, Grant]] = {}
+        self._newcomers: dict[ClientId, _Newcomer] = {}
         self._underway: list[Launched] = []
         self.looks = self.look_hits = 0
         """How often the idle loop looked for more before it slept, and how often something came."""
@@ -114,7 +123,7 @@ class DataPlane:
         if tenant.lane not in self._priorities:  # there was one when the place was promised
             self._grants.release(tenant.client)
             raise RefusedError(RefusalCode.UNKNOWN_LANE, f"there is no lane {tenant.lane!r} any more")
-        self._newcomers[tenant.client] = (tenant, grant)
+        self._newcomers[tenant.client] = _Newcomer(tenant, grant, here=peer.uid is not None)
         return grant
 
     def lend(self, peer: Peer, model: str) -> int:
@@ -132,10 +141,12 @@ class DataPlane:
 
     def attached(self, channel: ServerChannel) -> None:
         """See `Host.attached`."""
-        tenant, grant = self._newcomers.pop(channel.client)
+        tenant, grant, here = self._newcomers.pop(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
         self._executor.attach(channel)
-        self._tell(ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user, tenant.base))
+        self._tell(
+            ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user, tenant.base, here=here)
+        )
         log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
         self.wake()
 
@@ -174,7 +185,7 @@ class DataPlane:
         Raises:
             RefusedError: somebody is in a lane that it does not have. Nothing has changed.
         """
-        taken = self.state.lanes_in_use | {tenant.lane for tenant, _ in self._newcomers.values()}
+        taken = self.state.lanes_in_use | {newcomer.tenant.lane for newcomer in self._newcomers.values()}
         if missing := sorted(taken - set(config.lanes)):
             raise RefusedError(
                 RefusalCode.UNKNOWN_LANE,
@@ -330,7 +341,8 @@ class DataPlane:
     def _run(self, instruction: Run) -> None:
         plan = instruction.plan
         priority = self._priorities[plan.lead.lane]
-        self._underway.append(self._executor.launch(plan, priority, beside=instruction.beside))
+        launched = self._executor.launch(plan, priority, beside=instruction.beside, company=instruction.company)
+        self._underway.append(launched)
 
     def _answer(self, answer: Answer) -> None:
         seat = self.seats.get(answer.client)

@@ -40,6 +40,8 @@ class ClientJoined(msgspec.Struct, frozen=True):
     slot_bytes: int
     user: str = ""
     base: BaseId = FIRST_BASE
+    here: bool = True
+    """Whether it computes on the cores of this host."""
 
 
 class ClientLeft(msgspec.Struct, frozen=True):
@@ -90,6 +92,9 @@ class Run(msgspec.Struct, frozen=True):
     plan: Plan
     beside: bool = False
     """Whether it is computed beside what the first lanes ask for meanwhile."""
+    company: int | None = 0
+    """How many clients compute meanwhile, each on a core of this host. None where batches are exact: their bits
+    depend on the number of threads, and that must not depend on others."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from symbiosis_core.clock import monotonic_us
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.logs import event, get_logger
@@ -75,8 +76,9 @@ class Executor:
         self._threads = threads
         self._views = RowViews()
         self._aside = Aside(self._views)
-        in_place = not staged and device.type == "cpu"
-        self._carrier: Carrier = InPlace(self._views) if in_place else Staged(device, self._views)
+        self._at_once = not staged and device.type == "cpu"
+        """Whether a plan is computed when its launch returns, so that a launch can be timed."""
+        self._carrier: Carrier = InPlace(self._views) if self._at_once else Staged(device, self._views)
         self._segments = SegmentPlans(self._views, Memo(memo_bytes))
         self._beside = 0
         """Plans that are computed beside."""
@@ -104,8 +106,11 @@ class Executor:
         self._ops.append((program.spec, layers))
         self._segments.learn(number, program, layers.table_rows)
 
-    def launch(self, plan: Plan, priority: int, *, beside: bool = False) -> Launched:
+    def launch(self, plan: Plan, priority: int, *, beside: bool = False, company: int | None = 0) -> Launched:
         """Starts `plan` on the stream of that priority; or, on a CPU, `beside` what is launched meanwhile.
+
+        `company` is how many clients compute on this host's cores meanwhile; None: the number of threads must not
+        depend on it.
 
         Never raises for what a client sent: its request fails with a code, the others' rows are computed. A
         failure of the computation itself fails the whole plan, is logged with its traceback, and the daemon
@@ -117,19 +122,30 @@ class Executor:
         launched = Launched(plan, beside=beside)
         try:
             if beside:
-                self._launch_beside(launched)
+                self._launch_beside(launched, company)
             else:
-                self._team |= self._threads.use_for(plan.rows, company=self._beside > 0)
-                launched.event = self._streams.launch(priority, lambda: self._compute(launched))
+                self._launch_here(launched, priority, company)
         except (RuntimeError, MemoryError) as error:
             self._fail(launched, error)
         return launched
+
+    def _launch_here(self, launched: Launched, priority: int, company: int | None) -> None:
+        plan = launched.plan
+        used = self._threads.use_for(
+            plan.rows,
+            company=None if company is None else company + self._beside,
+            kind=(plan.op, plan.direction, plan.rows) if self._at_once else None,
+        )
+        self._team |= used.threads > 1
+        began_us = monotonic_us()
+        launched.event = self._streams.launch(priority, lambda: self._compute(launched))
+        self._threads.took(used, monotonic_us() - began_us)
 
     def _compute(self, launched: Launched) -> None:
         self._prepared(launched, self._carrier)()
         self._views.computed(launched.plan.parts)
 
-    def _launch_beside(self, launched: Launched) -> None:
+    def _launch_beside(self, launched: Launched, company: int | None) -> None:
         """Hands a plan to the other thread. Slots are only touched in this one: clients may leave meanwhile."""
         self._beside += 1
         if self._team:
@@ -138,7 +154,7 @@ class Executor:
         compute = self._prepared(launched, self._aside)
 
         def work() -> None:
-            self._threads.use_for(launched.plan.rows, company=True)
+            self._threads.use_for(launched.plan.rows, company=(company or 0) + 1)
             try:
                 compute()
             except (RuntimeError, MemoryError) as error:

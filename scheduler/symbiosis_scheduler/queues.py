@@ -131,6 +131,10 @@ class Queues:
         part.lanes = tuple(lane for level in part.levels for lane in level.lanes)
         return part
 
+    def has(self, lane: str) -> bool:
+        """Whether there is a lane of that name."""
+        return lane in self._lanes
+
     def lane(self, name: str) -> Lane:
         """Returns the lane of that name. Raises KeyError where there is none."""
         return self._lanes[name]

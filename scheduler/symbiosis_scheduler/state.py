@@ -25,15 +25,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any, Final
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
-from symbiosis_core.ids import BaseId, ClientId, OpId, SlotIndex
+from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.specs import Direction, Op
-from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.admission import Admission
+from symbiosis_scheduler.at_work import AtWork
 from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.events import (
     Adopt,
@@ -54,70 +53,18 @@ from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.numbering import Numbering
 from symbiosis_scheduler.plan import Hold, Plan
 from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.present import OpenRequest, PresentClient
 from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.quotas import Quotas, Reached
 from symbiosis_scheduler.request import Request
-from symbiosis_scheduler.statistics import BaseStatistics, ClientStatistics, SchedulerStatistics
-from symbiosis_scheduler.tracks import Track, tracks_over
+from symbiosis_scheduler.statistics import ClientStatistics, SchedulerStatistics
+from symbiosis_scheduler.tallies import Tallies
+from symbiosis_scheduler.tracks import Track, Tracks
 from symbiosis_transports.calls import Call
 
 __all__ = ["SchedulerState"]
 
-
-class _Open:
-    """A request that has not been answered."""
-
-    __slots__ = ("aged", "in_flight", "refusal", "request", "rows_left")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.rows_left = request.rows
-        """Rows that are not computed."""
-        self.in_flight = 0
-        """Parts in plans that run."""
-        self.refusal: RefusalCode | None = None
-        self.aged = False
-
-
-class _Client:
-    """A client that is connected."""
-
-    __slots__ = ("base", "began", "id", "lane", "open", "refused", "requests", "rows", "slot_bytes", "user")
-
-    def __init__(self, joined: ClientJoined) -> None:
-        self.id = joined.client
-        self.lane = joined.lane
-        self.slot_bytes = joined.slot_bytes
-        self.user = joined.user
-        self.base = joined.base
-        self.began = False
-        """Whether its last request began a forward: one more of the same belongs to the same forward."""
-        self.open: dict[SlotIndex, _Open] = {}
-        self.requests = self.rows = self.refused = 0
-
-
-class _Served:
-    """What a lane has done since the start."""
-
-    __slots__ = ("aged", "requests", "rows")
-
-    def __init__(self) -> None:
-        self.requests = self.rows = self.aged = 0
-
-
-class _Computed:
-    """What was computed over a base since the start."""
-
-    __slots__ = ("batches", "rows")
-
-    def __init__(self) -> None:
-        self.batches = self.rows = 0
-
-
 _DIRECTIONS: Final = tuple(Direction)
-_LINGERS_US: Final = 100_000
-"""For how long the first level counts as at work after its last batch. Who decodes asks every few milliseconds;
-where nobody does, lower levels have its thread and its cores, and delay it once by what is in flight."""
 
 
 class SchedulerState:
@@ -142,7 +89,6 @@ class SchedulerState:
         """What was learned of ops and clients."""
         self._numbering = Numbering(len(catalogues))
         self._admissions = [Admission((), config.limits) for _ in catalogues]
-        self._computed = [_Computed() for _ in catalogues]
         self._queues = Queues(config.lanes)
         self._quotas = Quotas(config.lanes)
         self._policy = policy
@@ -152,29 +98,23 @@ class SchedulerState:
         self._max_in_flight = max_in_flight
         self._can_beside = beside
         self._tracks = self._laid(config)
-        self._first_us = -_LINGERS_US - 1
-        """When the first level was last seen at work."""
-        self._clients: dict[ClientId, _Client] = {}
+        self._clients: dict[ClientId, PresentClient] = {}
         self._draining = False
-        self._lanes = {lane.name: _Served() for lane in self._queues.lanes}
-        self._batches = self._batch_requests = self._batch_rows = self._batch_clients = 0
-        self._busy_us = self._busy_since_us = 0
+        self._at_work = AtWork()
+        self._exact = config.batching.exact
+        self._tallies = Tallies(config.lanes, len(catalogues))
 
     def __repr__(self) -> str:
         draining = ", draining" if self._draining else ""
         return (
             f"<SchedulerState {len(self._clients)} clients, {len(self._queues)} queued, "
-            f"{self._in_flight} in flight{draining}>"
+            f"{self._tracks.in_flight} in flight{draining}>"
         )
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
-        return not self._in_flight and not len(self._queues)
-
-    @property
-    def _in_flight(self) -> int:
-        return sum([len(track.in_flight) for track in self._tracks])
+        return not self._tracks.in_flight and not len(self._queues)
 
     @property
     def lanes_in_use(self) -> set[str]:
@@ -222,32 +162,16 @@ class SchedulerState:
             )
             for client in self._clients.values()
         )
-        members = Counter(client.lane for client in clients)
-        lanes = tuple(
-            LaneStatus(
-                name=lane.name,
-                priority=lane.config.priority,
-                clients=members[lane.name],
-                queued_requests=len(lane.waiting),
-                queued_rows=lane.rows,
-                requests=served.requests,
-                rows=served.rows,
-                aged=served.aged,
-            )
-            for lane in self._queues.lanes
-            for served in (self._lanes[lane.name],)
-        )
-        batches = BatchStatus(
-            count=self._batches,
-            requests=self._batch_requests,
-            rows=self._batch_rows,
-            clients=self._batch_clients,
-            busy_s=self._busy_us / 1e6,
-        )
         travellers = self.known.travellers
-        holds = self.known.convoys.holds.status(travellers.error.mean, travellers.pause.mean)
-        bases = tuple([BaseStatistics(each.batches, each.rows) for each in self._computed])
-        return SchedulerStatistics(clients, lanes, batches, holds, bases, self._in_flight, self._draining)
+        return SchedulerStatistics(
+            clients,
+            self._tallies.lanes(self._queues, Counter([client.lane for client in clients])),
+            self._tallies.batches(),
+            self.known.convoys.holds.status(travellers.error.mean, travellers.pause.mean),
+            self._tallies.bases(),
+            self._tracks.in_flight,
+            self._draining,
+        )
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
@@ -256,7 +180,8 @@ class SchedulerState:
         flying: Counter[Request] = Counter()
         for track in self._tracks:
             assert len(track.in_flight) <= track.most
-            for part in chain.from_iterable(plan.parts for plan in track.in_flight):
+        for plan in self._tracks.plans():
+            for part in plan.parts:
                 parts[part.request] += 1
                 flying[part.request] += part.rows
         queued = {request for lane in self._queues.lanes for request in lane.waiting}
@@ -272,9 +197,9 @@ class SchedulerState:
         assert not queued, "queued for a client that is gone"
 
     def _joined(self, event: ClientJoined) -> list[Instruction]:
-        if event.client in self._clients or event.lane not in self._lanes:
+        if event.client in self._clients or not self._queues.has(event.lane):
             raise LocalProtocolError(f"{event} joins twice or in no lane")
-        self._clients[event.client] = _Client(event)
+        self._clients[event.client] = PresentClient(event)
         self._quotas.join(event.client, event.lane, event.user)
         return []
 
@@ -282,6 +207,7 @@ class SchedulerState:
         if self._clients.pop(event.client, None) is not None:
             self._queues.remove(event.client)
             self._quotas.leave(event.client)
+            self._at_work.ended(event.client)
             self.known.left(event.client)
         return []
 
@@ -319,12 +245,13 @@ class SchedulerState:
                 call.out_offset,
                 call.memo,
             )
-            client.open[slot] = _Open(request)
+            client.open[slot] = OpenRequest(request)
+            self._at_work.ended(client.id)
             self._queues.push(request)
             self.known.arrived(request)
         return instructions
 
-    def _over_quota(self, client: _Client, op: OpId | None, call: Call, now_us: int) -> bool:
+    def _over_quota(self, client: PresentClient, op: OpId | None, call: Call, now_us: int) -> bool:
         """Whether the call would begin a forward that a quota does not allow yet; counts rows of all others."""
         begins = op in self.known.travellers.starts and not call.direction
         if begins and not client.began and self._quotas.reached(client.id, now_us) is not None:
@@ -333,22 +260,17 @@ class SchedulerState:
         self._quotas.charge(client.id, call.rows, now_us)
         return False
 
-    def _first_is_at_work(self, now_us: int) -> bool:
-        first = self._tracks[-1]
-        if len(first.queues) or first.in_flight:
-            self._first_us = now_us
-        return now_us - self._first_us <= _LINGERS_US
-
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []
         until_us: int | None = None
-        beside = self._first_is_at_work(event.now_us)
+        beside = self._tracks.first_is_at_work(event.now_us)
         for track in self._tracks:
             while track.free:
                 decision = self._policy.plan(event.now_us, track.queues, self.known)
                 if isinstance(decision, Plan):
                     self._start(decision, track, event.now_us)
-                    runs.append(Run(decision, beside=track.beside and beside))
+                    company = None if self._exact else self._at_work.count(event.now_us)
+                    runs.append(Run(decision, beside=track.beside and beside, company=company))
                     continue
                 if isinstance(decision, Hold):
                     until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
@@ -371,29 +293,20 @@ class SchedulerState:
             entry = self._clients[lead.client].open[lead.slot]
             if not entry.aged:
                 entry.aged = True
-                self._lanes[lead.lane].aged += 1
-        if not self._in_flight:
-            self._busy_since_us = now_us
+                self._tallies.aged(lead.lane)
+        if not self._tracks.in_flight:
+            self._tallies.busy(now_us)
         track.in_flight[plan] = now_us
         self.known.started(plan, now_us)
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
-        track = next((track for track in self._tracks if plan in track.in_flight), None)
-        if track is None:
+        took_us = self._tracks.finish(plan, event.now_us)
+        if took_us is None:
             raise LocalProtocolError("a plan is done that is not in flight")
-        took_us = track.finish(plan, event.now_us)
-        if track is self._tracks[-1]:
-            self._first_us = event.now_us
-        if not self._in_flight:
-            self._busy_us += event.now_us - self._busy_since_us
-        self._batches += 1
-        self._batch_requests += len(plan.parts)
-        self._batch_rows += plan.rows
-        self._batch_clients += len(plan.clients)
-        computed = self._computed[self._numbering.base(plan.op)]
-        computed.batches += 1
-        computed.rows += plan.rows
+        if not self._tracks.in_flight:
+            self._tallies.idle(event.now_us)
+        self._tallies.computed(plan, self._numbering.base(plan.op))
         self.known.finished(plan, took_us, event.now_us)
         answers: list[Instruction] = []
         for part in plan.parts:
@@ -409,15 +322,15 @@ class SchedulerState:
                 self._queues.discard(request)
             if not entry.in_flight and (entry.refusal is not None or not entry.rows_left):
                 answers.append(self._answer(client, entry))
+                if client.here and not client.open:
+                    self._at_work.answered(client.id, event.now_us)
         return answers
 
-    def _answer(self, client: _Client, entry: _Open) -> Answer:
+    def _answer(self, client: PresentClient, entry: OpenRequest) -> Answer:
         request = entry.request
         del client.open[request.slot]
         if entry.refusal is None:
-            lane = self._lanes[client.lane]
-            lane.requests += 1
-            lane.rows += request.rows
+            self._tallies.answered(request)
             client.requests += 1
             client.rows += request.rows
         else:
@@ -433,18 +346,17 @@ class SchedulerState:
         self._quotas = self._quotas.moved_to(lanes, members)
         for admission in self._admissions:
             admission.limit(event.config.limits)
-        self._lanes = {lane.name: self._lanes.get(lane.name) or _Served() for lane in self._queues.lanes}
+        self._tallies.moved_to(lanes)
         self._policy = event.policy
+        self._exact = event.config.batching.exact
         before, self._tracks = self._tracks, self._laid(event.config)
-        for track in before:
-            heir = self._tracks[0] if track.beside else self._tracks[-1]
-            heir.in_flight |= track.in_flight
+        self._tracks.inherit(before)
         return []
 
-    def _laid(self, config: DaemonConfig) -> tuple[Track, ...]:
+    def _laid(self, config: DaemonConfig) -> Tracks:
         """Returns the tracks for what waits. Exact batches come one after the other: bits depend on threads."""
         beside = self._can_beside and getattr(self._policy, "beside", False) and not config.batching.exact
-        return tracks_over(self._queues, self._max_in_flight, beside=beside)
+        return Tracks(self._queues, self._max_in_flight, beside=beside)
 
     def _drain(self, _: Drain) -> list[Instruction]:
         self._draining = True

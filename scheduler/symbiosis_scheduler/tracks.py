@@ -7,10 +7,18 @@ none.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final
+
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.queues import Queues
 
-__all__ = ["Track", "tracks_over"]
+__all__ = ["Track", "Tracks"]
+
+_LINGERS_US: Final = 100_000
+"""For how long the first level counts as at work after its last batch. Who decodes asks every few milliseconds;
+where nobody does, lower levels have its thread and its cores, and delay it once by what is in flight."""
 
 
 class Track:
@@ -43,8 +51,48 @@ class Track:
         return took_us
 
 
-def tracks_over(queues: Queues, most: int, *, beside: bool) -> tuple[Track, ...]:
-    """Returns one track over all levels; or, `beside`, that of the lower levels, and then that of the first."""
-    if not beside or len(queues.levels) < 2:
-        return (Track(queues, most),)
-    return Track(queues.part(1), most, beside=True), Track(queues.part(0, 1), most)
+class Tracks:
+    """One track over all levels; or, `beside`, that of the lower levels, and then that of the first."""
+
+    def __init__(self, queues: Queues, most: int, *, beside: bool = False) -> None:
+        self._first = Track(queues, most)
+        self._all: tuple[Track, ...] = (self._first,)
+        if beside and len(queues.levels) > 1:
+            self._first = Track(queues.part(0, 1), most)
+            self._all = Track(queues.part(1), most, beside=True), self._first
+        self._first_us = -_LINGERS_US - 1
+        """When the first level was last seen at work."""
+
+    def __iter__(self) -> Iterator[Track]:
+        return iter(self._all)
+
+    @property
+    def in_flight(self) -> int:
+        """Plans that run."""
+        return sum([len(track.in_flight) for track in self._all])
+
+    def plans(self) -> Iterator[Plan]:
+        """Yields every plan that runs."""
+        return chain.from_iterable([track.in_flight for track in self._all])
+
+    def first_is_at_work(self, now_us: int) -> bool:
+        """Whether the first level has something to do, or had it a moment ago."""
+        if len(self._first.queues) or self._first.in_flight:
+            self._first_us = now_us
+        return now_us - self._first_us <= _LINGERS_US
+
+    def finish(self, plan: Plan, now_us: int) -> int | None:
+        """Takes a plan out and returns for how many microseconds it was computed; None: it does not run."""
+        for track in self._all:
+            if plan in track.in_flight:
+                if track is self._first:
+                    self._first_us = now_us
+                return track.finish(plan, now_us)
+        return None
+
+    def inherit(self, before: Tracks) -> None:
+        """Takes over what runs in the tracks of another configuration."""
+        self._first_us = before._first_us
+        for track in before:
+            heir = self._all[0] if track.beside else self._first
+            heir.in_flight |= track.in_flight

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.deferral import FrozenVector
 from symbiosis_adapters.deferred import Deferred, pending, value_of
+from symbiosis_adapters.vectors import FrozenVector
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import CONFIGS, LAYERS, Pair
@@ -119,7 +119,7 @@ def test_every_trip_is_counted_by_name(pair: Pair) -> None:
     pair.rows.trips.clear()
     for _ in range(2):
         model(input_ids=IDS).logits.sum()
-    forced = model.symbiosis_deferral.forced
+    forced = model.symbiosis_deferral.trips.made
     assert forced.total() == len(pair.rows.forward) == 2 * (LAYERS + 1)
     assert set(forced) == set(pair.rows.forward)
 

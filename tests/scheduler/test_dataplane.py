@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +22,7 @@ from symbiosis_scheduler.plan import Decision
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.streams import DeviceLostError, Event
+from symbiosis_transports.ports import Peer
 from symbiosis_transports.testing import FaultyChannel
 from tests.scheduler.running_plane import LateStreams, Running
 from tests.scheduler.tiny_models import lend, tiny
@@ -275,3 +277,16 @@ def test_a_plan_that_finds_no_memory_fails_alone(run: Callable[..., Running], la
         pipeline.run(op, Direction.FORWARD, [x_TW])
     assert caught.value.code is RefusalCode.FAILED
     assert torch.equal(pipeline.run(op, Direction.FORWARD, [x_TW])[0], layers.apply(op, Direction.FORWARD, x_TW))
+
+
+@pytest.mark.parametrize(("uid", "here"), [(os.getuid(), True), (None, False)])
+def test_whom_the_kernel_does_not_know_computes_elsewhere(
+    run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, uid: int | None, here: bool
+) -> None:
+    """So the daemon's products leave it no core."""
+    monkeypatch.setattr("symbiosis_transports.inproc.server.Peer", lambda *_: Peer(0, uid))
+    running = run()
+    channel = running.connect()
+    [client] = running.ask(lambda plane: [each.here for each in plane.state._clients.values()])
+    assert client is here
+    channel.close()
