@@ -50,7 +50,7 @@ def test_head_and_table_stay_two_and_each_has_its_own_values(path: Path, cut: Cu
 @pytest.mark.filterwarnings("ignore:Model .* `tie_word_embeddings=True`")
 def test_merging_into_the_table_unties_the_config_as_with_plain_peft(path: Path) -> None:
     """PEFT looks whether head and table lie at two places."""
-    merged = []
+    merged: list[Any] = []
     for base in (plain(path), LocalBase(plain(path), DType.FLOAT32, str(path)).remote()):
         torch.manual_seed(2)
         model = get_peft_model(base, LoraConfig(target_modules=["embed_tokens"], init_lora_weights=False))
