@@ -2,8 +2,10 @@
 
 After a parallel operation OpenMP's threads look for more work for milliseconds, awake (8 ms of processor time were
 measured after one `exp`). Here the next thing is nearly always a wait for the daemon, which needs that very core.
-So before a wait the threads are let go, and a forward or backward over a few rows runs in one thread, for which
-such small operations gain nothing from a second. When it returns, torch has as many threads as before.
+So before a wait the threads are let go, and between two waits a forward or backward over a few rows computes in
+one thread. All are tried for it (see `thread_trial`), and stay where trips come round faster with them: they do
+for a training step of a client that is alone, and do not where others want the cores. When the forward or
+backward returns, torch has as many threads as before.
 
 `SYMBIOSIS_KEEP_THREADS=1` in the environment leaves all that alone.
 """
@@ -19,21 +21,27 @@ import torch
 from torch import nn
 from torch.autograd import Variable
 
+from symbiosis_core.clock import monotonic_us
 from symbiosis_core.openmp import let_team_go
+from symbiosis_core.thread_trial import ThreadTrial
 
 __all__ = ["FEW_ROWS", "KEEP_VARIABLE", "before_wait", "watch_forwards"]
 
 KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_THREADS"
 FEW_ROWS: Final = 256
-"""Up to this many rows are computed in one thread. At 128 rows two threads, which are let go and made anew for
-every trip, cost a training step 0.3 s more than one in its forward, and up to 0.1 s in its backward."""
+"""From more rows on all threads compute in any case."""
 
 
 class _Inside(threading.local):
     """Where this thread is, and what was changed for it."""
 
-    depth = 0
-    threads_before = 0
+    def __init__(self) -> None:
+        self.depth = 0
+        self.threads_before = 0
+        """0: nothing was changed."""
+        self.trial = ThreadTrial()
+        self.phase: tuple[object, bool, int] | None = None
+        """What was waited for last, whether all threads compute since then, and when that began."""
 
 
 _inside = _Inside()
@@ -46,17 +54,33 @@ def watch_forwards(model: nn.Module) -> None:
         model.register_forward_hook(_leave, always_call=True)
 
 
-def before_wait(rows: int) -> None:
-    """Says that this thread is about to wait for the daemon to compute `rows` rows."""
-    if rows <= FEW_ROWS and not _inside.threads_before and not _keeps():
-        backward = torch._C._current_graph_task_id() != -1
-        if (backward or _inside.depth) and (threads := torch.get_num_threads()) > 1:
-            _inside.threads_before = threads
-            torch.set_num_threads(1)
-            if backward:
-                Variable._execution_engine.queue_callback(_give_back)
-    if not _keeps():
-        let_team_go()
+def before_wait(rows: int, kind: object = None) -> None:
+    """Says that this thread is about to wait for the daemon to compute `rows` rows.
+
+    Until the next wait about as much will be computed here as after other waits of that kind; None: nobody knows.
+    """
+    if _keeps():
+        return
+    backward = torch._C._current_graph_task_id() != -1
+    if rows <= FEW_ROWS and (backward or _inside.depth):
+        _choose_threads(kind, backward=backward)
+    let_team_go()
+
+
+def _choose_threads(kind: object, *, backward: bool) -> None:
+    now_us = monotonic_us()
+    if not _inside.threads_before:
+        if torch.get_num_threads() == 1:
+            return
+        _inside.threads_before = torch.get_num_threads()
+        if backward:
+            Variable._execution_engine.queue_callback(_give_back)
+    elif _inside.phase is not None:
+        last, all_threads, began_us = _inside.phase
+        _inside.trial.took(last, now_us - began_us, all_threads=all_threads)
+    all_threads = kind is not None and _inside.trial.all_threads(kind)
+    torch.set_num_threads(_inside.threads_before if all_threads else 1)
+    _inside.phase = None if kind is None else (kind, all_threads, now_us)
 
 
 def _enter(module: nn.Module, args: Any) -> None:
@@ -75,6 +99,7 @@ def _give_back() -> None:
     if _inside.threads_before:
         torch.set_num_threads(_inside.threads_before)
         _inside.threads_before = 0
+        _inside.phase = None
 
 
 @cache

@@ -63,7 +63,7 @@ class Pipeline:
         if rows > chunk:
             return self._run_chunked(op, direction, planes, chunk, memo)
         slot, prepared = self._send(op, direction, planes, memo)
-        before_wait(rows)
+        before_wait(rows, (op.id, direction, rows))
         try:
             self._channel.wait(slot, self._timeout_s)
             return [view.clone() for view in prepared.outputs]

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import torch
 
 from symbiosis_core.errors import UsageError
-from symbiosis_scheduler.thread_trial import ThreadTrial
+from symbiosis_core.thread_trial import ThreadTrial
 
 __all__ = ["MANY_ROWS", "ThreadChoice", "Used"]
 

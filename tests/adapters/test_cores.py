@@ -1,4 +1,4 @@
-"""A forward over a few rows runs in one thread, and afterwards torch has as many as before."""
+"""A forward over a few rows runs in one thread unless all were faster; afterwards torch has as many as before."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from symbiosis_adapters import cores
 from symbiosis_adapters.cores import FEW_ROWS, before_wait, watch_forwards
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
@@ -64,6 +65,67 @@ def test_a_forward_that_fails_gives_the_threads_back() -> None:
 def test_a_model_inside_of_a_model_gives_them_back_at_the_end_of_the_outer() -> None:
     assert watched(Waiting(1, watched(Waiting(1))))() == 1
     assert torch.get_num_threads() == 2
+
+
+class Clock:
+    """A clock that goes by as much as one thread, or all, would take between two waits."""
+
+    def __init__(self, one_us: int, all_us: int) -> None:
+        self.now_us, self.one_us, self.all_us = 0, one_us, all_us
+
+    def __call__(self) -> int:
+        self.now_us += self.one_us if torch.get_num_threads() == 1 else self.all_us
+        return self.now_us
+
+
+class Layered(nn.Module):
+    """Waits several times in a forward, and returns how many threads it had after each."""
+
+    def forward(self, layers: int, kinds: int) -> list[int]:
+        seen = []
+        for layer in range(layers):
+            before_wait(1, layer % kinds if kinds else None)
+            seen.append(torch.get_num_threads())
+        return seen
+
+
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a thread that has tried nothing yet."""
+    monkeypatch.setattr(cores, "_inside", type(cores._inside)())
+
+
+@pytest.mark.usefixtures("untried")
+@pytest.mark.parametrize(("all_us", "most"), [(70, 2), (150, 1)])
+def test_few_rows_take_all_threads_where_that_was_seen_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, all_us: int, most: int
+) -> None:
+    monkeypatch.setattr(cores, "monotonic_us", Clock(100, all_us))
+    model = watched(Layered())
+    seen = [threads for _ in range(20) for threads in model(10, 3)]
+    assert seen[:12] == [1] * 12, "what one thread takes has to be known first"
+    assert 2 in seen[12:20]
+    assert seen[-36:].count(most) >= 35
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("untried")
+def test_what_comes_between_two_forwards_is_not_taken_for_a_part_of_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(100, 70)
+    monkeypatch.setattr(cores, "monotonic_us", clock)
+    model = watched(Layered())
+    for _ in range(40):
+        model(2, 2)
+        clock.now_us += 1_000_000
+    assert cores._inside.trial._one_us[0][1] == 100
+
+
+@pytest.mark.usefixtures("untried")
+def test_waits_that_are_like_no_other_are_followed_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "monotonic_us", Clock(100, 70))
+    assert set(watched(Layered())(100, 0)) == {1}
 
 
 class Passing(torch.autograd.Function):

@@ -44,6 +44,7 @@ EXPORTS = {
         "TensorKind", "TensorSpec", "plane_starts",
     ],
     "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
+    "symbiosis_core.thread_trial": ["ThreadTrial"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [
         "MAX_OBSTACLE", "MAX_REPLY_BYTES", "MAX_REQUEST_BYTES", "TENSOR_PART_BYTES", "VERSION", "AskQuota",

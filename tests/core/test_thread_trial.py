@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle
 
-from symbiosis_scheduler.thread_trial import ThreadTrial
+from symbiosis_core.thread_trial import ThreadTrial
 
 
 def run(trial: ThreadTrial, plans: int, *, one_us: float, all_us: float, kinds: int = 1) -> list[bool]:

@@ -19,8 +19,9 @@ _COMPARED: Final = 32
 """So many plans are computed by all threads before they are judged, and so many weigh in the average."""
 _SURE: Final = 3
 """So few are enough where they took twice as long: somebody else has the core."""
-_AGAIN: Final = 32
-"""Every so many plans one is computed by one thread, to know how long that takes by now."""
+_AGAIN: Final = 37
+"""Every so many plans one is computed by one thread, to know how long that takes by now. A prime, so that it is
+another kind every time, however many there are in a forward."""
 _LEAST_PAUSE: Final = 64
 _LONGEST_PAUSE: Final = 4096
 """For so many plans one thread is kept when all were slower: more each time, as they may be for good."""
