@@ -5,7 +5,7 @@ Pure, and done once for every distinct recording. A passage, one node here, is w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ class Draft(NamedTuple):
     derived: dict[int, NodeKey]
 
 
-def draft(recording: Recording, wanted: tuple[int, ...], passages: Sequence[Passage]) -> Draft:
+def draft(recording: Recording, wanted: tuple[int, ...], passages: Mapping[int, Passage]) -> Draft:
     """Returns the segment of what `wanted` is computed from. `passages` are all that a node may name."""
     derived = _derived(recording, wanted)
     asked = [node for node in wanted if node not in derived]
@@ -42,14 +42,12 @@ def draft(recording: Recording, wanted: tuple[int, ...], passages: Sequence[Pass
     first = len(inputs) + len(tensors)
     for index in needed:
         node = recording.nodes[index]
-        if node.fn != "passage":
-            nodes.append(_node(node, place))
+        args = tuple([place[arg] for arg in node.args])
+        if node.fn == "passage":
+            written = passages[node.op].over(args[0], vectors.__getitem__, first + len(nodes))
         else:
-            passage, (value,) = passages[node.op], node.args
-            inside = {-1: place[value]} | {-2 * k - 2: vectors[name] for k, name in enumerate(passage.tensors)}
-            for relative, inner in enumerate(passage.nodes):
-                nodes.append(_node(inner, inside))
-                inside[relative] = first + len(nodes) - 1
+            written = [node._replace(args=args)]
+        nodes += map(_node, written)
         place[index] = first + len(nodes) - 1
     segment = Segment(
         tuple([_plane(recording.inputs[index]) for index in inputs]),
@@ -77,7 +75,9 @@ def _needed(recording: Recording, asked: list[int]) -> list[int]:
     return sorted(needed)
 
 
-def _tensors(recording: Recording, needed: list[int], refs: set[int], passages: Sequence[Passage]) -> list[str]:
+def _tensors(
+    recording: Recording, needed: list[int], refs: set[int], passages: Mapping[int, Passage]
+) -> list[str]:
     """Returns the frozen vectors that the needed nodes read, those inside of passages too."""
     own = [name for k, name in enumerate(recording.tensors) if -2 * k - 2 in refs]
     nodes = [recording.nodes[index] for index in needed]
@@ -85,10 +85,9 @@ def _tensors(recording: Recording, needed: list[int], refs: set[int], passages: 
     return list(dict.fromkeys([*own, *inside]))
 
 
-def _node(key: NodeKey, place: dict[int, int]) -> Node:
-    args = tuple([place[arg] for arg in key.args])
+def _node(key: NodeKey) -> Node:
     dtype = DType(key.dtype) if key.dtype else None
-    return Node(Fn(key.fn), args, key.op, key.number, key.start, key.width, dtype)
+    return Node(Fn(key.fn), key.args, key.op, key.number, key.start, key.width, dtype)
 
 
 def _plane(x: Tensor) -> Plane:

@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from symbiosis_adapters.deferred import RULES
-from symbiosis_adapters.placeholder import FrozenWeight, Lending
+from symbiosis_adapters.lenders import Lending
+from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.probing import agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear
 from symbiosis_core.errors import UsageError

@@ -17,15 +17,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from symbiosis_adapters.asking import borrow_from
 from symbiosis_adapters.session import Session
 from symbiosis_core.errors import RefusedError, RemoteProtocolError
-from symbiosis_core.ids import boot_id
 from symbiosis_core.specs import LentTensor
-from symbiosis_core.wire import Borrow, Loan
+from symbiosis_core.wire import Loan
 from symbiosis_transports.posix_shm.collect import collect
 from symbiosis_transports.sealed import check_sealed, map_private
 from symbiosis_transports.tensors import torch_dtype
-from symbiosis_transports.zmq_link import ControlClient
 
 __all__ = ["BorrowedWeights", "Lender", "borrow"]
 
@@ -75,7 +74,7 @@ class BorrowedWeights:
 
 
 class Lender:
-    """Borrows the weights when the first is asked for. Implements `placeholder.Lending`."""
+    """Borrows the weights when the first is asked for. Implements `lenders.Lending`."""
 
     def __init__(self, borrow: Callable[[], BorrowedWeights]) -> None:
         self._borrow = borrow
@@ -110,9 +109,7 @@ class Lender:
 
 def borrow(session: Session) -> BorrowedWeights:
     """Borrows the weights of a session's base. Raises as `Lender.weights` does."""
-    with ControlClient(session.address.control) as link:
-        loan = link.ask(Borrow(session.spec.name, boot_id()))
-    assert isinstance(loan, Loan)  # the conversation lets nothing else through
+    loan = borrow_from(session.address, session.spec.name)
     if loan.fingerprint != session.spec.fingerprint:
         raise RemoteProtocolError(
             f"the daemon at {session.address} lends another base ({loan.fingerprint[:12]}) than this model was "

@@ -22,7 +22,8 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
-from symbiosis_adapters.placeholder import FrozenWeight, Lending, lent_copy, take
+from symbiosis_adapters.lenders import Lending
+from symbiosis_adapters.placeholder import FrozenWeight, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
 from symbiosis_core.errors import RemoteProtocolError, UsageError

@@ -21,47 +21,19 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
 
+from symbiosis_adapters.lenders import NOBODY, Lending
 from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, STRIDES, VIEWS
-from symbiosis_adapters.refusals import LEND, RETYPE, TRAIN, refusal
-from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_adapters.refusals import LEND, RETYPE, described, refusal
+from symbiosis_core.errors import DaemonGoneError, RefusedError, RemoteProtocolError
 
-__all__ = ["FrozenWeight", "Lending", "lent_copy", "take", "takes"]
-
-
-class Lending(Protocol):
-    """Where the real values come from."""
-
-    def frozen(self, name: str) -> torch.Tensor:
-        """Returns a weight for reading.
-
-        Raises:
-            RefusedError: the daemon does not lend.
-        """
-
-    def private(self, name: str) -> torch.Tensor:
-        """Returns a weight in memory that nobody else has, to be written to. Raises as `frozen` does."""
-
-    @property
-    def withheld(self) -> bool:
-        """Whether the values could not be had when they were last asked for."""
+__all__ = ["FrozenWeight", "lent_copy", "take", "takes"]
 
 
-class _Nobody:
-    """Lends nothing."""
-
-    def frozen(self, name: str) -> torch.Tensor:
-        raise RefusedError(RefusalCode.NOT_LENT, "this model was built without a way to borrow them")
-
-    private = frozen
-    withheld = True
-
-
-_NOBODY = _Nobody()
 _takes = 0
 
 
@@ -135,7 +107,7 @@ class FrozenWeight(_Tensor):
         if self._origin is not None:
             whole, make = self._origin
             return make(whole._read())
-        return self._checked((self.lending or _NOBODY).frozen(self.label))
+        return self._checked((self.lending or NOBODY).frozen(self.label))
 
     def _become(self, values: torch.Tensor, kind: type[torch.Tensor]) -> None:
         views = [view for known in self._views if (view := known()) is not None]
@@ -191,7 +163,7 @@ class FrozenWeight(_Tensor):
                 return _move(func, first, args[1:], named)
             if name == "requires_grad_" and False in (*args[1:], *named.values()):
                 return first
-        attempt, remedy = _described(func, name)
+        attempt, remedy = described(func, name)
         if _only_reads(name, first, named):
             args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
         else:
@@ -211,7 +183,7 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     """
     global _takes
     root = _root(weight)
-    lending = root.lending or _NOBODY
+    lending = root.lending or NOBODY
     _takes += 1
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
         values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label)))
@@ -223,7 +195,7 @@ def lent_copy(weight: FrozenWeight) -> torch.Tensor | None:
 
     The placeholder stays one.
     """
-    lending = weight.lending or _NOBODY
+    lending = weight.lending or NOBODY
     if lending.withheld:
         return None
     root = _root(weight)
@@ -322,14 +294,3 @@ def _lent(weight: FrozenWeight, attempt: str, remedy: str, action: Callable[[], 
         return action()
     except RefusedError as error:
         raise refusal(weight.label, attempt, remedy, error) from None
-
-
-def _described(func: Any, name: str) -> tuple[str, str]:
-    """Returns what was attempted, in words, and what to do about it where it is refused."""
-    if name == "requires_grad_":
-        return "training it", TRAIN
-    if name not in ("__get__", "__set__"):
-        return f"torch's {name}()", LEND
-    attribute = func.__self__.__name__
-    verb = "reading its" if name == "__get__" else "setting its"
-    return f"{verb} {attribute}", TRAIN if attribute in ("requires_grad", "grad") else LEND

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import torch
@@ -63,6 +63,12 @@ class Passage(NamedTuple):
     tensors: tuple[str, ...]
     plane: Plane
     """Of the last node, which is what comes out."""
+
+    def over(self, value: int, vector: Callable[[str], int], first: int) -> list[NodeKey]:
+        """Returns the nodes as they are done to `value`, where they stand from index `first` on."""
+        inside = {-1: value} | {-2 * k - 2: vector(name) for k, name in enumerate(self.tensors)}
+        inside |= {relative: first + relative for relative in range(len(self.nodes))}
+        return [node._replace(args=tuple([inside[arg] for arg in node.args])) for node in self.nodes]
 
 
 class StandIn(Protocol):

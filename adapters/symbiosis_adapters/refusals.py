@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 from symbiosis_core.errors import RefusedError, UsageError
 
-__all__ = ["LEND", "RETYPE", "TRAIN", "refusal"]
+__all__ = ["LEND", "RETYPE", "described", "refusal"]
 
 LEND: Final = (
     "Attach to a daemon on this host that lends its weights, or use an adapter that leaves them alone (for LoRA: "
     "default initialization, no DoRA) and merge into a model loaded with plain transformers"
 )
-TRAIN: Final = (
+_TRAIN: Final = (
     "The base is frozen for all its clients: train adapters, and keep it out of modules_to_save and bias"
 )
 RETYPE: Final = (
@@ -21,6 +21,17 @@ RETYPE: Final = (
     "with the other dtype; adapters may have any dtype"
 )
 _NOT_THE_CALLER: Final = frozenset({"torch", "symbiosis_adapters"})
+
+
+def described(func: Any, name: str) -> tuple[str, str]:
+    """Returns what was attempted, in words, and what to do about it where it is refused."""
+    if name == "requires_grad_":
+        return "training it", _TRAIN
+    if name not in ("__get__", "__set__"):
+        return f"torch's {name}()", LEND
+    attribute = func.__self__.__name__
+    verb = "reading its" if name == "__get__" else "setting its"
+    return f"{verb} {attribute}", _TRAIN if attribute in ("requires_grad", "grad") else LEND
 
 
 def refusal(label: str, attempt: str, remedy: str, why: RefusedError | None = None) -> UsageError:

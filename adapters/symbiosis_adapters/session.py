@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 import torch
-from msgspec.structs import replace
 
+from symbiosis_adapters.asking import fetch_from, quota_of, teach
+from symbiosis_adapters.attaching import attach
 from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.errors import (
     BusyError,
@@ -24,7 +25,6 @@ from symbiosis_core.errors import (
     DaemonGoneError,
     RefusalCode,
     RefusedError,
-    RemoteProtocolError,
     SymbiosisError,
     UsageError,
 )
@@ -32,25 +32,10 @@ from symbiosis_core.ids import OpId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.segments import Segment, SegmentSpec, check, describe
 from symbiosis_core.specs import Direction, ModelSpec, Op, OpSpec, TensorSpec
-from symbiosis_core.wire import (
-    MAX_OBSTACLE,
-    AskQuota,
-    Capability,
-    Describe,
-    Fetch,
-    Hello,
-    Learn,
-    Learned,
-    ModelReply,
-    QuotaState,
-    TensorPart,
-    Welcome,
-)
+from symbiosis_core.wire import Hello, Welcome
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ChannelStatistics, ClientChannel
-from symbiosis_transports.registry import names, transport
 from symbiosis_transports.tensors import torch_dtype
-from symbiosis_transports.zmq_link import ControlClient
 
 __all__ = ["Session"]
 
@@ -58,7 +43,6 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-_ATTACH_TIMEOUT_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 LANE_KEY_VARIABLE = "SYMBIOSIS_LANE_KEY"
@@ -181,7 +165,7 @@ class Session:
             raise
         except RefusedError as error:
             if error.code is RefusalCode.QUOTA:
-                raise self._quota(error) from None
+                raise quota_of(self.address, self.welcome.client, error) from None
             if error.code is RefusalCode.PERMISSION:  # it was let in before: a broken handshake looks the same
                 self._detach()
                 raise DaemonGoneError(str(self.address), error.reason) from None
@@ -193,79 +177,32 @@ class Session:
             self._detach()
             raise
 
-    def _quota(self, error: RefusedError) -> BusyError:
-        """Returns the error that says which quota was reached, and until when: the slot's code says neither."""
-        with ControlClient(self.address.control) as link:
-            state = link.ask(AskQuota(self.welcome.client))
-        assert isinstance(state, QuotaState)  # the conversation lets nothing else through
-        retry_after_s = state.retry_after_s
-        return BusyError(error.code, state.reason or error.reason, state.remedy, retry_after_s=retry_after_s)
-
     def _resolve(self, op: SegmentSpec) -> SegmentSpec:
         """Returns the segment under the number that this daemon knows it by, teaching it where need be."""
         known = self._learned.get(op)
         if known is None:
-            with ControlClient(self.address.control) as link:
-                learned = link.ask(Learn(self.spec.name, op.segment))
-            assert isinstance(learned, Learned)  # the conversation lets nothing else through
-            known = self._learned[op] = SegmentSpec(OpId(learned.op), op.segment, op.values, op.name)
+            number = teach(self.address, self.spec.name, op.segment)
+            known = self._learned[op] = SegmentSpec(number, op.segment, op.values, op.name)
         return known
 
     def _fetch(self, tensor: TensorSpec) -> bytearray:
-        """Fetches part by part; over a daemon that came back, from the start, after a look at its base."""
+        """Fetches from the start; over a daemon that came back, after a look at its base."""
         if self._pipeline is None:
             self._attach()
-        data = bytearray()
-        with ControlClient(self.address.control) as link:
-            while len(data) < tensor.nbytes:
-                part = link.ask(Fetch(self.spec.name, tensor.name, len(data)))
-                assert isinstance(part, TensorPart)  # the conversation lets nothing else through
-                if not part.data or (part.offset, part.total_bytes) != (len(data), tensor.nbytes):
-                    raise RemoteProtocolError(
-                        f"the daemon answered {part.total_bytes} bytes of {tensor.name}, not {tensor.nbytes}"
-                    )
-                data += part.data
-        return data
+        return fetch_from(self.address, self.spec.name, tensor)
 
     def _attach(self) -> None:
         if self._closed:
             raise ClosedError("the session was closed")
         if os.getpid() != self._pid:
             raise ClosedError("this is a forked child; call from_pretrained in the process that uses the model")
-        capabilities = [transport(name).capability() for name in names()]
-        while True:
-            welcome, described = self._greet(capabilities)
-            self._check_same_base(described.spec)
-            carrier, endpoint = transport(welcome.transport), welcome.endpoint
-            if self.address.scheme == "tcp":  # only this side knows by which name it reaches the host
-                endpoint = carrier.endpoint(self.address.control)
-            try:
-                self._channel = carrier.connect(endpoint, welcome.token, _ATTACH_TIMEOUT_S)
-            except RefusedError as error:
-                known = {one.transport for one in capabilities if one.obstacle}
-                if error.code is not RefusalCode.NO_TRANSPORT or carrier.name in known:
-                    raise
-                log.warning(event("another transport is used", not_used=carrier.name, reason=error.reason))
-                capabilities = [
-                    replace(one, obstacle=error.reason[:MAX_OBSTACLE]) if one.transport == carrier.name else one
-                    for one in capabilities
-                ]
-            else:
-                break
+        key = os.environ.get(LANE_KEY_VARIABLE, "")
+        hello = Hello(self._name, self._lane, self.address.model, self._pid, key=key)
+        welcome, spec, self._channel = attach(self.address, hello, self._check_same_base)
         self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
         self.reconnects += hasattr(self, "spec")
         self._learned.clear()
-        self.welcome, self.spec = welcome, described.spec
-
-    def _greet(self, capabilities: Sequence[Capability]) -> tuple[Welcome, ModelReply]:
-        with ControlClient(self.address.control) as link:
-            key = os.environ.get(LANE_KEY_VARIABLE, "")
-            hello = Hello(self._name, self._lane, self.address.model, self._pid, tuple(capabilities), key)
-            welcome = link.ask(hello)
-            assert isinstance(welcome, Welcome)  # the conversation lets nothing else through
-            described = link.ask(Describe(welcome.model))
-            assert isinstance(described, ModelReply)
-        return welcome, described
+        self.welcome, self.spec = welcome, spec
 
     def _check_same_base(self, spec: ModelSpec) -> None:
         before = getattr(self, "spec", None)

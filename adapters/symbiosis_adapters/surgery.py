@@ -26,10 +26,11 @@ from symbiosis_adapters.exact_types import pass_for_linears
 from symbiosis_adapters.experts import FrozenExperts, install_expert_rules
 from symbiosis_adapters.functions import give_functions_values
 from symbiosis_adapters.heads import CAUSAL_LM, Head, Places
+from symbiosis_adapters.lenders import Lending
 from symbiosis_adapters.lending import BorrowedWeights, Lender
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.passages import add_passages
-from symbiosis_adapters.placeholder import FrozenWeight, Lending
+from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows

@@ -7,6 +7,7 @@ sit at the same places: these are the ones that the daemon can batch.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from symbiosis_adapters.drafting import draft
-from symbiosis_adapters.recording import Passage, Recording, StandIn
+from symbiosis_adapters.recording import NodeKey, Passage, Recording, StandIn
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.segment_rows import Trip, answers
+from symbiosis_core.specs import Plane
 
 __all__ = ["Observer", "Trips"]
 
@@ -34,14 +36,21 @@ class Trips:
         self._rows = rows
         self._known: dict[Any, Trip] = {}
         self._observed = threading.local()
-        self.passages: Final[list[Passage]] = []
+        self.passages: Final[dict[int, Passage]] = {}
         """All that recordings of this model may name, by their numbers."""
+        self._numbers = itertools.count()  # no two threads draw the same, as they might a list's length
         self.made: Final[Counter[str]] = Counter()
         """How often each trip was made, by name; for `explain`."""
 
     def known(self) -> list[Trip]:
         """Returns the trips that the daemon was taught."""
         return list(self._known.values())
+
+    def keep(self, nodes: tuple[NodeKey, ...], tensors: tuple[str, ...], plane: Plane) -> Passage:
+        """Returns a new passage, which recordings may name from now on."""
+        passage = Passage(next(self._numbers), nodes, tensors, plane)
+        self.passages[passage.id] = passage
+        return passage
 
     def compute(self, recording: Recording, wanted: Sequence[StandIn]) -> list[Tensor]:
         """See `Forcing.compute`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from symbiosis_adapters.deferral import Deferral
@@ -45,17 +46,13 @@ def watched(deferral: Deferral, before: Watch, x: Deferred, output: Any) -> Pass
     left = any(handle() is not None for handle in handles)
     if sizes_read() != before.sizes_read or left:
         return None
-    passages = deferral.trips.passages
-    relative = _relative(recording, before.nodes, source._index, passages)
-    if relative is None:
-        return None
-    passage = Passage(len(passages), *relative, recording.planes[last])
-    passages.append(passage)
-    return passage
+    trips = deferral.trips
+    relative = _relative(recording, before.nodes, source._index, trips.passages)
+    return None if relative is None else trips.keep(*relative, recording.planes[last])
 
 
 def _relative(
-    recording: Recording, start: int, source: int, passages: list[Passage]
+    recording: Recording, start: int, source: int, passages: Mapping[int, Passage]
 ) -> tuple[tuple[NodeKey, ...], tuple[str, ...]] | None:
     """Returns the nodes from `start` on relative to node `source`; None if they read anything else."""
     nodes: list[NodeKey] = []
@@ -72,13 +69,9 @@ def _relative(
         if any(arg not in place and (arg >= 0 or arg % 2) for arg in node.args):
             return None
         args = tuple([place[arg] if arg >= 0 else vector(recording.tensors[-arg // 2 - 1]) for arg in node.args])
-        if node.fn != "passage":
-            nodes.append(node._replace(args=args))
+        if node.fn == "passage":
+            nodes += passages[node.op].over(args[0], vector, len(nodes))
         else:
-            passage, inside = passages[node.op], {-1: args[0]}
-            inside |= {-2 * k - 2: vector(name) for k, name in enumerate(passage.tensors)}
-            for relative, inner in enumerate(passage.nodes):
-                nodes.append(inner._replace(args=tuple([inside[arg] for arg in inner.args])))
-                inside[relative] = len(nodes) - 1
+            nodes.append(node._replace(args=args))
         place[index] = len(nodes) - 1
     return tuple(nodes), tuple(tensors)

@@ -21,7 +21,6 @@ Pure: `now` is an argument, and all that is kept is a few numbers per client.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from heapq import nsmallest
 from typing import Final
 
@@ -30,6 +29,7 @@ from symbiosis_core.specs import Direction
 from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.holds import Holds
 from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.travellers import Traveller, Travellers
 
@@ -75,16 +75,15 @@ class Convoys:
     def hold_until(
         self,
         lead: Request,
-        present: Mapping[Request, int],
-        waiting: Collection[ClientId],
+        queues: Queues,
         now_us: int,
         most_us: int,
         max_rows: int,
     ) -> int | None:
         """Returns until when a plan led by `lead` is better held; None: start it.
 
-        `present` has the requests that would be in it with the rows already taken of each, `waiting` all clients
-        that have any request waiting. A plan has at most `max_rows` rows.
+        Only for clients of the lanes that `queues` has: all others are planned by themselves, and never join. A
+        plan has at most `max_rows` rows.
         """
         travellers = self._travellers.all
         traveller = travellers.get(lead.client)
@@ -95,23 +94,22 @@ class Convoys:
             return None
         until_us: int | None = None
         if len(traveller.companions) > 1:
-            until_us = self._companions_until(lead, traveller, present, waiting, now_us, latest_us, max_rows)
+            until_us = self._companions_until(lead, traveller, queues, now_us, latest_us, max_rows)
         if until_us is None and lead.direction is Direction.FORWARD and lead.op in self._travellers.starts:
-            until_us = self._rendezvous_until(lead, traveller, present, now_us, latest_us)
+            until_us = self._rendezvous_until(lead, traveller, queues, now_us, latest_us)
         return until_us
 
     def _companions_until(
         self,
         lead: Request,
         traveller: Traveller,
-        present: Mapping[Request, int],
-        waiting: Collection[ClientId],
+        queues: Queues,
         now_us: int,
         latest_us: int,
         max_rows: int,
     ) -> int | None:
-        missing = self._missing(lead, traveller, waiting, now_us)
-        rows = sum([request.rows - taken for request, taken in present.items()])
+        missing = self._missing(lead, traveller, queues, now_us)
+        rows = queues.lane(lead.lane).level.cells[lead.op, lead.direction].rows
         alone_us = self._costs.expected_us(lead.op, lead.direction, rows)
         if not missing or alone_us is None:
             return None
@@ -138,15 +136,16 @@ class Convoys:
         return self._held(lead, now_us, min(late_us, latest_us), wait_us, worth_us, frozenset(joining))
 
     def _missing(
-        self, lead: Request, traveller: Traveller, waiting: Collection[ClientId], now_us: int
+        self, lead: Request, traveller: Traveller, queues: Queues, now_us: int
     ) -> list[tuple[float, float, ClientId]]:
         """Returns who may still come: when it is expected, when it is late, and who; the soonest first."""
         coming, gone = [], []
+        waiting = queues.lane(lead.lane).level.turns
         for client in traveller.companions:
             if client == lead.client or client in waiting:
                 continue
             other = self._travellers.all.get(client)
-            if other is None or other.answered_us < 0:
+            if other is None or other.answered_us < 0 or not queues.has(other.lane):
                 continue
             expected_us, late_us = other.due_us(now_us)
             if late_us <= now_us:
@@ -159,13 +158,16 @@ class Convoys:
         return nsmallest(_AWAITED, coming)
 
     def _rendezvous_until(
-        self, lead: Request, traveller: Traveller, present: Mapping[Request, int], now_us: int, latest_us: int
+        self, lead: Request, traveller: Traveller, queues: Queues, now_us: int, latest_us: int
     ) -> int | None:
         """Waits for the next one that is due to start what `lead` starts."""
-        here = {request.client for request in present}
+        op = lead.op
+        here = {request.client for request, _ in queues.waiting(op, lead.direction)}
         soonest: tuple[float, float, float, ClientId] | None = None
         for client, other in self._travellers.all.items():
-            if client in here or other.paused or other.starts_with != lead.op or not other.forward.known:
+            if other.starts_with != op or other.paused or client in here or not other.forward.known:
+                continue
+            if not queues.has(other.lane):
                 continue
             expected_us = max(float(now_us), other.started_us + other.forward.mean)
             late_us = other.started_us + other.forward.late

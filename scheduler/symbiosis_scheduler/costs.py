@@ -51,15 +51,18 @@ def usual_shape(rows: float) -> float:
 class Curve:
     """The time of one op in one direction, by rows."""
 
-    __slots__ = ("_rows", "_seen", "_us")
+    __slots__ = ("_known", "_rows", "_seen", "_us")
 
     def __init__(self, points: tuple[Point, ...] = ()) -> None:
         self._rows = [0.0] * _BUCKETS
         self._us = [0.0] * _BUCKETS
         self._seen = [0] * _BUCKETS
+        self._known: list[int] = []
+        """The buckets that were seen, in order."""
         for point in points:
             bucket = _bucket(int(point.rows))
             self._rows[bucket], self._us[bucket], self._seen[bucket] = point.rows, point.us, point.seen
+        self._know()
 
     def __repr__(self) -> str:
         told = ", ".join(f"{point.rows:.0f} rows {point.us:.0f} us" for point in self.points())
@@ -77,6 +80,7 @@ class Curve:
         self._seen[bucket] = seen + 1
         if not seen:
             self._rows[bucket], self._us[bucket] = float(rows), max(us, 1.0)
+            self._know()
             return
         step = max(1 / (seen + 1), _LEAST_STEP)
         before = self._us[bucket]
@@ -86,13 +90,12 @@ class Curve:
     def expected_us(self, rows: int) -> float | None:
         """Returns how long so many rows will take; None where nothing was ever measured."""
         below = above = -1
-        for bucket, seen in enumerate(self._seen):
-            if seen:
-                if self._rows[bucket] <= rows:
-                    below = bucket
-                else:
-                    above = bucket
-                    break
+        for bucket in self._known:
+            if self._rows[bucket] <= rows:
+                below = bucket
+            else:
+                above = bucket
+                break
         if below < 0 and above < 0:
             return None
         if below < 0 or above < 0:
@@ -100,6 +103,9 @@ class Curve:
             return self._us[at] * usual_shape(rows) / usual_shape(self._rows[at])
         share = (rows - self._rows[below]) / (self._rows[above] - self._rows[below])
         return self._us[below] + share * (self._us[above] - self._us[below])
+
+    def _know(self) -> None:
+        self._known = [bucket for bucket, seen in enumerate(self._seen) if seen]
 
 
 class Costs:

@@ -274,10 +274,10 @@ class DataPlane:
                 os.sched_yield()
             self._finish()  # on a CPU it is done: who waits for it need not wait for the loop, too
             self._loop.call_soon(self._turn)
-        elif self._draining is not None and self.state.idle:
-            if not self._draining.done():
+        elif self._draining is not None:
+            if self.state.idle and not self._draining.done():
                 self._draining.set_result(None)
-            self._awake = False
+            self._awake = False  # nothing is taken: only a batch that ends beside, or an alarm, has more to do
         else:
             self._rest()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_scheduler.filling import batch
+from symbiosis_scheduler.filling import batch, first_come
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision
 from symbiosis_scheduler.queues import Queues
@@ -24,8 +24,7 @@ class Fifo:
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the next batch; None only if nothing waits."""
-        lanes = [lane for lane in queues.lanes if lane.waiting]
-        if not lanes:
+        lead = first_come(next(iter(lane.waiting.items())) for lane in queues.lanes if lane.waiting)
+        if lead is None:
             return None
-        lead = min((next(iter(lane.waiting.items())) for lane in lanes), key=lambda first: first[1])[0]
         return batch(lead, queues, self._max_rows, exact=self._exact, chunked=False)

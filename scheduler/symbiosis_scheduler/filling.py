@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final
 
 from symbiosis_core.ids import OpId
@@ -12,7 +13,7 @@ from symbiosis_scheduler.plan import Part, Plan
 from symbiosis_scheduler.queues import Cell, Queues
 from symbiosis_scheduler.request import Request
 
-__all__ = ["batch", "first_ready", "take_along"]
+__all__ = ["batch", "chunk", "first_come", "first_ready", "take_along"]
 
 _ASKED: Final = 8
 """Of how many groups of requests it is asked whether they are better held: it bounds what a decision costs."""
@@ -25,34 +26,48 @@ def batch(lead: Request, queues: Queues, max_rows: int, *, exact: bool = False, 
     """
     if exact:
         return Plan(lead.op, lead.direction, (Part(lead, 0, lead.rows),))
-    key = (lead.op, lead.direction)
     budgets = {lane.name: lane.config.chunk_rows if chunked else max_rows for lane in queues.lanes}
-    start = queues.taken(lead)
-    rows = min(lead.rows - start, budgets[lead.lane], max_rows)
-    parts = [Part(lead, start, start + rows)]
-    budgets[lead.lane] -= rows
-    room = max_rows - rows
+    key = (lead.op, lead.direction)
+    first = chunk(queues.lane(lead.lane).level.cells[key].parts[lead], min(budgets[lead.lane], max_rows))
+    budgets[lead.lane] -= first.rows
+    parts, room = [first], max_rows - first.rows
     for level in queues.levels:
         if room and (cell := level.cells.get(key)) is not None:
             room = take_along(cell, lead, parts, budgets, room)
     return Plan(lead.op, lead.direction, tuple(parts))
 
 
+def first_come(waiting: Iterable[tuple[Request, int]]) -> Request | None:
+    """Returns the request of the least ticket; None where there is none."""
+    return min(waiting, key=itemgetter(1), default=(None, 0))[0]
+
+
+def chunk(left: Part, most: int) -> Part:
+    """Returns the first rows of a part, `most` of them at most."""
+    return left if left.rows <= most else Part(left.request, left.start, left.start + most)
+
+
 def take_along(cell: Cell, lead: Request, parts: list[Part], budgets: dict[str, int], room: int) -> int:
     """Adds rows of all in `cell` but the lead, as far as budgets and room last; returns the room that is left."""
-    for request, start in cell.items():  # the hot loop: 64 riders are nothing special
-        lane = request.lane
-        rows, budget = request.rows - start, budgets[lane]
-        if rows > budget:
-            rows = budget
-        if rows > room:
-            rows = room
-        if rows and request is not lead:
-            parts.append(Part(request, start, start + rows))
-            budgets[lane] = budget - rows
-            room -= rows
+    riders = list(cell.parts.values())
+    rows = cell.rows
+    if (own := cell.parts.get(lead)) is not None:
+        riders.remove(own)
+        rows -= own.rows
+    if rows <= room and rows <= min(budgets.values()):
+        parts += riders
+        return room - rows
+    for rider in riders:
+        lane = rider.request.lane
+        most = min(budgets[lane], room)
+        if not most:
             if not room:
                 break
+            continue
+        part = chunk(rider, most)
+        parts.append(part)
+        budgets[lane] -= part.rows
+        room -= part.rows
     return room
 
 
@@ -75,10 +90,11 @@ def first_ready(
         if not most_us:
             return head, 0
         asked.add(key)
-        level = lane.level
-        until_us = known.convoys.hold_until(head, level.cells[key], level.turns, now_us, most_us, max_rows)
+        until_us = known.convoys.hold_until(head, queues, now_us, most_us, max_rows)
         if until_us is None:
             return head, 0
         earliest = until_us if earliest is None else min(earliest, until_us)
+        if len(asked) == len(lane.level.cells):
+            break  # all others wait for one of these
     assert earliest is not None  # the caller has heads
     return None, earliest

@@ -134,7 +134,7 @@ class FrozenLayers:
         """From now on linears that multiply few rows on the CPU pack their weight first, once."""
         for layer in self._ops:
             if isinstance(layer, _Linear):
-                layer.packing = packing
+                layer.pack_with(packing)
 
     def apply(self, op: OpSpec, direction: Direction, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Returns the answer rows, written into `out` where given. On a GPU they are queued, not computed yet.
@@ -206,7 +206,7 @@ class FrozenLayers:
 class _Linear:
     """y = x W + b, W as D x O: a view of what the module holds, so that the bits are those of the module."""
 
-    __slots__ = ("_bias_O", "_bias_apart", "_few_rows", "_weight_DO", "_weight_OD", "packing", "widths")
+    __slots__ = ("_bias_O", "_bias_apart", "_few_rows", "_to_pack", "_weight_DO", "_weight_OD", "widths")
 
     def __init__(self, weight_DO: Tensor, bias_O: Tensor | None, *, bias_apart: bool = False) -> None:
         width_in, width_out = weight_DO.shape
@@ -216,22 +216,27 @@ class _Linear:
         self._bias_O = bias_O
         self._bias_apart = bias_apart
         self._few_rows: FewRows | None = None
-        self.packing: Packing | None = None
-        """To be asked, once, at the first product of few rows."""
+        self._to_pack: list[Packing] = []
+        """To be asked at the first product of few rows. A list, for of several threads one alone pops it."""
 
     def move(self, moved: Callable[[Tensor], Tensor]) -> None:
         self._weight_DO = moved(self._weight_DO)
         self._weight_OD = self._weight_DO.t()
         self._bias_O = None if self._bias_O is None else moved(self._bias_O)
-        self._few_rows = self.packing = None
+        self._few_rows = None
+        self._to_pack.clear()
+
+    def pack_with(self, packing: Packing) -> None:
+        """Lets the weight be packed, once, when it is wanted."""
+        self._to_pack[:] = [] if self._bias_apart else [packing]
 
     # mm and addmm into `out` take the time of F.linear and give its bits, for 1, 8 and 256 rows, in bfloat16 and
     # float32. So there is one way for all; mv would be up to 1.8 times slower for one row of bfloat16.
 
     def forward(self, x_RD: Tensor, out_RO: Tensor | None) -> Tensor:
         if x_RD.shape[0] <= FEW_ROWS:
-            if self.packing is not None:
-                self._pack(self.packing)
+            if self._to_pack:
+                self._pack()
             if self._few_rows is not None:
                 y_RO = self._few_rows(x_RD)
                 return y_RO if out_RO is None else out_RO.copy_(y_RO)
@@ -244,10 +249,12 @@ class _Linear:
             return torch.mm(x_RD, self._weight_DO, out=out_RO).add_(self._bias_O)
         return torch.addmm(self._bias_O, x_RD, self._weight_DO, out=out_RO)
 
-    def _pack(self, packing: Packing) -> None:
-        self.packing = None
-        if not self._bias_apart:
-            self._few_rows = packing.pack(self._weight_OD, self._bias_O, self._forward)
+    def _pack(self) -> None:
+        try:
+            packing = self._to_pack.pop()
+        except IndexError:  # another thread is packing, and this one multiplies as ever meanwhile
+            return
+        self._few_rows = packing.pack(self._weight_OD, self._bias_O, self._forward)
 
     def backward(self, dy_RO: Tensor, out_RD: Tensor | None) -> Tensor:
         return torch.mm(dy_RO, self._weight_OD, out=out_RD)

@@ -7,11 +7,12 @@ up and all begin the next one together.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import ClassVar
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.ids import ClientId
-from symbiosis_scheduler.filling import batch
+from symbiosis_scheduler.filling import batch, first_come
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold
 from symbiosis_scheduler.queues import Queues
@@ -30,15 +31,26 @@ class Lockstep:
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the next batch, or a hold until all are there."""
-        waiting = [(ticket, request) for lane in queues.lanes for request, ticket in lane.waiting.items()]
-        if not waiting:
+        lanes = [lane for lane in queues.lanes if lane.waiting]
+        if not lanes:
             return None
-        waiting.sort(key=lambda each: each[0])
-        oldest = waiting[0][1]
-        here: set[ClientId] = {request.client for _, request in waiting}
+        oldest = first_come(next(iter(lane.waiting.items())) for lane in lanes)
+        assert oldest is not None
         until_us = oldest.arrived_us + queues.lane(oldest.lane).config.max_hold_us
-        if until_us > now_us and any(client not in here for client in known.travellers.all):
+        if until_us > now_us and not _all_here(queues, known):
             return Hold(until_us)
         starts = known.travellers.starts
-        behind = (request for _, request in waiting if request.op not in starts)
-        return batch(next(behind, oldest), queues, self._max_rows, exact=self._exact)
+        behind = first_come(
+            first
+            for lane in lanes
+            for first in islice((each for each in lane.waiting.items() if each[0].op not in starts), 1)
+        )
+        return batch(behind or oldest, queues, self._max_rows, exact=self._exact)
+
+
+def _all_here(queues: Queues, known: Known) -> bool:
+    """Whether everybody who is at work waits."""
+    here: set[ClientId] = set()
+    for level in queues.levels:
+        here.update(level.turns)
+    return known.travellers.all.keys() <= here

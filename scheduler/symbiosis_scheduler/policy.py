@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_scheduler.filling import first_ready, take_along
+from symbiosis_scheduler.filling import chunk, first_ready, take_along
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.queues import Lane, Level, Queues
@@ -144,14 +144,14 @@ class LatencyFirst:
         key, lowest = (lead.op, lead.direction), own.rank
         above = own.rank - queues.levels[0].rank
         budgets = {lane.name: lane.config.chunk_rows for lane in queues.lanes}
-        start = own.cells[key][lead]
-        rows = min(lead.rows - start, budgets[lead.lane], self._max_rows)
-        if any(key in level.cells for level in queues.levels[:above]):
+        most = min(budgets[lead.lane], self._max_rows)
+        if above and any(key in level.cells for level in queues.levels[:above]):
             # An aged lead with large chunks leaves half of the batch to those who otherwise go first.
-            rows = min(rows, (self._max_rows + 1) // 2)
-        parts = [Part(lead, start, start + rows)]
-        room = self._max_rows - rows
-        budgets[lead.lane] -= rows
+            most = min(most, (self._max_rows + 1) // 2)
+        first = chunk(own.cells[key].parts[lead], most)
+        parts = [first]
+        room = self._max_rows - first.rows
+        budgets[lead.lane] -= first.rows
         for position, level in enumerate(queues.levels):
             cell = level.cells.get(key)
             if cell is None or not room:

@@ -7,7 +7,8 @@ Lanes of equal priority form a *level*. A level keeps its requests in two orders
   taken, so that nobody shuts out a client of the same level, however many requests or chunks he has. Rows of
   its other requests do not count: a client that rides along with others must not lose its turn by that.
 - `cells`, by op and direction: in order of arrival, except that a request of which a part was taken goes to the
-  end. This is what a batch is filled from.
+  end. This is what a batch is filled from: the part that is left of every request is made when it comes, and a
+  cell that fits into a batch goes there as it is.
 
 A *lane* keeps its requests in order of arrival, for ageing: the oldest is the first. A *ticket* numbers requests
 in order of arrival; it tells who came before or after an event.
@@ -31,8 +32,20 @@ from symbiosis_scheduler.request import Request
 
 __all__ = ["Cell", "Lane", "Level", "Queues"]
 
-Cell = OrderedDict[Request, int]
-"""Requests with one op and direction, each with how many of its rows have been taken: the chunking cursor."""
+
+class Cell:
+    """What waits for one op in one direction. Policies read it; only `Queues` changes it."""
+
+    __slots__ = ("parts", "rows")
+
+    def __init__(self) -> None:
+        self.parts: OrderedDict[Request, Part] = OrderedDict()
+        """What is left of every request."""
+        self.rows = 0
+        """Of all of them."""
+
+    def __repr__(self) -> str:
+        return f"<Cell of {len(self.parts)} requests, {self.rows} rows>"
 
 
 class Lane:
@@ -126,9 +139,10 @@ class Queues:
     def part(self, start: int, stop: int | None = None) -> Queues:
         """Returns these very queues, seen from the levels `start` to `stop` (exclusive) alone."""
         part = object.__new__(Queues)
-        part._lanes, part._tickets = self._lanes, self._tickets
+        part._tickets = self._tickets
         part.levels = self.levels[start:stop]
         part.lanes = tuple(lane for level in part.levels for lane in level.lanes)
+        part._lanes = {lane.name: lane for lane in part.lanes}
         return part
 
     def has(self, lane: str) -> bool:
@@ -148,11 +162,11 @@ class Queues:
         for level in self.levels:
             cell = level.cells.get((op, direction))
             if cell is not None:
-                yield from cell.items()
+                yield from [(request, part.start) for request, part in cell.parts.items()]
 
     def taken(self, request: Request) -> int:
         """Returns how many rows of a waiting request have been taken. Raises KeyError if it does not wait."""
-        return self._lanes[request.lane].level.cells[request.op, request.direction][request]
+        return self._lanes[request.lane].level.cells[request.op, request.direction].parts[request].start
 
     def held_by(self, client: ClientId) -> int:
         """Returns how many requests of the client wait."""
@@ -168,33 +182,41 @@ class Queues:
         key = (request.op, request.direction)
         cell = level.cells.get(key)
         if cell is None:
-            cell = level.cells[key] = OrderedDict()
-        cell[request] = taken
+            cell = level.cells[key] = Cell()
+        cell.parts[request] = Part(request, taken, request.rows)
+        cell.rows += request.rows - taken
         own = level.turns.get(request.client)
         if own is None:
             own = level.turns[request.client] = OrderedDict()
         own[request] = None
 
-    def take(self, part: Part) -> None:
-        """Takes the next rows of a request; a request without rows left is gone from here.
+    def take(self, *parts: Part) -> None:
+        """Takes the next rows of requests for one op; a request without rows left is gone from here.
 
         Raises:
-            LocalProtocolError: the rows are not the next ones of a waiting request; the policy has a bug.
+            LocalProtocolError: some are not the next ones of a waiting request; the policy has a bug.
         """
-        request = part.request
-        lane = self._lanes[request.lane]
-        level = lane.level
-        cell = level.cells.get((request.op, request.direction))
-        if cell is None or cell.get(request) != part.start or not part.start < part.stop <= request.rows:
-            raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")
-        if next(iter(level.turns[request.client])) is request:
-            level.turns.move_to_end(request.client)
-        if part.stop == request.rows:
-            self._forget(request, lane, cell)
-        else:
-            lane.rows -= part.stop - part.start
-            cell[request] = part.stop
-            cell.move_to_end(request)
+        first, name = parts[0].request, ""
+        key = (first.op, first.direction)
+        for part in parts:  # the hot loop: 64 riders are nothing special
+            request = part.request
+            if request.lane != name:
+                name = request.lane
+                lane = self._lanes[name]
+                turns, cell = lane.level.turns, lane.level.cells.get(key) or Cell()
+            left = cell.parts.get(request)
+            if left is not part and not _continues(part, left):
+                raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")
+            own = turns[request.client]
+            if part.stop < request.rows or len(own) > 1:
+                self._cut(part, lane, cell)
+                continue
+            rows = part.stop - part.start
+            lane.rows -= rows
+            cell.rows -= rows
+            del lane.waiting[request], cell.parts[request], turns[request.client]
+            if not cell.parts:
+                del lane.level.cells[key]
 
     def discard(self, request: Request) -> None:
         """Removes what is left of a request. Nothing happens if it does not wait."""
@@ -226,12 +248,16 @@ class Queues:
         for level in self.levels:
             by_lane = {request for lane in level.lanes for request in lane.waiting}
             by_turn = [(client, request) for client, own in level.turns.items() for request in own]
-            by_cell = [(key, request) for key, cell in level.cells.items() for request in cell]
+            by_cell = [(key, request) for key, cell in level.cells.items() for request in cell.parts]
             assert len(by_lane) == len(by_turn) == len(by_cell) == sum(len(lane.waiting) for lane in level.lanes)
             assert by_lane == {request for _, request in by_turn} == {request for _, request in by_cell}
             assert all(client == request.client for client, request in by_turn)
             assert all(key == (request.op, request.direction) for key, request in by_cell)
-            assert all(level.turns.values()) and all(level.cells.values())
+            assert all(level.turns.values()) and all(cell.parts for cell in level.cells.values())
+            for cell in level.cells.values():
+                assert cell.rows == sum(part.rows for part in cell.parts.values())
+                assert all(part.request is request for request, part in cell.parts.items())
+                assert all(part.stop == request.rows for request, part in cell.parts.items())
             tickets = {request: ticket for lane in level.lanes for request, ticket in lane.waiting.items()}
             for own in level.turns.values():
                 assert sorted(own, key=tickets.__getitem__) == list(own)
@@ -241,13 +267,34 @@ class Queues:
             assert lane.rows == sum(request.rows - self.taken(request) for request in lane.waiting)
             assert all(0 <= self.taken(request) < request.rows for request in lane.waiting)
 
+    def _cut(self, part: Part, lane: Lane, cell: Cell) -> None:
+        """Takes rows after which the client still has something that waits."""
+        request, turns = part.request, lane.level.turns
+        if next(iter(turns[request.client])) is request:
+            turns.move_to_end(request.client)
+        if part.stop == request.rows:
+            self._forget(request, lane, cell)
+            return
+        rows = part.stop - part.start
+        lane.rows -= rows
+        cell.rows -= rows
+        cell.parts[request] = Part(request, part.stop, request.rows)
+        cell.parts.move_to_end(request)
+
     def _forget(self, request: Request, lane: Lane, cell: Cell) -> None:
         level = lane.level
         del lane.waiting[request]
-        lane.rows -= request.rows - cell.pop(request)
-        if not cell:
+        left = cell.parts.pop(request).rows
+        lane.rows -= left
+        cell.rows -= left
+        if not cell.parts:
             del level.cells[request.op, request.direction]
         own = level.turns[request.client]
         del own[request]
         if not own:
             del level.turns[request.client]
+
+
+def _continues(part: Part, left: Part | None) -> bool:
+    """Whether these are the next rows of what is left."""
+    return left is not None and part.start == left.start and part.start < part.stop <= left.stop

@@ -112,6 +112,11 @@ class SchedulerState:
         )
 
     @property
+    def beside(self) -> bool:
+        """Whether plans of lower levels can be computed beside those of the first."""
+        return self._can_beside
+
+    @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
         return not self._tracks.in_flight and not len(self._queues)
@@ -282,15 +287,15 @@ class SchedulerState:
     def _start(self, plan: Plan, track: Track, now_us: int) -> None:
         if not plan.parts:
             raise LocalProtocolError("the policy made an empty plan")
+        lead, clients = plan.lead, self._clients
+        if (lead.op, lead.direction) != (plan.op, plan.direction):
+            raise LocalProtocolError(f"{lead} does not belong into {plan}")
+        self._queues.take(*plan.parts)
         for part in plan.parts:
             request = part.request
-            if request.op != plan.op or request.direction != plan.direction:
-                raise LocalProtocolError(f"{request} does not belong into {plan}")
-            self._queues.take(part)
-            self._clients[request.client].open[request.slot].in_flight += 1
+            clients[request.client].open[request.slot].in_flight += 1
         if plan.aged:
-            lead = plan.lead
-            entry = self._clients[lead.client].open[lead.slot]
+            entry = clients[lead.client].open[lead.slot]
             if not entry.aged:
                 entry.aged = True
                 self._tallies.aged(lead.lane)

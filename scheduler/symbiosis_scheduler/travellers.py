@@ -41,6 +41,7 @@ class Traveller:
         "forward",
         "gain_us",
         "gaining_us",
+        "lane",
         "paused",
         "pauses",
         "place",
@@ -52,7 +53,8 @@ class Traveller:
         "together",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, lane: str) -> None:
+        self.lane = lane
         self.companions: frozenset[ClientId] = frozenset()
         """Who was answered together with it last, itself included."""
         self.answered_us = -1
@@ -115,7 +117,7 @@ class Travellers:
         """A client wants something."""
         traveller = self.all.get(request.client)
         if traveller is None:
-            traveller = self.all[request.client] = Traveller()
+            traveller = self.all[request.client] = Traveller(request.lane)
         now_us = request.arrived_us
         if traveller.answered_us >= 0:
             self._thought(traveller, now_us - traveller.answered_us)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from symbiosis_adapters.capture import capture_decoding
 from tests.adapters.local import LAYERS, Pair
+from tests.adapters.training import QV, adapted
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 PROMPT = torch.tensor([[5, 17, 3, 41], [9, 2, 60, 33]])
@@ -25,17 +25,10 @@ def _fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def adapted(model: Any) -> Any:
-    """Puts the same random LoRA on q and v of every model."""
-    torch.manual_seed(3)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    return get_peft_model(model, config).eval()
-
-
 def captured(pair: Pair) -> Any:
     remote = pair.remote()
     capture_decoding(remote, remote.symbiosis_deferral)
-    return adapted(remote)
+    return adapted(remote, QV)
 
 
 @torch.no_grad()
@@ -56,7 +49,7 @@ def assert_same_steps(mine: Any, plain: Any, prompt: Tensor, count: int = 4) -> 
 def test_a_captured_step_is_an_eager_one_and_notices_changes() -> None:
     """One model, for tracing it takes seconds: batches, adapters switched off, a norm that is no longer frozen."""
     pair = Pair("llama")
-    plain, mine = adapted(pair.plain()), captured(pair)
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
     assert_same_steps(mine, plain, PROMPT[:1])
     pair.rows.trips.clear()
     list(steps(mine, PROMPT[:1], 6))
@@ -72,7 +65,7 @@ def test_a_captured_step_is_an_eager_one_and_notices_changes() -> None:
 
 def test_a_hook_that_is_put_on_after_the_capture_is_called() -> None:
     pair = Pair("llama")
-    plain, mine = adapted(pair.plain()), captured(pair)
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
     list(steps(mine, PROMPT, 3))
     called = []
     mine.base_model.model.model.layers[1].mlp.register_forward_hook(lambda *_: called.append(1))
@@ -82,7 +75,7 @@ def test_a_hook_that_is_put_on_after_the_capture_is_called() -> None:
 
 def test_generation_and_training_go_on_beside_a_capture() -> None:
     pair = Pair("llama")
-    plain, mine = adapted(pair.plain()), captured(pair)
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
     given = {"input_ids": PROMPT, "attention_mask": torch.ones_like(PROMPT), "max_new_tokens": 6}
     assert torch.equal(mine.generate(**given, do_sample=False), plain.generate(**given, do_sample=False))
     losses = []
@@ -96,7 +89,7 @@ def test_generation_and_training_go_on_beside_a_capture() -> None:
 
 def test_a_copy_of_a_captured_model_captures_for_itself() -> None:
     pair = Pair("llama")
-    plain, mine = adapted(pair.plain()), captured(pair)
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
     list(steps(mine, PROMPT, 3))
     copied = copy.deepcopy(mine)
     with torch.no_grad():
@@ -110,7 +103,7 @@ def test_a_copy_of_a_captured_model_captures_for_itself() -> None:
 
 def test_a_layer_whose_weight_was_taken_is_not_computed_by_a_captured_graph() -> None:
     pair = Pair("llama")
-    plain, mine = adapted(pair.plain()), captured(pair)
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
     assert_same_steps(mine, plain, PROMPT)
     for model in (mine, plain):
         model.merge_adapter()

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.deferred import Deferred
 from tests.adapters.local import LAYERS, Pair
+from tests.adapters.training import adapted
 
 pytestmark = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 
@@ -20,10 +20,9 @@ IDS = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(1))
 TARGETS = [["q_proj", "v_proj"], "all-linear", ["q_proj", "lm_head"]]
 
 
-def adapt(base: Any, targets: Any, **more: Any) -> Any:
-    torch.manual_seed(3)
-    config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False, lora_dropout=0.1, **more)
-    return get_peft_model(base, config).train()
+def in_training(base: Any, targets: Any, **more: Any) -> Any:
+    """Returns `base` with a LoRA whose random numbers a recomputation must draw again."""
+    return adapted(base, targets, lora_dropout=0.1, **more).train()
 
 
 def switch_on(model: Any, reentrant: bool) -> None:
@@ -53,7 +52,7 @@ def test_losses_and_gradients_are_those_of_plain_peft(architecture: str, reentra
     pair = Pair(architecture)
     found = []
     for base in (pair.remote(Cut.GRAPH), pair.plain()):
-        model = adapt(base, targets, **more)
+        model = in_training(base, targets, **more)
         switch_on(model, reentrant)
         model.enable_input_require_grads()
         found.append(run(model))
@@ -70,7 +69,7 @@ def test_losses_and_gradients_are_those_of_plain_peft(architecture: str, reentra
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_checkpointing_changes_nothing_of_the_remote_model(reentrant: bool, use_cache: bool) -> None:
     pair = Pair("llama")
-    model = adapt(pair.remote(Cut.GRAPH), "all-linear")
+    model = in_training(pair.remote(Cut.GRAPH), "all-linear")
     model.enable_input_require_grads()
     loss, grads = run(model)
     grads = {name: grad.clone() for name, grad in grads.items()}
@@ -88,7 +87,7 @@ def test_checkpointing_changes_nothing_of_the_remote_model(reentrant: bool, use_
 def test_blocks_are_computed_again_in_the_backward(reentrant: bool, forward: int, backward: int) -> None:
     """Without reentrance only their first halves, as what comes after the attention is of the next trip."""
     pair = Pair("llama")
-    model = adapt(pair.remote(Cut.GRAPH), ["q_proj", "v_proj"])
+    model = in_training(pair.remote(Cut.GRAPH), ["q_proj", "v_proj"])
     switch_on(model, reentrant)
     model.enable_input_require_grads()
     pair.rows.trips.clear()
@@ -100,7 +99,7 @@ def test_without_reentrance_little_of_a_block_is_kept_for_its_backward() -> None
     """Its input, and what its attention gave."""
 
     def kept(checkpointing: bool) -> int:
-        model = adapt(Pair("llama").remote(Cut.GRAPH), ["q_proj", "v_proj"])
+        model = in_training(Pair("llama").remote(Cut.GRAPH), ["q_proj", "v_proj"])
         if checkpointing:
             switch_on(model, reentrant=False)
         saved: dict[int, Tensor] = {}

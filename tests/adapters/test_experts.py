@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.experts import FrozenExperts
 from tests.adapters.local import Pair
+from tests.adapters.training import QV, adapted
 
 IDS = torch.randint(3, 96, (2, 10), generator=torch.Generator().manual_seed(1))
-
-
-def adapt(base: Any) -> Any:
-    torch.manual_seed(3)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    return get_peft_model(base, config)
 
 
 def stacks(model: Any) -> dict[str, FrozenExperts]:
@@ -30,7 +24,7 @@ def stacks(model: Any) -> dict[str, FrozenExperts]:
 @pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss"])
 def test_a_step_equals_that_on_a_plain_base(architecture: str, cut: Cut) -> None:
     pair = Pair(architecture)
-    plain, remote = adapt(pair.plain()), adapt(pair.remote(cut))
+    plain, remote = adapted(pair.plain(), QV), adapted(pair.remote(cut), QV)
     assert len(stacks(remote)) == (0 if cut is Cut.LENT else 2 * 3)
     losses = [model(input_ids=IDS, labels=IDS).loss for model in (plain, remote)]
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)

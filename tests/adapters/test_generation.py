@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from symbiosis_adapters.cut import Cut
 from tests.adapters.local import VOCABULARY, Pair
+from tests.adapters.training import adapted
+from tests.words import tokenizer_of
 
 IDS = torch.randint(3, VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(1))
 PADDED = {"input_ids": IDS.clone(), "attention_mask": torch.ones_like(IDS)}
@@ -37,16 +35,10 @@ WAYS: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
 }
 
 
-def adapt(base: Any) -> Any:
-    torch.manual_seed(3)
-    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    return get_peft_model(base, config).eval()
-
-
 def same(pair: Pair, cut: Cut, ask: Callable[[Any], Any]) -> Any:
     """Asks a plain and a remote model, from the same random numbers; returns the answer that both give."""
     answers = []
-    for model in (adapt(pair.plain()), adapt(pair.remote(cut))):
+    for model in (adapted(pair.plain()), adapted(pair.remote(cut))):
         torch.manual_seed(5)
         answers.append(ask(model))
     assert (
@@ -79,7 +71,7 @@ def test_a_smaller_model_may_assist() -> None:
 
 def test_a_remote_model_may_assist() -> None:
     pair = Pair("llama")
-    plain, helped = adapt(pair.plain()), adapt(pair.plain())
+    plain, helped = adapted(pair.plain()), adapted(pair.plain())
     expected = plain.generate(**ONE, **LENGTH)
     assert torch.equal(helped.generate(**ONE, assistant_model=pair.remote(), **LENGTH), expected)
 
@@ -113,18 +105,13 @@ def test_continuous_batching_gives_every_request_the_same_tokens() -> None:
     assert [len(each) for each in tokens] == [6] * len(prompts)
 
 
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    words = Tokenizer(WordLevel({"<pad>": 0, "<unk>": 1} | {f"w{n}": n for n in range(2, VOCABULARY)}, "<unk>"))
-    words.pre_tokenizer = Whitespace()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", padding_side="left"
-    )
-
-
 @pytest.mark.filterwarnings("ignore:.*generation flags")
 def test_a_pipeline_writes_the_same_text() -> None:
+    words = ["<pad>", "<unk>", *(f"w{n}" for n in range(2, VOCABULARY))]
+    tokenizer = tokenizer_of(words, "<unk>", pad_token="<pad>", unk_token="<unk>", padding_side="left")
+
     def ask(model: Any) -> list[str]:
-        written = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer(), device="cpu")
+        written = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
         prompts = ["w5 w6 w7", "w9"]
         return [
             each["generated_text"] for [each] in written(prompts, batch_size=2, max_new_tokens=6, do_sample=False)

@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 
 from symbiosis_adapters.cut import Cut
 from tests.adapters.local import Pair
+from tests.adapters.training import QV, adapted, close
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny"),
@@ -29,18 +30,9 @@ def config(*targets: str, **more: Any) -> LoraConfig:
     return LoraConfig(r=4, target_modules=list(targets or ("q_proj", "v_proj")), task_type="CAUSAL_LM", **more)
 
 
-def adapted(base: Any) -> Any:
-    torch.manual_seed(3)
-    return get_peft_model(base, config(init_lora_weights=False))
-
-
 def both(cut: Cut) -> tuple[Any, Any]:
     pair = Pair("llama")
-    return adapted(pair.plain()), adapted(pair.remote(cut))
-
-
-def close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    return adapted(pair.plain(), QV), adapted(pair.remote(cut), QV)
 
 
 def logits(model: Any) -> torch.Tensor:

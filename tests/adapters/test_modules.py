@@ -11,14 +11,7 @@ from torch import nn
 from torch.nn.functional import embedding
 from transformers.pytorch_utils import Conv1D
 
-from symbiosis_adapters.modules import (
-    RemoteConv1D,
-    RemoteEmbedding,
-    RemoteLayer,
-    RemoteLinear,
-    form,
-    make_remote,
-)
+from symbiosis_adapters.modules import RemoteConv1D, RemoteEmbedding, RemoteLayer, RemoteLinear, form, make_remote
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
 from symbiosis_core.errors import RemoteProtocolError, UsageError

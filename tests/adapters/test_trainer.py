@@ -8,21 +8,17 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from transformers import Trainer, TrainingArguments
 
 from symbiosis_adapters.cut import Cut
 from tests.adapters.local import Pair
+from tests.adapters.training import QV, adapt, lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny")
 
 IDS = torch.randint(3, 96, (8, 10), generator=torch.Generator().manual_seed(1))
 DATA = [{"input_ids": ids, "labels": ids} for ids in IDS]
-
-
-def adapt(base: Any) -> Any:
-    torch.manual_seed(3)
-    return get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 
 
 def train(model: Any, folder: Path, **more: Any) -> Trainer:
@@ -53,15 +49,15 @@ def losses(trainer: Trainer) -> list[float]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_trainer_logs_the_losses_of_a_plain_base(tmp_path: Path, checkpointing: bool, cut: Cut) -> None:
     pair = Pair("llama")
-    plain = train(adapt(pair.plain()), tmp_path / "plain", activation_checkpointing=checkpointing)
-    remote = train(adapt(pair.remote(cut)), tmp_path / "remote", activation_checkpointing=checkpointing)
+    plain = train(adapt(pair.plain(), lora(QV)), tmp_path / "plain", activation_checkpointing=checkpointing)
+    remote = train(adapt(pair.remote(cut), lora(QV)), tmp_path / "remote", activation_checkpointing=checkpointing)
     assert len(losses(remote)) == 4
     assert losses(remote) == pytest.approx(losses(plain), rel=1e-5)
 
 
 def test_its_checkpoint_holds_the_adapter_alone_and_loads(tmp_path: Path) -> None:
     pair = Pair("llama")
-    trained = train(adapt(pair.remote()), tmp_path)
+    trained = train(adapt(pair.remote(), lora(QV)), tmp_path)
     checkpoint = tmp_path / "checkpoint-4"
     assert (checkpoint / "adapter_model.safetensors").exists()
     assert not (checkpoint / "model.safetensors").exists()
@@ -74,15 +70,15 @@ def test_its_checkpoint_holds_the_adapter_alone_and_loads(tmp_path: Path) -> Non
 
 def test_training_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     pair = Pair("llama")
-    whole = train(adapt(pair.remote()), tmp_path / "whole")
-    resumed = train(adapt(pair.remote()), tmp_path / "again")
+    whole = train(adapt(pair.remote(), lora(QV)), tmp_path / "whole")
+    resumed = train(adapt(pair.remote(), lora(QV)), tmp_path / "again")
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert losses(resumed)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
 
 
 def test_accelerate_prepares_it() -> None:
     pair = Pair("llama")
-    model = adapt(pair.remote())
+    model = adapt(pair.remote(), lora(QV))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     accelerator = Accelerator(cpu=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -90,12 +86,12 @@ def test_accelerate_prepares_it() -> None:
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
     optimizer.step()
-    expected = adapt(pair.plain())(input_ids=IDS, labels=IDS).loss
+    expected = adapt(pair.plain(), lora(QV))(input_ids=IDS, labels=IDS).loss
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_an_optimizer_over_all_parameters_leaves_the_base_alone() -> None:
-    model = adapt(Pair("llama").remote())
+    model = adapt(Pair("llama").remote(), lora(QV))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     model(input_ids=IDS, labels=IDS).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

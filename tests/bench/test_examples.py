@@ -6,12 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
+from transformers import DataCollatorForSeq2Seq
 
 from symbiosis_bench.demo.examples import IGNORED, Example, bookings, encode, persona, pydocs
+from tests.words import tokenizer_of
 
 WORDS = (
     "<pad>",
@@ -37,9 +35,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def tokenizer() -> Any:
-    model = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    model.pre_tokenizer = Whitespace()
-    made = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<end>", pad_token="<pad>", unk_token="<unk>")
+    made = tokenizer_of(WORDS, "<unk>", eos_token="<end>", pad_token="<pad>", unk_token="<unk>")
     made.chat_template = TEMPLATE
     return made
 

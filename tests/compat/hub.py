@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.words import tokenizer_of
 
 __all__ = ["MODELS", "QUOTES", "fill"]
 
@@ -77,11 +76,6 @@ def _make(kind: str, shape: Mapping[str, Any], folder: Path) -> None:
             if name.endswith("bias"):  # they are to matter
                 parameter.normal_(std=0.02)
     model.save_pretrained(folder)
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
-    for word in " ".join([*QUOTES, "This is a test prompt . hello"]).split():
-        words.setdefault(word, len(words))
-    tokens = Tokenizer(WordLevel(words, "<unk>"))
-    tokens.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokens, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
+    text = " ".join(["<pad> <s> </s> <unk>", *QUOTES, "This is a test prompt . hello"])
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer_of(dict.fromkeys(text.split()), "<unk>", **special).save_pretrained(folder)

@@ -1,11 +1,20 @@
-"""Clients come and go, crash, and swap adapters; who stays computes what it would compute alone, bit for bit."""
+"""Clients come and go, crash, cancel, and swap adapters; who stays computes what it would compute alone.
+
+Bit for bit with exact batches. `SYMBIOSIS_CHURN_SEED` repeats the events of an earlier run, which prints it, and
+`SYMBIOSIS_CHURN_S` is how long it lasts.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +26,17 @@ from symbiosis_adapters import AutoModelForCausalLM
 from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
 
-SECONDS = 60
-SEED = 20261122
+SECONDS = int(os.environ.get("SYMBIOSIS_CHURN_S", "120"))
+"""For how long, each of the two ways."""
+SEED = int(os.environ.get("SYMBIOSIS_CHURN_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
+"""Of what guests do, and when; another one every time, and printed, to be given again."""
 SURVIVORS = 3
+VICTIMS = 4
+"""Processes that are killed while they train."""
+
+
+class CancelledError(Exception):
+    """Somebody has changed his mind in the middle of a forward."""
 
 
 @pytest.fixture(params=[True, False], ids=["exact", "batched"])
@@ -57,11 +74,28 @@ class Survivor:
         return [answer.logits.detach().clone(), answer.loss.detach().clone(), *gradients]
 
 
-def churn(daemon: DaemonProcess, dice: random.Random, victims: list[Any], stop: threading.Event) -> int:
-    """Brings and takes away other clients until told to stop, and returns how many events there were."""
-    events, guests = 0, list[Any]()
+def cancel(guest: Any, layer: int) -> None:
+    """Breaks a forward off before one of its layers."""
+
+    def give_up(*_: object) -> None:
+        raise CancelledError
+
+    hook = guest.model.layers[layer].register_forward_pre_hook(give_up)
+    with pytest.raises(CancelledError):
+        guest(torch.randint(3, 128, (1, 30)))
+    hook.remove()
+
+
+def churn(
+    daemon: DaemonProcess, dice: random.Random, victims: Iterator[Future[Any]], stop: threading.Event
+) -> Counter[str]:
+    """Brings and takes away other clients until told to stop, and returns how often what happened."""
+    events, guests = Counter[str](), list[Any]()
+    victim = next(victims, None)
     while not stop.is_set():
-        event = dice.choice(["come", "go", "work", "swap", "crash"])
+        event = dice.choice(["come", "go", "work", "work", "work", "swap", "cancel"])
+        if victim is not None and victim.done() and dice.random() < 0.05:
+            event = "crash"
         if event == "come" and len(guests) < 3:
             guests.append(AutoModelForCausalLM.from_pretrained(daemon.address, name="guest"))
         elif event == "go" and guests:
@@ -73,11 +107,17 @@ def churn(daemon: DaemonProcess, dice: random.Random, victims: list[Any], stop: 
             guest = get_peft_model(guests.pop(), LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM"))
             guest(input_ids=torch.randint(3, 128, (1, 7))).logits.sum().backward()
             guests.append(guest.unload())
-        elif event == "crash" and victims:
-            victim = victims.pop()
-            victim.kill()
-            victim.wait(30)
-        events += 1
+        elif event == "cancel" and guests:
+            guest = dice.choice(guests)
+            cancel(guest, dice.randrange(len(guest.model.layers)))
+        elif event == "crash" and victim is not None:
+            process = victim.result()
+            process.kill()
+            process.wait(30)
+            victim = next(victims, None)
+        else:
+            continue
+        events[event] += 1
     for guest in guests:
         guest.symbiosis.close()
     return events
@@ -85,10 +125,15 @@ def churn(daemon: DaemonProcess, dice: random.Random, victims: list[Any], stop: 
 
 @pytest.mark.long
 def test_who_stays_computes_what_it_would_alone(
-    daemon: DaemonProcess, start_tenant: StartTenant, request: pytest.FixtureRequest
+    daemon: DaemonProcess,
+    start_tenant: StartTenant,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     exact = "exact" in request.node.name
-    told = f"seed {SEED}"
+    told = f"SYMBIOSIS_CHURN_SEED={SEED}"
+    with capsys.disabled():
+        sys.stdout.write(f"\n{request.node.name}: {told}, {SECONDS} s\n")
     survivors = [Survivor(daemon.address, seed) for seed in range(SURVIVORS)]
     solo = [survivor.once() for survivor in survivors]  # one after the other: each alone
     stop, wrong, rounds = threading.Event(), list[str](), [0] * SURVIVORS
@@ -106,23 +151,30 @@ def test_who_stays_computes_what_it_would_alone(
                     stop.set()
             rounds[number] += 1
 
-    victims = [start_tenant("train", daemon.address, 1)]  # before the clock runs: it takes long
+    starter = ThreadPoolExecutor(1)  # a process takes long to start, and others come and go meanwhile
+    victims = (starter.submit(start_tenant, "train", daemon.address, number) for number in range(VICTIMS))
+    first = next(victims)
+    first.result()
     workers = [threading.Thread(target=stay, args=(number,)) for number in range(SURVIVORS)]
     clock = threading.Timer(SECONDS, stop.set)
     for worker in (*workers, clock):
         worker.start()
     began = time.monotonic()
     try:
-        events = churn(daemon, random.Random(SEED), victims, stop)
+        events = churn(daemon, random.Random(SEED), itertools.chain([first], victims), stop)
     finally:
         stop.set()
         clock.cancel()
         for worker in workers:
             worker.join(60)
+        starter.shutdown()
+    with capsys.disabled():
+        sys.stdout.write(f"{rounds} rounds of those who stay; {dict(events)}\n")
     assert not wrong
-    assert min(rounds) > 3 and events > 20, f"{told}: {rounds} rounds, {events} events"
+    assert min(rounds) > 3 and set(events) == {"come", "go", "work", "swap", "cancel", "crash"}, told
     assert time.monotonic() - began >= SECONDS - 1
     for survivor in survivors:
         survivor.base.symbiosis.close()
-    daemon.wait_status(lambda status: not status.clients, "all have left")
-    assert sum(lane.queued_requests for lane in daemon.status().lanes) == 0
+    alive = {f"train-{number}" for number in range(VICTIMS)}
+    left = daemon.wait_status(lambda status: {client.name for client in status.clients} <= alive, "all have left")
+    assert left.batches.count > 0

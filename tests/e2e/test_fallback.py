@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from symbiosis_adapters import AutoModelForCausalLM, session
+from symbiosis_adapters import AutoModelForCausalLM, attaching
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_transports.registry import transport
 from tests.e2e.daemon_process import DaemonProcess
@@ -30,7 +30,7 @@ class Broken:
 
 def break_some(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[Broken]:
     broken = {name: Broken(name) for name in names}
-    monkeypatch.setattr(session, "transport", lambda name: broken.get(name) or transport(name))
+    monkeypatch.setattr(attaching, "transport", lambda name: broken.get(name) or transport(name))
     return list(broken.values())
 
 

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from tests.e2e.daemon_process import DaemonProcess
+from tests.words import tokenizer_of
 
 # trl 1.16 asks transformers 5.23 by the old names; goes when it asks by those of activation checkpointing
 pytestmark = pytest.mark.filterwarnings(
@@ -93,14 +91,9 @@ def _restored() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer whose tokens are the words w3 to w127."""
-    special = {"<pad>": 0, "<s>": 1, "</s>": 2}
-    words = Tokenizer(WordLevel(special | {f"w{n}": n for n in range(3, 128)}, "<pad>"))
-    words.pre_tokenizer = Whitespace()
-    made = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+    words = ["<pad>", "<s>", "</s>", *(f"w{n}" for n in range(3, 128))]
     path = tmp_path_factory.mktemp("words")
-    made.save_pretrained(path)
+    tokenizer_of(words, "<pad>", pad_token="<pad>", bos_token="<s>", eos_token="</s>").save_pretrained(path)
     return path
 
 

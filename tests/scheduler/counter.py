@@ -47,8 +47,7 @@ class Counter:
     def plan(self, now_us: int = 0) -> Plan:
         plan = self.policy.plan(now_us, self.queues, self.known)
         assert isinstance(plan, Plan), plan
-        for part in plan.parts:
-            self.queues.take(part)
+        self.queues.take(*plan.parts)
         return plan
 
     def drain(self, now_us: int = 0) -> Iterator[Plan]:

@@ -111,6 +111,30 @@ def test_the_loop_is_rung_when_it_is_done(
         torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
 
 
+def test_a_daemon_that_stops_sleeps_until_it_is_done(
+    running: Running, streams: HeldBack, layers: FrozenLayers, op: OpSpec
+) -> None:
+    """Though somebody has asked for more, which is not taken any more, and rings no bell either."""
+    rows = torch.randn(5, op.width_in)
+    training, late = running.connect("training"), running.connect("inference")
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(ask, training, op, rows)
+        assert streams.began.acquire(timeout=20)
+        drained = running.ask(lambda plane: plane.drain())
+        too_late = pool.submit(ask, late, op, rows)
+        while not running.ask(lambda plane: any(seat.channel.waiting() for seat in plane.seats.values())):
+            pass
+        running.ask(lambda plane: plane.wake())
+        looks = [running.ask(lambda plane: plane._awake) for _ in range(200)]
+        assert not all(looks), "it looks again and again at what it does not take"
+        streams.go.set()
+        torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
+        while not running.ask(lambda plane: drained.done()):
+            pass
+        running.stop()
+        assert too_late.exception(20) is not None
+
+
 def test_who_leaves_meanwhile_is_forgotten_and_the_next_is_served(
     running: Running, streams: HeldBack, layers: FrozenLayers, op: OpSpec
 ) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from symbiosis_core.specs import Direction, DType, OpKind
-from symbiosis_scheduler.packing import FEW_ROWS, Packing
+from symbiosis_scheduler.layers import _Linear
+from symbiosis_scheduler.packing import FEW_ROWS, FewRows, Packing
 from tests.scheduler.tiny_models import lend, tiny
 
 WIDTH_IN, WIDTH_OUT = 96, 160
@@ -60,6 +61,22 @@ def test_the_trial_leaves_torchs_random_numbers_alone() -> None:
     before = torch.get_rng_state()
     Packing(PLENTY).pack(weight, None, lambda x: F.linear(x, weight))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_linear_is_packed_once_though_two_threads_find_that_it_is_not_yet() -> None:
+    class Counting(Packing):
+        asked = 0
+
+        def pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
+            self.asked += 1
+            linear._pack()  # another thread that has looked before this one began
+            return None
+
+    linear, packing = _Linear(torch.ones(2, 2), None), Counting(0)
+    linear.pack_with(packing)
+    for _ in range(2):
+        assert torch.equal(linear.forward(torch.ones(1, 2), None), torch.full((1, 2), 2.0))
+    assert packing.asked == 1
 
 
 @needs_packing

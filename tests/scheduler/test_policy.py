@@ -267,8 +267,8 @@ def test_a_request_waits_for_one_batch_of_lower_lanes_at_most(
         decision = bench.policy.plan(now_us, bench.queues, bench.known)
         assert (decision is None) == (not delays)
         if isinstance(decision, Plan):
+            bench.queues.take(*decision.parts)
             for part in decision.parts:
-                bench.queues.take(part)
                 if part.stop == part.request.rows:
                     del delays[part.request]
             within_limits(decision)

@@ -115,6 +115,16 @@ def test_only_the_next_rows_of_a_request_can_be_taken(start: int, stop: int) -> 
     assert queues.rows == 8
 
 
+def test_what_is_taken_together_is_for_the_same_op_and_each_once() -> None:
+    queues = Queues(LANES)
+    one, other = request(1), request(2, op=1)
+    queues.push(one)
+    queues.push(other)
+    for parts in ((Part(one, 0, 8), Part(other, 0, 8)), (Part(other, 0, 8), Part(other, 0, 8))):
+        with pytest.raises(LocalProtocolError):
+            queues.take(*parts)
+
+
 def test_what_does_not_wait_cannot_be_taken_and_discarding_it_is_harmless() -> None:
     queues = Queues(LANES)
     gone = request(1)
@@ -232,17 +242,24 @@ class QueuesMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
-        taken = data.draw(st.sampled_from(list(self.model)))
-        start = self.model[taken]
-        stop = data.draw(st.integers(start + 1, taken.rows))
-        if self.of(taken.client)[0] is taken:
-            self.joined[taken.lane, taken.client] = self.tick()
-        self.queues.take(Part(taken, start, stop))
-        if stop == taken.rows:
-            del self.model[taken]
-        else:
-            self.model[taken] = stop
-            self.cut[taken] = self.tick()
+        """Rows of one request, or of several for the same."""
+        first = data.draw(st.sampled_from(list(self.model)))
+        same = [each for each in self.model if (each.op, each.direction) == (first.op, first.direction)]
+        together = data.draw(st.lists(st.sampled_from(same), unique=True, min_size=1))
+        parts = [
+            Part(each, self.model[each], data.draw(st.integers(self.model[each] + 1, each.rows)))
+            for each in together
+        ]
+        self.queues.take(*parts)
+        for part in parts:
+            taken = part.request
+            if self.of(taken.client)[0] is taken:
+                self.joined[taken.lane, taken.client] = self.tick()
+            if part.stop == taken.rows:
+                del self.model[taken]
+            else:
+                self.model[taken] = part.stop
+                self.cut[taken] = self.tick()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
-from symbiosis_core.config import DaemonConfig, LaneConfig, PolicyConfig
+from symbiosis_core.config import ComputeConfig, DaemonConfig, LaneConfig, PolicyConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import ClientId, OpId
+from symbiosis_core.specs import Direction
 from symbiosis_scheduler.policies import policy_names
 from symbiosis_scheduler.policy import LatencyFirst
 from symbiosis_scheduler.simulation.picture import draw
+from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.simulation.report import RunFigures, figures, quantile
 from symbiosis_scheduler.simulation.script import Load, read_load
-from symbiosis_scheduler.simulation.trace import Kind, encode, read_trace, records
+from symbiosis_scheduler.simulation.service import Service, Way
+from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode, read_trace, records
 from symbiosis_scheduler.simulation.world import World
 from symbiosis_scheduler.state import SchedulerState
 from tests.scheduler.desk import CONFIG, OPS, Desk, arrival
@@ -27,7 +33,9 @@ LAYERS = 8
 THINKING_US = 700
 
 
-def mixed(decoding: int = 2, training: int = 1, forwards: int = 20) -> list[tuple[Any, ...]]:
+def mixed(
+    decoding: int = 2, training: int = 1, forwards: int = 20, *, beside: bool = False
+) -> list[tuple[Any, ...]]:
     """A trace as if every client had had a device of its own, and thought in between."""
     found: list[tuple[int, tuple[Any, ...]]] = []
     for client in range(decoding + training):
@@ -39,12 +47,12 @@ def mixed(decoding: int = 2, training: int = 1, forwards: int = 20) -> list[tupl
             rows = 256 if trains else 1
             done_us = us + 1000 + 20 * rows
             found.append((us, (Kind.ASK, us, client, 0, op, direction, rows)))
-            found.append((done_us, (Kind.BATCH, done_us, op, direction, rows, done_us - us, 1, 0)))
+            found.append((done_us, (Kind.BATCH, done_us, op, direction, rows, done_us - us, 1, 0, client)))
             found.append((done_us, (Kind.ANSWER, done_us, client, 0)))
             us = done_us + THINKING_US
     found.sort(key=lambda each: each[0])
     ops = [(Kind.OP, op, op == 0) for op in range(LAYERS)]
-    return [(Kind.HEADER, 1, "a model"), *ops, *(record for _, record in found)]
+    return [(Kind.HEADER, VERSION, "a model", beside), *ops, *(record for _, record in found)]
 
 
 def config(policy: str = "latency_first", *, hold_us: int = 0) -> DaemonConfig:
@@ -87,7 +95,9 @@ def test_every_policy_answers_everything(policy: str) -> None:
 def test_the_same_seed_plays_the_same_and_another_does_not() -> None:
     dice, trace = random.Random(1), mixed()
     trace = [
-        (*record[:5], round(record[5] * dice.uniform(0.7, 1.4)), 1, 0) if record[0] == Kind.BATCH else record
+        (*record[:5], round(record[5] * dice.uniform(0.7, 1.4)), *record[6:])
+        if record[0] == Kind.BATCH
+        else record
         for record in trace
     ]
     load = read_load(trace)
@@ -111,18 +121,38 @@ def test_a_thousand_clients_on_eight_devices() -> None:
     assert found.busy > 0.9
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("clients", "devices"), [(0, 1), (1000, 8)], ids=["as recorded", "a thousand on eight"])
+def test_a_million_requests_take_less_than_a_minute_of_one_core(clients: int, devices: int) -> None:
+    load = read_load(mixed(decoding=4, training=2))
+    gc.disable()  # as the command does
+    try:
+        began_s = time.process_time()
+        found = played(load, config(hold_us=50_000), clients=clients, devices=devices, requests=1_000_000)
+        took_s = time.process_time() - began_s
+    finally:
+        gc.enable()
+    assert found.requests >= 1_000_000
+    assert sum(lane.clients for lane in found.lanes) == (clients or 6)
+    assert took_s < 60
+
+
 def test_a_lane_that_the_configuration_lacks_is_told() -> None:
     with pytest.raises(UsageError, match="'inference'"):
         World(read_load(mixed()), DaemonConfig(lanes={"other": LaneConfig(priority=0)}))
     with pytest.raises(UsageError, match="nobody asked"):
-        World(read_load([(Kind.HEADER, 1, "")]), DaemonConfig())
+        World(read_load([(Kind.HEADER, VERSION, "", False)]), DaemonConfig())
 
 
 def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -> None:
     """A client that keeps three requests open: what it asks next depends on how many were answered."""
-    trace: list[tuple[Any, ...]] = [(Kind.HEADER, 1, ""), (Kind.OP, 0, False), (Kind.JOIN, 0, 1, "training", "")]
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False),
+        (Kind.OP, 0, False),
+        (Kind.JOIN, 0, 1, "training", ""),
+    ]
     trace += [(Kind.ASK, 10 + slot, 1, slot, 0, 0, 64) for slot in range(3)]
-    trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0), (Kind.ANSWER, 500, 1, 0), (Kind.ASK, 600, 1, 0, 0, 0, 64)]
+    trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0, 1), (Kind.ANSWER, 500, 1, 0), (Kind.ASK, 600, 1, 0, 0, 0, 64)]
     (script,) = read_load(trace).scripts
     assert list(script.needs) == [0, 0, 0, 1]
     assert list(script.delays_us) == [0, 1, 1, 100]
@@ -133,11 +163,11 @@ def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -
 
 def recorded(desk: Desk) -> Recorder:
     """Returns what notes all that is told from now on."""
-    recorder, handle = Recorder(desk.state, "m", 1000), desk.state.handle
+    recorder, handle = Recorder(desk.state, "m", desk.now_us), desk.state.handle
 
     def tell(event: Any) -> Any:
         instructions = handle(event)
-        recorder.note(event, instructions, 1000 + desk.now_us)
+        recorder.note(event, instructions, desk.now_us)
         return instructions
 
     desk.state.handle = tell  # type: ignore[method-assign]
@@ -157,12 +187,12 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
         desk.done(plan)
     desk.leave(2)
     assert list(records(recorder.take(1100))) == [
-        (Kind.HEADER, 1, "m"),
+        (Kind.HEADER, VERSION, "m", False),
         (Kind.JOIN, 0, 1, "training", ""),
         (Kind.JOIN, 0, 2, "inference", ""),
         (Kind.OP, 1, False),
         (Kind.ASK, 0, 1, 2, 1, 0, 3),
-        (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50),
+        (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50, 1),
         (Kind.ANSWER, 80, 1, 2),
         (Kind.LEAVE, 80, 2),
     ]
@@ -198,13 +228,61 @@ def test_who_asks_while_a_batch_runs_beside_is_seen_when_it_asks() -> None:
     told = list(records(recorder.take(3000)))
     batches = [record for record in told if record[0] in (Kind.BATCH, Kind.BESIDE)]
     assert batches == [
-        (Kind.BATCH, 1000, 1, 0, 1, 90, 1, 10),
-        (Kind.BATCH, 1600, 1, 0, 1, 90, 1, 10),
-        (Kind.BESIDE, 1700, 2, 0, 4, 1700, 1, 0),
-        (Kind.BESIDE, 1720, 2, 0, 2, 0, 1, 20),
+        (Kind.BATCH, 1000, 1, 0, 1, 90, 1, 10, 1),
+        (Kind.BATCH, 1600, 1, 0, 1, 90, 1, 10, 1),
+        (Kind.BESIDE, 1700, 2, 0, 4, 1700, 1, 0, 2),
+        (Kind.BESIDE, 1720, 2, 0, 2, 0, 1, 20, 2),
     ]
     inference_script = read_load(told).scripts[0]
     assert list(inference_script.delays_us) == [0, 500]
+
+
+def test_a_batch_is_only_late_since_there_was_something_to_begin() -> None:
+    """A daemon that had nothing to do when a batch ended is not late with what came long after."""
+    desk = Desk()
+    desk.now_us = 1000
+    recorder = recorded(desk)
+    desk.join(1)
+    for asked_us in (1000, 1150):
+        desk.now_us = asked_us
+        desk.arrive(1, arrival(generation=1 + asked_us))
+        desk.now_us += 20
+        (plan,) = desk.turn()
+        desk.now_us += 80
+        desk.done(plan)
+    lags = [record[7] for record in records(recorder.take(2000)) if record[0] == Kind.BATCH]
+    assert lags == [20, 20]
+
+
+def test_what_was_recorded_is_told_in_the_same_figures() -> None:
+    """A client alone: what the simulator makes of a trace is what the trace tells."""
+    trace = mixed(decoding=1, training=0)
+    real, found = Recorded(trace).figures(), played(read_load(trace), config())
+    assert real.lanes[0].clients == 1 and real.occupancy == 1
+    for name in ("requests", "p50_us", "p99_us", "mean_us", "forward_p50_us", "rows_per_s"):
+        assert getattr(found.lanes[0], name) == pytest.approx(getattr(real.lanes[0], name), rel=0.02), name
+    assert found.busy == pytest.approx(real.busy, rel=0.02)
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["a CPU", "a device"])
+def test_lower_lanes_are_computed_beside_where_the_daemon_did_it(beside: bool) -> None:
+    """On a device a token waits for the batch of training that is on it, which takes six times as long."""
+    load, alone_us = read_load(mixed(decoding=1, beside=beside)), LAYERS * 1020 + (LAYERS - 1) * THINKING_US
+    found = played(load, config())
+    assert (found.lanes[0].forward_p50_us < 1.1 * alone_us) == beside
+    off = msgspec.structs.replace(config(), compute=ComputeConfig(beside=False))
+    assert played(load, off).lanes[0].forward_p50_us > 2 * alone_us
+
+
+def test_a_lanes_batches_take_what_its_own_took() -> None:
+    """The same op with as many rows: of another lane, and beside, it had other threads and cores."""
+    service, dice, batch = Service(), random.Random(0), (OpId(1), Direction.FORWARD, 16)
+    ways = [Way("inference", False), Way("training", True), Way("training", False)]
+    for took_us, way in enumerate(ways, 1):
+        service.note(way, batch, 1000 * took_us)
+    assert [service.took_us(way, batch, dice) for way in ways] == [1000, 2000, 3000]
+    assert service.took_us(Way("inference", True), batch, dice) == 1000, "its lane tells more than its thread"
+    assert service.took_us(Way("inference", True), (OpId(1), Direction.BACKWARD, 1), dice) == 1
 
 
 def test_a_file_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:

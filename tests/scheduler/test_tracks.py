@@ -203,3 +203,47 @@ def test_whatever_comes_the_first_level_waits_for_no_plan_of_another(
         at.tell(PlanDone(beside.pop(), at.now_us))
         turn()
     assert at.state.idle
+
+
+def begun_before_another(at: Desk, lanes: tuple[str, str]) -> list[Run]:
+    """Two clients begin a forward every 10 ms, and much is gained where both do it together; returns what is run
+    when one begins a millisecond before the other is due."""
+    travellers = at.state.known.travellers
+    travellers.starts.add(OPS[0].id)
+    for client, lane in enumerate(lanes):
+        at.join(client, lane)
+        at.arrive(client, arrival())
+        at.finish()
+    for traveller in travellers.all.values():
+        traveller.forward.add(10_000)
+        traveller.gaining_us = traveller.gain_us = 5_000
+    at.now_us = 9_000
+    at.arrive(0, arrival(generation=2))
+    return runs(at)
+
+
+@pytest.mark.parametrize(("other", "held"), [("inference", True), ("training", False)])
+def test_a_forward_is_held_for_another_of_its_own_track_only(other: str, held: bool) -> None:
+    """Who is planned by itself never joins, however well it is known when it begins its next forward."""
+    lanes = {"inference": LaneConfig(priority=0, max_hold_us=50_000), "training": LaneConfig(priority=9)}
+    at = desk(DaemonConfig(lanes=lanes))
+    assert (begun_before_another(at, ("inference", other)) == []) == held
+
+
+def test_companions_of_other_days_are_not_waited_for_across_tracks() -> None:
+    """They shared batches under a configuration of one level, and are two tracks now."""
+    one = {name: LaneConfig(priority=0, max_hold_us=50_000) for name in ("inference", "training")}
+    two = {"inference": one["inference"], "training": LaneConfig(priority=9)}
+    for lanes, held in ((one, True), (two, False)):
+        at = desk(DaemonConfig(lanes=one))
+        for rows, us in ((1, 1000), (2, 1010)):
+            at.state.known.costs.learn(OPS[0].id, arrival().call.direction, rows, us)
+        for client, lane in enumerate(one):
+            at.join(client, lane)
+            at.arrive(client, arrival())
+        (together,) = at.turn()
+        at.done(together)
+        at.tell(Adopt(DaemonConfig(lanes=lanes), LatencyFirst(DaemonConfig(lanes=lanes))))
+        at.now_us = 10
+        at.arrive(0, arrival(generation=2))
+        assert (runs(at) == []) == held

@@ -39,6 +39,14 @@ def mixed(
     prompts: Annotated[
         int | None, typer.Option(min=2, help="For each load. [default: 16]", show_default=False)
     ] = None,
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Record every load into this folder, and tell how near the simulator comes to it.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Measure inference that arrives by itself beside two clients that train, against each alone."""
     scale = _QUICK if quick else _FULL
@@ -59,13 +67,15 @@ def mixed(
         environment=telling_environment(),
     )
     check_writable(json)
+    if traces is not None:
+        traces.mkdir(parents=True, exist_ok=True)
     console = wide_console()
     leave_in_order()
     with (
         tempfile.TemporaryDirectory(prefix="symbiosis-bench-", ignore_cleanup_errors=True) as folder,
         Progress(console) as progress,
     ):
-        report = run(settings, scale, progress, Path(folder))
+        report = run(settings, scale, progress, Path(folder), traces)
     show(console, report)
     if json is not None:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")

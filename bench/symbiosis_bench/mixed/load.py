@@ -10,7 +10,7 @@ import msgspec
 
 from symbiosis_bench.mixed.messages import Served
 
-__all__ = ["Times", "bursts", "poisson", "quantile", "rate_within", "times"]
+__all__ = ["Times", "bursts", "first_tokens_alone", "poisson", "quantile", "rate_within", "times"]
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +39,19 @@ def poisson(count: int, rate_per_s: float, seed: int) -> tuple[float, ...]:
 def bursts(count: int, rate_per_s: float, together: int) -> tuple[float, ...]:
     """Returns arrivals of the same rate, so many at once."""
     return tuple([number // together * together / rate_per_s for number in range(count)])
+
+
+def first_tokens_alone(arrivals_s: Sequence[float], first_token_s: float, prompt_s: float) -> list[float]:
+    """Returns the times to first tokens of one client that answers each prompt as fast as unloaded.
+
+    So much of them is that a prompt waits for those before it, whatever the daemon does.
+    """
+    found, free_s = [], 0.0
+    for arrived_s in arrivals_s:
+        begins_s = max(arrived_s, free_s)
+        found.append(begins_s + first_token_s - arrived_s)
+        free_s = begins_s + prompt_s
+    return found
 
 
 def times(served: Served) -> Times:

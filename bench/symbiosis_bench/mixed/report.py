@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from symbiosis_bench.machine import Machine
+from symbiosis_bench.mixed.foretelling import COMPARED, Foretold
 from symbiosis_bench.mixed.load import Times
 
 __all__ = ["HalfLoad", "Loaded", "MixedReport", "show"]
@@ -25,12 +26,16 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     p99_time_per_token_ratio: float
     p50_first_token_ratio: float
     p99_first_token_ratio: float
+    p99_first_token_waiting_ratio: float
+    """What it were if every prompt took as long as unloaded: one client answers them, one after the other."""
     tokens_within_target: float
     """Share of tokens that took at most 1.5 times the unloaded p99."""
     training_progress_kept: float
     """Steps a second of both training clients, over those without inference."""
     occupancy: float
     """Clients a batch of the daemon meanwhile."""
+    foretold: tuple[Foretold, ...] = ()
+    """By lane, where the run was recorded: what the simulator makes of it."""
 
 
 class HalfLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,23 +73,26 @@ def show(console: Console, report: MixedReport) -> None:
         "p99 token",
         "p50 first",
         "p99 first",
+        "by waiting",
         "in target",
         "training",
     ):
         table.add_column(heading, justify="left" if heading == "arrivals" else "right")
     unloaded = report.unloaded
     each = (unloaded.p50_token_s, unloaded.p99_token_s, unloaded.p50_first_token_s, unloaded.p99_first_token_s)
-    table.add_row("one by one", "alone", *(f"{value * 1e3:.0f} ms" for value in each), "", "")
+    table.add_row("one by one", "alone", *(f"{value * 1e3:.0f} ms" for value in each), "", "", "")
     for loaded in report.loaded:
         ratios = (
             *(loaded.p50_time_per_token_ratio, loaded.p99_time_per_token_ratio),
-            *(loaded.p50_first_token_ratio, loaded.p99_first_token_ratio),
+            *(loaded.p50_first_token_ratio, loaded.p99_first_token_ratio, loaded.p99_first_token_waiting_ratio),
         )
         table.add_row(
             *(loaded.arrivals, f"{loaded.offered:.0%}", *(f"{ratio:.2f} x" for ratio in ratios)),
             *(f"{loaded.tokens_within_target:.0%}", f"{loaded.training_progress_kept:.0%} kept"),
         )
     console.print(table)
+    if any(loaded.foretold for loaded in report.loaded):
+        console.print(_foretold(report))
     console.print(
         f"without training {report.prompts_per_s:.3g} prompts/s are served; without inference "
         f"{report.training_steps_per_s:.3g} steps/s are made. Targets at half load: p50 token at most 1.25 x, p99 "
@@ -93,3 +101,14 @@ def show(console: Console, report: MixedReport) -> None:
     )
     if report.quick:
         console.print("quick: everything was run, and no figure means anything", markup=False)
+
+
+def _foretold(report: MixedReport) -> Table:
+    table = Table(box=None, header_style="bold underline", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("simulated, less what was", "offered", "lane", *COMPARED):
+        table.add_column(heading, justify="right" if heading in COMPARED else "left")
+    for loaded in report.loaded:
+        for each in loaded.foretold:
+            off = [f"{each.off[name]:+.0%}" if name in each.off else "" for name in COMPARED]
+            table.add_row(loaded.arrivals, f"{loaded.offered:.0%}", each.lane, *off)
+    return table

@@ -17,11 +17,13 @@ from symbiosis_bench.end_to_end.settings import Settings, worker_environment
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.machine import this_machine
-from symbiosis_bench.mixed.load import Times, bursts, poisson, rate_within, times
+from symbiosis_bench.mixed.foretelling import Foretold, foretell, recording
+from symbiosis_bench.mixed.load import Times, bursts, first_tokens_alone, poisson, quantile, rate_within, times
 from symbiosis_bench.mixed.messages import Message, Order, Rest, Serve, Served, Trained, TrainOn, read_message
 from symbiosis_bench.mixed.report import HalfLoad, Loaded, MixedReport
 from symbiosis_bench.processes import Child, Children
 from symbiosis_bench.progress import Progress
+from symbiosis_core.config import DaemonConfig
 from symbiosis_core.wire import BatchStatus
 
 __all__ = ["Scale", "run"]
@@ -32,6 +34,7 @@ _TRAINING: Final = 2
 _TOGETHER: Final = 4
 """Prompts of a burst."""
 A = TypeVar("A", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +52,11 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 class Mixed:
     """The clients of a run: one that answers prompts, and two that train."""
 
-    def __init__(self, site: Site, children: Children[Message], environment: dict[str, str]) -> None:
+    def __init__(
+        self, site: Site, children: Children[Message], environment: dict[str, str], traces: Path | None
+    ) -> None:
         self._site = site
+        self._traces = traces
         self._children = children
         daemon = site.main()
 
@@ -85,6 +91,15 @@ class Mixed:
             _order(child, Rest())
         return result, self._hear(Trained, self._training)
 
+    def foretold(self, name: str, meanwhile: Callable[[], T]) -> tuple[T, tuple[Foretold, ...]]:
+        """Returns what `meanwhile` returned and, where it is recorded, how near the simulator comes to it."""
+        if self._traces is None:
+            return meanwhile(), ()
+        out = self._traces / f"{name}.trace"
+        with recording(self._site.main().address, out):
+            result = meanwhile()
+        return result, foretell(out, DaemonConfig())  # of the daemon's own, `Site` sets the threads alone
+
     def batches(self) -> BatchStatus:
         """What the daemon has counted so far."""
         return self._site.main().status().batches
@@ -110,14 +125,16 @@ def _order(child: Child, order: Order) -> None:
     child.write(msgspec.json.encode(order) + b"\n")
 
 
-def run(settings: Settings, scale: Scale, progress: Progress, folder: Path) -> MixedReport:
-    """Measures every load. Ends all it started."""
+def run(
+    settings: Settings, scale: Scale, progress: Progress, folder: Path, traces: Path | None = None
+) -> MixedReport:
+    """Measures every load, and records it into `traces` if that is wanted. Ends all it started."""
     environment = worker_environment(os.environ, 1)
     with Children(folder, read_message) as children:
         site = Site(settings, children, progress, folder)  # type: ignore[arg-type]  # it hears of `Made` alone
         site.main()
         progress.say("opening one client that serves and two that train")
-        mixed = Mixed(site, children, environment)
+        mixed = Mixed(site, children, environment, traces)
         progress.say("inference alone")
         mixed.serve([0.0] * 2, scale.tokens)  # warm up
         mixed.train(scale.shape, lambda: time.sleep(scale.alone_s / 2))
@@ -199,12 +216,13 @@ def _beside(
         return served.arrived_s[0] - arrivals_s[0]
 
     before = mixed.batches()
-    served, trained = mixed.train(scale.shape, serve)
+    (served, trained), foretold = mixed.foretold(f"{kind}-{offered:g}", lambda: mixed.train(scale.shape, serve))
     after = mixed.batches()
     found, began = times(served), began_s(served)
     ended = max(served.tokens_s[-1][-1], began + lasts_s)
     rate = sum(rate_within(each.stamps_s, began, ended) for each in trained)
     target_s = 1.5 * unloaded.p99_token_s
+    waiting_s = first_tokens_alone(arrivals_s, unloaded.p50_first_token_s, offered / rate_per_s)
     steps = [b - a for stamps in served.tokens_s for a, b in itertools.pairwise(stamps)]
     return Loaded(
         arrivals=kind,
@@ -214,7 +232,9 @@ def _beside(
         p99_time_per_token_ratio=found.p99_token_s / unloaded.p99_token_s,
         p50_first_token_ratio=found.p50_first_token_s / unloaded.p50_first_token_s,
         p99_first_token_ratio=found.p99_first_token_s / unloaded.p99_first_token_s,
+        p99_first_token_waiting_ratio=quantile(waiting_s, 0.99) / unloaded.p99_first_token_s,
         tokens_within_target=sum(step <= target_s for step in steps) / len(steps),
         training_progress_kept=rate / trained_alone,
         occupancy=(after.clients - before.clients) / max(1, after.count - before.count),
+        foretold=foretold,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_scheduler.commands.console import wide_console
 from symbiosis_scheduler.simulation.picture import draw
+from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.report import RunFigures, figures
 from symbiosis_scheduler.simulation.script import read_load
 from symbiosis_scheduler.simulation.trace import read_trace
@@ -24,11 +26,12 @@ __all__ = ["Run", "run", "show", "write"]
 
 
 class Run:
-    """One configuration's run."""
+    """One configuration's run; or what the daemon did while it was recorded, which took nothing here."""
 
-    def __init__(self, world: World, found: RunFigures, took_s: float) -> None:
-        self.world = world
+    def __init__(self, found: RunFigures, latencies_us: Callable[[str], list[float]], took_s: float = 0.0) -> None:
         self.found = found
+        self.latencies_us = latencies_us
+        """Of a lane's requests, in order of size."""
         self.took_s = took_s
         """Of real time."""
 
@@ -42,14 +45,17 @@ def run(
     requests: int = 0,
     seed: int = 0,
 ) -> list[Run]:
-    """Plays the trace under every configuration, from the same seed."""
-    load, runs = read_load(read_trace(trace)), []
+    """Plays the trace under every configuration, from the same seed. What was recorded comes first."""
+    records = read_trace(trace)
+    load, recorded = read_load(records), Recorded(records)
+    runs = [Run(recorded.figures(), recorded.latencies_us)]
     for name, config in settings.items():
         began = time.perf_counter()
         with _without_collecting():
             world = World(load, config, clients=clients, devices=devices, seed=seed)
             world.run(requests)
-        runs.append(Run(world, figures(world, name, config.policy.name), time.perf_counter() - began))
+        took_s = time.perf_counter() - began
+        runs.append(Run(figures(world, name, config.policy.name), partial(_latencies_us, world), took_s))
     return runs
 
 
@@ -64,7 +70,7 @@ def show(runs: list[Run]) -> None:
 def write(runs: list[Run], json: Path | None, plot: Path | None) -> None:
     """Writes the figures and the picture, where they are wanted."""
     lines = [
-        (f"{Path(each.found.name).stem} {lane.lane}", _latencies(each.world, lane.lane))
+        (f"{Path(each.found.name).stem} {lane.lane}", each.latencies_us(lane.lane))
         for each in runs
         for lane in each.found.lanes
     ]
@@ -77,7 +83,7 @@ def write(runs: list[Run], json: Path | None, plot: Path | None) -> None:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error
 
 
-def _latencies(world: World, lane: str) -> list[float]:
+def _latencies_us(world: World, lane: str) -> list[float]:
     return sorted(us for player in world.players if player.lane == lane for us in player.latencies_us)
 
 
@@ -87,7 +93,7 @@ def _overall(runs: list[Run]) -> Table:
         found = each.found
         table.add_row(
             *(found.name, found.policy, f"{found.requests:,}", f"{found.seconds:,.1f}", f"{found.occupancy:.2f}"),
-            *(f"{found.busy:.0%}", f"{found.holds:,}", f"{each.took_s:.1f} s"),
+            *(f"{found.busy:.0%}", f"{found.holds:,}", f"{each.took_s:.1f} s" if each.took_s else ""),
         )
     return table
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, BinaryIO
 
 import typer
 
 from symbiosis_core.errors import UsageError
-from symbiosis_core.wire import TakeTrace, TraceTaken
 from symbiosis_transports.address import default_address
 
 __all__ = ["trace"]
-
-_LOOK_S: Final = 0.25
 
 trace = typer.Typer(help="Record what clients ask of a daemon.", no_args_is_help=True)
 
@@ -31,20 +28,17 @@ def record(
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For how long.")] = 30.0,
 ) -> None:
     """Write down arrivals, ops, rows and times, for `symbiosis policy simulate`. Nobody's content is in it."""
+    from symbiosis_scheduler.simulation.fetching import fetch_trace
     from symbiosis_transports.zmq_link import ControlClient
 
+    ends = time.monotonic() + seconds
+
+    def wait(most_s: float) -> bool:
+        time.sleep(min(most_s, max(0.0, ends - time.monotonic())))
+        return time.monotonic() >= ends
+
     with ControlClient(address or default_address()) as link, _opened(out) as file:
-        recording = dropped = 0
-        ends = time.monotonic() + seconds
-        while True:
-            last = time.monotonic() >= ends
-            taken = link.ask(TakeTrace(recording, stop=last))
-            assert isinstance(taken, TraceTaken)  # the conversation lets nothing else through
-            recording, dropped = taken.recording, taken.dropped
-            file.write(taken.data)
-            if last:
-                break
-            time.sleep(min(_LOOK_S, max(0.0, ends - time.monotonic())))
+        dropped = fetch_trace(link, file.write, wait)
     size = out.stat().st_size
     typer.echo(f"{out}: {size / 1e3:.1f} kB in {seconds:g} s" + (f", {dropped} records lost" if dropped else ""))
 

@@ -45,7 +45,7 @@ class Recorder:
         """By whether beside: since when a plan could begin, if anything waits and is not held."""
         self._done_us = {True: 0, False: 0}
         """When the last plan beside was done, and the last of the others."""
-        self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128]))
+        self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128], state.beside))
         self.dropped = 0
         """Records that were not fetched in time."""
         for client in state.statistics().clients:
@@ -93,7 +93,9 @@ class Recorder:
     def _note_turn(self, instructions: Sequence[Instruction], us: int) -> None:
         for each in instructions:
             if isinstance(each, Run):
-                self._running[each.plan] = (us, us - self._could_us.get(each.beside, us), each.beside)
+                found_us = min([part.request.arrived_us for part in each.plan.parts]) - self._began_us
+                could_us = max(self._could_us.get(each.beside, us), found_us)
+                self._running[each.plan] = (us, us - could_us, each.beside)
         self._could_us.clear()  # what was not started waits for a plan that runs, or is held
 
     def _note_batch(self, plan: Plan, us: int) -> None:
@@ -104,7 +106,7 @@ class Recorder:
         took_us, clients = us - max(began_us, self._done_us[beside]), len(plan.clients)
         self._done_us[beside] = self._could_us[beside] = us
         direction, kind = Direction(plan.direction).value, Kind.BESIDE if beside else Kind.BATCH
-        self._write(kind, us, plan.op, direction, plan.rows, took_us, clients, lag_us)
+        self._write(kind, us, plan.op, direction, plan.rows, took_us, clients, lag_us, plan.lead.client)
 
     def _write(self, kind: Kind, *fields: int | str | bool) -> None:
         if len(self._data) > _MOST_BYTES:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from symbiosis_scheduler.simulation.world import Player, World
 
-__all__ = ["LaneFigures", "RunFigures", "figures", "quantile"]
+__all__ = ["LaneFigures", "RunFigures", "figures", "lane_figures", "quantile"]
+
+
+class Told(Protocol):
+    """What is known of a client, in virtual time or from a trace."""
+
+    rows: int
+    refused: int
+    first_us: int
+    last_us: int
+    latencies_us: array[float]
+    forwards_us: array[float]
 
 
 class LaneFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +79,12 @@ def figures(world: World, name: str, policy: str) -> RunFigures:
         busy=sum(each.busy_s for each in batches) * 1e6 / device_us,
         holds=sum(each.count for each in holds),
         held_saved_s=sum(each.actual_us for each in holds) / 1e6,
-        lanes=tuple(_lane(lane, players) for lane, players in sorted(lanes.items())),
+        lanes=tuple(lane_figures(lane, players) for lane, players in sorted(lanes.items())),
     )
 
 
-def _lane(lane: str, players: Sequence[Player]) -> LaneFigures:
+def lane_figures(lane: str, players: Sequence[Told]) -> LaneFigures:
+    """Returns the figures of those who are in a lane."""
     latencies = sorted(us for player in players for us in player.latencies_us)
     forwards = sorted(us for player in players for us in player.forwards_us)
     rates = [player.rows * 1e6 / max(1, player.last_us - player.first_us) for player in players if player.rows]

@@ -11,7 +11,6 @@ that place, within them.
 
 from __future__ import annotations
 
-import random
 from array import array
 from collections.abc import Iterable
 from statistics import median
@@ -19,7 +18,7 @@ from typing import Any
 
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
-from symbiosis_scheduler.costs import Costs
+from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.trace import Kind
 
 __all__ = ["Load", "Script", "read_load"]
@@ -45,35 +44,21 @@ class Script:
         return len(self.calls)
 
 
-Strays = dict[tuple[OpId | None, Direction, int], list[float]]
-"""By op, direction and number of bits of the rows; and, for what was never seen, of a whole direction."""
-
-
 class Load:
     """All that a trace tells: who asks for what, and what batches take."""
 
-    def __init__(self, scripts: list[Script], starts: frozenset[int], costs: Costs, strays: Strays) -> None:
+    def __init__(self, scripts: list[Script], starts: frozenset[int], service: Service, *, beside: bool) -> None:
         self.scripts = scripts
         self.starts = starts
-        self.costs = costs
-        self.strays = strays
-        """How the times of batches were to those that the curves expect: to be drawn from."""
-        self._expected: dict[tuple[OpId, Direction, int], float] = {}
+        self.service = service
+        self.beside = beside
+        """Whether lanes below the first were computed beside it, where the configuration did not turn it off."""
         self.ops = 1 + max([call[0] for script in scripts for call in script.calls], default=-1)
 
     @property
     def requests(self) -> int:
         """All steps of all clients."""
         return sum(map(len, self.scripts))
-
-    def took_us(self, op: OpId, direction: Direction, rows: int, dice: random.Random) -> float:
-        """Returns how long a batch takes: what is expected, drawn out as one of the recorded ones like it."""
-        strays = self.strays.get((op, direction, rows.bit_length())) or self.strays.get((None, direction, 0))
-        expected_us = self._expected.get((op, direction, rows))
-        if expected_us is None:
-            expected_us = self.costs.expected_us(op, direction, rows) or 1.0
-            self._expected[op, direction, rows] = expected_us
-        return expected_us * dice.choice(strays) if strays else expected_us
 
 
 class _Watched:
@@ -90,13 +75,16 @@ class _Watched:
 def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
     """Returns what the records of a trace tell."""
     clients: dict[int, _Watched] = {}
+    lanes: dict[int, str] = {}
     unsure: list[_Unsure] = []
     found: list[_Unsure] = []
     scripts: list[Script] = []
     starts: set[int] = set()
-    costs, batches = Costs(), []
+    service, beside = Service(), False
     for kind, *fields in records:
         match kind:
+            case Kind.HEADER:
+                beside = fields[2]
             case Kind.OP:
                 if fields[1]:
                     starts.add(fields[0])
@@ -104,6 +92,7 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 us, client, lane, user = fields
                 scripts.append(Script(lane, user, us))
                 clients[client] = _Watched(scripts[-1])
+                lanes[client] = lane
             case Kind.LEAVE:
                 clients.pop(fields[1], None)
             case Kind.ASK:
@@ -116,19 +105,14 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                     watched.answers += 1
                     watched.ready_us = us
             case Kind.BATCH | Kind.BESIDE:
-                us, op, direction, rows, took_us, _, lag_us = fields
+                us, op, direction, rows, took_us, _, lag_us, lead = fields
                 if kind == Kind.BATCH:
                     unsure += [ask for ask in found if ask.bound(us - took_us)]
                     found.clear()
-                costs.learn(OpId(op), Direction(direction), rows, took_us + lag_us)
-                batches.append((OpId(op), Direction(direction), rows, took_us + lag_us))
+                batch = OpId(op), Direction(direction), rows
+                service.note(Way(lanes.get(lead, ""), kind == Kind.BESIDE), batch, took_us + lag_us)
     _settle(scripts, unsure)
-    strays: Strays = {}
-    for op, direction, rows, took_us in batches:
-        if expected_us := costs.expected_us(op, direction, rows):
-            for key in ((op, direction, rows.bit_length()), (None, direction, 0)):
-                strays.setdefault(key, []).append(took_us / expected_us)
-    return Load([script for script in scripts if len(script)], frozenset(starts), costs, strays)
+    return Load([script for script in scripts if len(script)], frozenset(starts), service, beside=beside)
 
 
 def _note_ask(watched: _Watched, us: int, call: tuple[OpId, Direction, int]) -> _Unsure:

@@ -1,14 +1,16 @@
 """The form of a trace: a stream of msgpack arrays, small because every field is an integer.
 
-    [HEADER, version, model]                            first, and again where traces are put together
+    [HEADER, version, model, beside]                    first. Whether lanes below the first were computed beside
+                                                        it, as on a CPU, where it is not turned off
     [OP, op, begins a forward]                          before the first request for it
     [JOIN, us, client, lane, user]
     [LEAVE, us, client]
     [ASK, us, client, slot, op, direction, rows]        a request arrived
     [ANSWER, us, client, slot]                          it was answered
-    [BATCH, us, op, direction, rows, took us, clients, lag us]
-                                                        a batch was done. It began so long after it could have:
-                                                        what a busy machine takes before a decision is carried out
+    [BATCH, us, op, direction, rows, took us, clients, lag us, lead]
+                                                        a batch was done, for the sake of that client. It began
+                                                        so long after it could have: what a busy machine takes
+                                                        before a decision is carried out
     [BESIDE, ...]                                       the same of one that was computed beside: requests
                                                         that came meanwhile were seen at once
 
@@ -28,7 +30,7 @@ from symbiosis_core.errors import UsageError
 
 __all__ = ["VERSION", "Kind", "encode", "read_trace", "records"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MOST_BYTES: Final = 1 << 30
 
 
@@ -46,14 +48,14 @@ class Kind(IntEnum):
 
 
 _FIELDS: Final = {
-    Kind.HEADER: (int, str),
+    Kind.HEADER: (int, str, bool),
     Kind.OP: (int, bool),
     Kind.JOIN: (int, int, str, str),
     Kind.LEAVE: (int, int),
     Kind.ASK: (int,) * 6,
     Kind.ANSWER: (int,) * 3,
-    Kind.BATCH: (int,) * 7,
-    Kind.BESIDE: (int,) * 7,
+    Kind.BATCH: (int,) * 8,
+    Kind.BESIDE: (int,) * 8,
 }
 _encoder: Final = msgspec.msgpack.Encoder()
 

@@ -1,7 +1,7 @@
 """Clients, devices and the scheduler's own state machine, in virtual time.
 
 Every device has a `SchedulerState` as a daemon has, with the same policy; only clock and compute are played. A
-batch takes what the trace's batches took: the time its op's curve expects, drawn out as the recorded ones were.
+batch takes what the trace's batches took, and lower lanes are computed beside the first where they were.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.policies import make_policy
 from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.simulation.script import Load, Script
+from symbiosis_scheduler.simulation.service import Way
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.calls import Arrival, Call
 
@@ -52,6 +53,7 @@ class Player:
         "answers",
         "asked_us",
         "at",
+        "begins",
         "device",
         "first_us",
         "forwards_us",
@@ -89,6 +91,8 @@ class Player:
         self.latencies_us = array("d")
         self.forwards_us = array("d")
         """From the beginning of a forward to the last answer before the next."""
+        self.begins = 0
+        """The slot of the request that began the last forward."""
         self.started_us = -1
 
 
@@ -131,7 +135,7 @@ class World:
         self._load = load
         self._dice = random.Random(seed)
         ops = [_PlayedOp(id, id in load.starts) for id in range(load.ops)]
-        beside = config.compute.beside
+        beside = load.beside and config.compute.beside
         self.devices = [
             Device(SchedulerState([ops], config, make_policy(config), beside=beside)) for _ in range(devices)
         ]
@@ -200,13 +204,12 @@ class World:
         op, direction, rows = script.calls[at]
         player.at += 1
         player.waiting = False
-        if direction is Direction.FORWARD and op in self._load.starts and not player.asked_us:
-            player.started_us = self.now_us
+        begins = direction is Direction.FORWARD and op in self._load.starts and not player.asked_us
         player.slots += 1
         slot = SlotIndex(player.slots)
         player.asked_us[slot] = (self.now_us, rows)
-        if not player.first_us:
-            player.first_us = self.now_us
+        if begins:
+            player.begins = slot
         arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET))
         if player.device.running is None:
             self._see(player, arrival)
@@ -218,6 +221,10 @@ class World:
     def _see(self, player: Player, arrival: Arrival) -> None:
         """The daemon finds a request: from now on it counts as waiting, as in a daemon's status."""
         player.asked_us[arrival.slot] = (self.now_us, arrival.call.rows)
+        if not player.first_us:
+            player.first_us = self.now_us
+        if player.begins == arrival.slot:
+            player.started_us = self.now_us
         for instruction in player.device.state.handle(Arrived(player.id, [arrival], self.now_us)):
             assert isinstance(instruction, Answer)  # refused: a quota
             self._answered(player, instruction, again=False)
@@ -229,7 +236,9 @@ class World:
                 plan = instruction.plan
                 if not instruction.beside:
                     device.running = plan
-                drawn_us = self._load.took_us(plan.op, plan.direction, plan.rows, self._dice)
+                way = Way(self.players[plan.lead.client].script.lane, instruction.beside)
+                batch = plan.op, plan.direction, plan.rows
+                drawn_us = self._load.service.took_us(way, batch, self._dice)
                 self._put(self.now_us + max(1, round(drawn_us)), _DONE, _Ran(device, plan))
             elif isinstance(instruction, Sleep) and instruction.until_us is not None:
                 self._look(device, max(instruction.until_us, self.now_us + 1))

@@ -1,4 +1,4 @@
-"""The microkernel: starts services in order, watches over them, stops them in reverse. It knows none of them.
+"""How services are supervised.
 
 What happens to one service, and who sees to it:
 
@@ -20,53 +20,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from symbiosis_core.errors import ServiceFailedError, SymbiosisError, UsageError
+from symbiosis_core.kernel.service import Service, ServiceState
 from symbiosis_core.logs import event, get_logger
 
-__all__ = ["Kernel", "KernelStatistics", "Service", "ServiceState", "ServiceStatistics", "install_signals"]
+__all__ = ["Kernel", "KernelStatistics", "ServiceStatistics"]
 
-log = get_logger(__name__)
+log = get_logger("symbiosis_core.kernel")  # of the kernel there is one, in however many files
 
 _CANCEL_GRACE_S: Final = 1.0
 """How long a cancelled task may take to end. Cleaning up is for `stop()`, which has its own limit."""
-
-
-class Service(Protocol):
-    """One part of the daemon."""
-
-    @property
-    def name(self) -> str:
-        """Its name in logs, errors and statistics; unique in its kernel."""
-
-    async def start(self) -> None:
-        """Returns when the service is ready to serve. Whoever raises here, or is cancelled, cleans up first."""
-
-    async def run(self) -> None:
-        """Serves until cancelled, and then ends within a second.
-
-        May return by itself once a stop was asked for. Returning before that is a failure, as is raising.
-        """
-
-    async def stop(self) -> None:
-        """Drains and releases everything. Called once after `start` returned, even where `run` has failed."""
-
-
-class ServiceState(StrEnum):
-    """Where a service is in its life."""
-
-    WAITING = "waiting"
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    ABANDONED = "abandoned"
 
 
 class ServiceStatistics(NamedTuple):
@@ -292,33 +260,3 @@ def _resolve(what: asyncio.Future[None]) -> None:
 def _told(error: BaseException) -> str:
     """Returns the error in one line; our own errors say all by themselves."""
     return str(error) if isinstance(error, SymbiosisError) else f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-@contextlib.contextmanager
-def install_signals(
-    kernel: Kernel, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
-) -> Iterator[None]:
-    """Lets the first of `signals` ask the kernel to stop, and the next one abort the drain.
-
-    For the main thread, inside its running loop. The handlers from before are put back at the end.
-    """
-    loop = asyncio.get_running_loop()
-    received: list[str] = []
-
-    def receive(number: signal.Signals) -> None:
-        received.append(number.name)
-        if len(received) == 1:
-            kernel.request_stop(number.name)
-        else:
-            kernel.abort(f"{number.name} came after {received[0]}")
-
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        loop.add_signal_handler(number, receive, number)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            if handler is not None:  # None: a handler that was not set from Python cannot be put back
-                signal.signal(number, handler)

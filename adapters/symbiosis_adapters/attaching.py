@@ -1,0 +1,57 @@
+"""How a client gets its place: it is greeted, looks at the base, and connects by the transport that was chosen.
+
+A transport that turns out not to work on this side is told to the daemon as an obstacle, and another is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from symbiosis_adapters.asking import greet
+from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.logs import event, get_logger
+from symbiosis_core.specs import ModelSpec
+from symbiosis_core.wire import MAX_OBSTACLE, Hello, Welcome
+from symbiosis_transports.address import Address
+from symbiosis_transports.ports import ClientChannel
+from symbiosis_transports.registry import names, transport
+
+__all__ = ["Attached", "attach"]
+
+log = get_logger(__name__)
+
+_TIMEOUT_S = 10.0
+
+
+class Attached(NamedTuple):
+    """A place in a daemon."""
+
+    welcome: Welcome
+    spec: ModelSpec
+    """The catalogue of the base."""
+    channel: ClientChannel
+
+
+def attach(address: Address, hello: Hello, look: Callable[[ModelSpec], None]) -> Attached:
+    """Returns a place in the daemon at `address`. `look` raises if the base is none that the caller can use."""
+    capabilities = tuple([transport(name).capability() for name in names()])
+    while True:
+        welcome, spec = greet(address, replace(hello, capabilities=capabilities))
+        look(spec)
+        carrier, endpoint = transport(welcome.transport), welcome.endpoint
+        if address.scheme == "tcp":  # only this side knows by which name it reaches the host
+            endpoint = carrier.endpoint(address.control)
+        try:
+            return Attached(welcome, spec, carrier.connect(endpoint, welcome.token, _TIMEOUT_S))
+        except RefusedError as error:
+            known = {one.transport for one in capabilities if one.obstacle}
+            if error.code is not RefusalCode.NO_TRANSPORT or carrier.name in known:
+                raise
+            log.warning(event("another transport is used", not_used=carrier.name, reason=error.reason))
+            obstacle = error.reason[:MAX_OBSTACLE]
+            capabilities = tuple(
+                [replace(one, obstacle=obstacle) if one.transport == carrier.name else one for one in capabilities]
+            )

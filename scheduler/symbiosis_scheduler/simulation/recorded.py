@@ -1,0 +1,106 @@
+"""What the daemon did while a trace was recorded, in the figures of a run in virtual time: to lay beside them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.simulation.report import RunFigures, lane_figures
+from symbiosis_scheduler.simulation.trace import Kind
+
+__all__ = ["Recorded"]
+
+
+class _Client:
+    """What the trace tells of one client; of refusals it tells nothing."""
+
+    def __init__(self, lane: str) -> None:
+        self.lane = lane
+        self.rows = self.refused = 0
+        self.first_us = self.last_us = 0
+        self.latencies_us = array("d")
+        self.forwards_us = array("d")
+        self.started_us = -1
+        self.open: dict[int, tuple[int, int]] = {}
+        """When each open request arrived, by slot, and its rows."""
+
+    def asked(self, us: int, slot: int, rows: int, *, begins: bool) -> None:
+        if not self.first_us:
+            self.first_us = us
+        if begins and not self.open:
+            if self.started_us >= 0:
+                self.forwards_us.append(self.last_us - self.started_us)
+            self.started_us = us
+        self.open[slot] = us, rows
+
+    def answered(self, us: int, slot: int) -> None:
+        asked = self.open.pop(slot, None)
+        if asked is not None:
+            self.latencies_us.append(us - asked[0])
+            self.rows += asked[1]
+            self.last_us = us
+
+
+class Recorded:
+    """The clients of a trace and its batches."""
+
+    def __init__(self, records: Iterable[tuple[Any, ...]]) -> None:
+        self._clients: dict[int, _Client] = {}
+        self._starts: set[int] = set()
+        self._batches = self._batch_clients = self._last_us = 0
+        self._busy: list[tuple[int, int]] = []
+        for kind, *fields in records:
+            self._note(kind, fields)
+
+    def latencies_us(self, lane: str) -> list[float]:
+        """Returns those of a lane's requests, in order of size."""
+        return sorted(us for client in self._clients.values() if client.lane == lane for us in client.latencies_us)
+
+    def figures(self) -> RunFigures:
+        """Returns what the daemon did."""
+        lanes: dict[str, list[_Client]] = {}
+        for client in self._clients.values():
+            if client.first_us:
+                lanes.setdefault(client.lane, []).append(client)
+        return RunFigures(
+            name="recorded",
+            policy="",
+            seconds=self._last_us / 1e6,
+            requests=sum(len(client.latencies_us) for client in self._clients.values()),
+            occupancy=self._batch_clients / max(1, self._batches),
+            busy=_covered_us(self._busy) / max(1, self._last_us),
+            holds=0,
+            held_saved_s=0.0,
+            lanes=tuple(lane_figures(lane, clients) for lane, clients in sorted(lanes.items())),
+        )
+
+    def _note(self, kind: Kind, fields: list[Any]) -> None:
+        match kind:
+            case Kind.OP if fields[1]:
+                self._starts.add(fields[0])
+            case Kind.JOIN:
+                self._clients[fields[1]] = _Client(fields[2])
+            case Kind.ASK:
+                us, client, slot, op, direction, rows = fields
+                begins = op in self._starts and direction == Direction.FORWARD
+                self._clients[client].asked(us, slot, rows, begins=begins)
+            case Kind.ANSWER if fields[1] in self._clients:
+                us, client, slot = fields
+                self._clients[client].answered(us, slot)
+                self._last_us = us
+            case Kind.BATCH | Kind.BESIDE:
+                us, _, _, _, took_us, clients, _, _ = fields
+                self._batches += 1
+                self._batch_clients += clients
+                self._busy.append((us - took_us, us))
+
+
+def _covered_us(spans: list[tuple[int, int]]) -> int:
+    """Returns how long at least one of the spans lasts."""
+    covered = end = 0
+    for begins, ends in sorted(spans):
+        covered += max(0, ends - max(begins, end))
+        end = max(end, ends)
+    return covered

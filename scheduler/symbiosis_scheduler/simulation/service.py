@@ -1,0 +1,96 @@
+"""What batches take in virtual time: what those of a trace took.
+
+The time that an op's curve expects, drawn out as one of the recorded ones like it was. Every lane has curves of
+its own, beside the first lane and not: their batches had other threads, and shared the cores with others.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from symbiosis_core.ids import OpId
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.costs import Costs
+
+__all__ = ["Service", "Way"]
+
+_Batch = tuple[OpId, Direction, int]
+"""Op, direction and rows."""
+
+
+class Way(NamedTuple):
+    """How a batch is computed: for the sake of which lane, and whether beside the first."""
+
+    lane: str
+    beside: bool
+
+
+class _Served:
+    """The batches that were computed in the same way."""
+
+    def __init__(self) -> None:
+        self.costs = Costs()
+        self.batches: list[tuple[_Batch, int]] = []
+        self.strays: dict[tuple[OpId | None, Direction, int], list[float]] = {}
+        """How times were to those expected, by op, direction and bits of the rows; and of a whole direction."""
+        self._expected: dict[_Batch, float] = {}
+
+    def expected_us(self, batch: _Batch) -> float:
+        found = self._expected.get(batch)
+        if found is None:
+            found = self._expected[batch] = self.costs.expected_us(*batch) or 0.0
+        return found
+
+    def settle(self) -> None:
+        """Compares all that was noted with the curves that were learned of it."""
+        self._expected.clear()
+        for batch, took_us in self.batches:
+            op, direction, rows = batch
+            if expected_us := self.expected_us(batch):
+                for key in ((op, direction, rows.bit_length()), (None, direction, 0)):
+                    self.strays.setdefault(key, []).append(took_us / expected_us)
+        self.batches.clear()
+
+    def took_us(self, batch: _Batch, dice: random.Random) -> float:
+        op, direction, rows = batch
+        strays = self.strays.get((op, direction, rows.bit_length())) or self.strays.get((None, direction, 0))
+        expected_us = self.expected_us(batch)
+        return expected_us * dice.choice(strays) if strays else expected_us
+
+
+class Service:
+    """All batches of a trace: noted first, and then drawn from."""
+
+    def __init__(self) -> None:
+        self._served: dict[Way, _Served] = {}
+        self._likest: dict[Way, list[_Served]] = {}
+        """All, those first whose way is the likest."""
+
+    def __repr__(self) -> str:
+        return f"<Service of {sum(each.costs.learned for each in self._served.values())} batches>"
+
+    def note(self, way: Way, batch: _Batch, took_us: int) -> None:
+        """A batch took so long, all that came before it included."""
+        served = self._served.get(way)
+        if served is None:
+            served = self._served[way] = _Served()
+            self._likest.clear()
+        served.costs.learn(*batch, took_us)
+        served.batches.append((batch, took_us))
+
+    def took_us(self, way: Way, batch: _Batch, dice: random.Random) -> float:
+        """Returns how long a batch takes; as one of the likest way of which there was any."""
+        likest = self._likest.get(way)
+        if likest is None:
+            likest = self._likest[way] = self._by_likeness(way)
+        for served in likest:
+            if served.batches:
+                served.settle()
+            if served.expected_us(batch):
+                return served.took_us(batch, dice)
+        return 1.0
+
+    def _by_likeness(self, way: Way) -> list[_Served]:
+        ways = sorted(self._served, key=lambda each: (each.lane != way.lane, each.beside != way.beside))
+        return [self._served[each] for each in ways]

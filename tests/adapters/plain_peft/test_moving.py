@@ -1,0 +1,77 @@
+"""Adapters are saved and loaded, on either base, whichever they were trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftConfig, PeftModel, get_base_model_state_dict
+from safetensors.torch import load_file
+
+from symbiosis_adapters.placeholder import FrozenWeight
+from tests.adapters.local import Pair
+from tests.adapters.plain_peft.methods import CASES
+from tests.adapters.training import QUIET, QV, Run, adapt, adapted, logits, lora
+
+pytestmark = QUIET
+
+MOVED = ["lora q,v", "lora embedding", "lora head", "ia3", "prefix", "lora gpt2", "lora norms"]
+
+
+@pytest.mark.parametrize("name", MOVED)
+@pytest.mark.parametrize("trained_here", [True, False])
+def test_an_adapter_moves_between_remote_and_plain(name: str, trained_here: bool, tmp_path: Path) -> None:
+    arch, make = CASES[name]
+    pair = Pair(arch)
+    bases = (pair.remote, pair.plain) if trained_here else (pair.plain, pair.remote)
+    trained = Run(adapt(bases[0](), make), steps=3).model
+    trained.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(bases[1](), tmp_path).eval()
+    torch.testing.assert_close(logits(loaded), logits(trained), rtol=1e-4, atol=1e-5)
+    assert PeftConfig.from_pretrained(str(tmp_path)).base_model_name_or_path == "someone/tiny"
+    if trained_here:
+        saved = load_file(tmp_path / "adapter_model.safetensors")
+        adapt(pair.plain(), make).save_pretrained(tmp_path / "plain")
+        assert saved.keys() == load_file(tmp_path / "plain" / "adapter_model.safetensors").keys()
+
+
+def test_where_nothing_is_lent_an_adapter_is_saved_without_the_base_of_its_embedding(tmp_path: Path) -> None:
+    """PEFT would save that beside it. Plain PEFT loads the adapter all the same."""
+    pair = Pair("llama", allow="nobody")
+    trained = Run(adapt(pair.remote(), CASES["lora embedding"][1]), steps=1).model
+    trained.save_pretrained(tmp_path)
+    assert not any("base_layer" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
+    loaded = PeftModel.from_pretrained(pair.plain(), tmp_path).eval()
+    torch.testing.assert_close(logits(loaded), logits(trained), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [QV, [*QV, "embed_tokens", "lm_head"]])
+def test_the_state_of_the_base_is_found_under_an_adapter(targets: list[str]) -> None:
+    """With the names and values of a plain one. Writing to it changes nothing here, and the base stays remote."""
+    pair = Pair("llama")
+    plain, remote = (adapt(base, lora(targets)) for base in (pair.plain(), pair.remote()))
+    before = logits(remote)
+    expected, found = get_base_model_state_dict(plain), get_base_model_state_dict(remote)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    found["model.layers.0.self_attn.q_proj.weight"].zero_()
+    assert torch.equal(logits(remote), before)
+    assert isinstance(remote.model.model.layers[0].self_attn.q_proj.base_layer.weight, FrozenWeight)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    plain = Pair("llama").plain()
+    plain.model.embed_tokens.weight.data.mul_(2)
+    adapt(plain, CASES["lora embedding"][1]).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match=r"embed_tokens\.base_layer\.weight differs from the daemon's"):
+        PeftModel.from_pretrained(Pair("llama").remote(), tmp_path)
+
+
+def test_an_adapter_loads_without_a_detour_through_memory(tmp_path: Path) -> None:
+    pair = Pair("llama")
+    trained = adapted(pair.remote())
+    trained.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(pair.remote(), tmp_path, low_cpu_mem_usage=True).eval()
+    torch.testing.assert_close(logits(loaded), logits(trained))

@@ -1,0 +1,48 @@
+"""Reports are counted, and taken over where they are of these versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from symbiosis_bench.compat.cell import Cell, Outcome
+from symbiosis_bench.compat.report import cells_in, score, to_json
+from symbiosis_core.errors import UsageError
+from tests.bench.compat.cells import CELLS, REPORT, cell
+
+
+def test_the_score_counts_what_plain_peft_passes() -> None:
+    assert score(CELLS) == (5, 1, 2, 2, 2)
+
+
+def written(folder: Path, name: str, date: str, *cells: Cell, **machine: str) -> Path:
+    report = msgspec.structs.replace(
+        REPORT, machine=msgspec.structs.replace(REPORT.machine, date=date, **machine), cells=cells
+    )
+    file = folder / name
+    file.write_bytes(to_json(report))
+    return file
+
+
+def test_of_equal_cells_the_latest_is_taken_over(tmp_path: Path) -> None:
+    new = written(tmp_path, "new", "2026-11-22", cell("llama", "lora", Outcome.PASS))
+    old = written(
+        tmp_path, "old", "2026-11-21", cell("llama", "lora", Outcome.FAIL), cell("opt", "lora", Outcome.PASS)
+    )
+    found = cells_in([new, old], REPORT.machine)
+    assert {key: (each.outcome, each.date) for key, each in found.items()} == {
+        ("llama", "lora", "graph"): (Outcome.PASS, "2026-11-22"),
+        ("opt", "lora", "graph"): (Outcome.PASS, "2026-11-21"),
+    }
+
+
+def test_what_is_no_report_of_these_versions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"was made with peft 0\.1, and here is peft "):
+        cells_in([written(tmp_path, "old", "2026-11-22", peft="0.1")], REPORT.machine)
+    (tmp_path / "empty").touch()
+    with pytest.raises(UsageError, match="is no report of this benchmark"):
+        cells_in([tmp_path / "empty"], REPORT.machine)
+    with pytest.raises(UsageError, match="cannot read"):
+        cells_in([tmp_path / "none"], REPORT.machine)
