@@ -8,10 +8,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 INT8_READY := $(VENV)/.int8-ready
+NF4_READY := $(VENV)/.nf4-ready
+QUANTISED := tests/scheduler/test_quantised.py tests/e2e/test_quantised.py
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo bench compat peft-suite test test-int8 test-long nightly lint types contracts wheel-smoke check clean
+.PHONY: help demo bench compat peft-suite test test-int8 test-nf4 test-long nightly lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -30,8 +32,11 @@ peft-suite: $(DEV_READY) ## PEFT's own tests on plain models and on remote ones 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
 
-test-int8: $(INT8_READY) ## those of quantised bases, which `make test` leaves out; installs torchao
-	$(BIN)/pytest tests/scheduler/test_quantised.py tests/e2e/test_int8.py $(ARGS)
+test-int8: $(INT8_READY) ## those of bases in eight bits, which `make test` leaves out; installs torchao
+	$(BIN)/pytest $(QUANTISED) -k int8 $(ARGS)
+
+test-nf4: $(NF4_READY) ## those of bases in four bits; installs bitsandbytes
+	$(BIN)/pytest $(QUANTISED) -k nf4 $(ARGS)
 
 test-long: $(DEV_READY) ## the tests that take minutes or want a quiet machine; a quarter of an hour
 	$(BIN)/pytest -m long $(ARGS)
@@ -52,7 +57,7 @@ contracts: $(DEV_READY) ## who may import whom
 wheel-smoke: $(DEV_READY) ## build the wheel, install it elsewhere, run the demo from it for ten seconds
 	.ci/wheel-smoke $(BIN)/python
 
-check: test test-int8 lint types contracts wheel-smoke ## all that CI runs
+check: test test-int8 test-nf4 lint types contracts wheel-smoke ## all that CI runs
 
 clean: ## remove what was built; the model cache in ~/.cache/symbiosis stays
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out
@@ -73,4 +78,9 @@ $(DEV_READY): $(READY)
 # Torchao requires nothing, so no other torch comes with it.
 $(INT8_READY): $(DEV_READY)
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt torchao
+	touch $@
+
+# Bitsandbytes requires torch, numpy and packaging, which are there.
+$(NF4_READY): $(DEV_READY)
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt bitsandbytes
 	touch $@

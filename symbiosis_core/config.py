@@ -41,9 +41,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """What addresses call it, as in `ipc:///path#name`. Empty: as the folder is called, or the hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """How the base is held, and the element type of all rows."""
-    quantize: Literal["none", "int8"] = "none"
-    """`int8`: its linears are held in eight bits, about half of bfloat16, and rows keep `dtype`. Needs the extra
-    `int8` (torchao), and the CPU."""
+    quantize: Literal["none", "int8", "nf4"] = "none"
+    """How its linears are held; rows keep `dtype`. `int8`: in eight bits, about half of bfloat16; needs the extra
+    `int8` (torchao), and the CPU. `nf4`: in four bits, about a quarter; needs the extra `nf4` (bitsandbytes)."""
     default: bool = False
     """Whether it is meant where an address names none. A daemon of several bases that marks none wants a name: a
     client that trains on the wrong base finds out late."""

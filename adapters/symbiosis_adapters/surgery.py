@@ -35,6 +35,7 @@ from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.siblings import SiblingGroup
+from symbiosis_adapters.ties import untie
 from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
 from symbiosis_core.specs import ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
 from symbiosis_transports.tensors import torch_dtype
@@ -68,6 +69,7 @@ def build(
     planned = plan(spec, cut)
     model = _skeleton(spec, head)
     places = Places(model)
+    untie(model, _parameters(spec), spec.ties, places.path)
     deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
     if planned.cut is Cut.LENT:
         assert lender is not None  # the caller has seen to it
@@ -115,6 +117,14 @@ def _skeleton(spec: ModelSpec, head: Head) -> PreTrainedModel:
     config._name_or_path = spec.name_or_path
     with torch.device("meta"):
         return head.model(config, torch_dtype(spec.dtype))
+
+
+def _parameters(spec: ModelSpec) -> Iterator[str]:
+    """Yields what the daemon calls every parameter: of its layers, whether they have it or not, and the others."""
+    for op in spec.ops:
+        leaves = ("",) if op.expert >= 0 else (".weight", ".bias")
+        yield from (f"{path}{leaf}" for path in op.members for leaf in leaves)
+    yield from (tensor.name for tensor in spec.tensors if tensor.kind is TensorKind.PARAMETER)
 
 
 def _set_lent(

@@ -37,8 +37,9 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import OpId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.specs import OpKind, OpSpec, TensorKind, TensorSpec
+from symbiosis_scheduler.nf4 import nf4_of
 from symbiosis_scheduler.probe import Sightings, watch
-from symbiosis_scheduler.quantised import int8_of, pieces
+from symbiosis_scheduler.quantised import is_quantised, pieces, row_dtype
 from symbiosis_transports.tensors import TORCH_DTYPES
 
 __all__ = ["LOCAL_TABLE_BYTES", "Catalogue", "catalogue_of", "trial"]
@@ -111,10 +112,10 @@ def trial(linear: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 
 def _computes_a_linear(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Linear | Conv1D) or not module.weight.is_floating_point():
+    if not isinstance(module, nn.Linear | Conv1D) or not row_dtype(module.weight).is_floating_point:
         return False
     base = nn.Linear if isinstance(module, nn.Linear) else Conv1D
-    if type(module).forward is base.forward:
+    if type(module).forward is base.forward or nf4_of(module.weight) is not None:
         return True
     if (tried := trial(module)) is None:
         return False
@@ -146,14 +147,14 @@ def _siblings(
         module = lent.get(name)
         return (
             isinstance(module, nn.Linear)
-            and type(module).forward is nn.Linear.forward
+            and (type(module).forward is nn.Linear.forward or nf4_of(module.weight) is not None)
             and all(owners[_place(parameter)] == 1 for parameter in module.parameters())
             and calls[name] == times[run]
         )
 
     for run in times:
         members = tuple(name for name in run if eligible(name, run))
-        kinds = {(weight.dtype, int8_of(weight) is None) for weight in (_weight(lent[name]) for name in members)}
+        kinds = {(row_dtype(weight), is_quantised(weight)) for weight in (_weight(lent[name]) for name in members)}
         if len(members) > 1 and len(kinds) == 1:
             yield members
 
@@ -192,14 +193,15 @@ def _op(id: OpId, members: tuple[str, ...], modules: list[nn.Module]) -> OpSpec:
         members=members,
         width_in=1 if embedding else shapes[0][1],
         widths_out=tuple(width_out for width_out, _ in shapes),
-        dtype=_DTYPES[_weight(modules[0]).dtype],
+        dtype=_DTYPES[row_dtype(_weight(modules[0]))],
     )
 
 
 def _widths(module: nn.Module) -> tuple[int, int]:
-    first, second = _weight(module).shape
-    # A linear keeps O x D; Conv1D and an embedding (D: one id, O: its row) keep the output last.
-    return (first, second) if isinstance(module, nn.Linear) else (second, first)
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features  # a weight in four bits has another shape
+    width_in, width_out = _weight(module).shape  # of an embedding: rows of the table, and one's width
+    return width_out, width_in
 
 
 def _tensors(model: PreTrainedModel, lent: dict[str, nn.Module], stacks: dict[str, bool]) -> Iterator[TensorSpec]:
@@ -214,7 +216,7 @@ def _tensors(model: PreTrainedModel, lent: dict[str, nn.Module], stacks: dict[st
                 with_the_op = path in lent and name.rpartition(".")[2] in ("weight", "bias")
                 if with_the_op or name in stacks or id(tensor) in listed:
                     continue
-                if int8_of(tensor) is not None:
+                if is_quantised(tensor):
                     raise UsageError(f"{path} is quantised and no ordinary linear. Lend it without quantize")
                 if tensor.dtype not in _DTYPES:
                     raise UsageError(f"{name} holds {tensor.dtype}, which no client can fetch. Lend another model")

@@ -26,8 +26,16 @@ from symbiosis_scheduler.catalogue import catalogue_of, trial
 from symbiosis_scheduler.fingerprint import fingerprint, raw_bytes
 from symbiosis_scheduler.lending import Heap, Place
 from symbiosis_scheduler.loading import LoadedModel
+from symbiosis_scheduler.nf4 import nf4_of
 from symbiosis_scheduler.packing import FEW_ROWS, FewRows, Packing
-from symbiosis_scheduler.quantised import Int8Linear, fused_int8, int8_of, is_quantised
+from symbiosis_scheduler.quantised import (
+    QuantisedLinear,
+    held_as,
+    is_quantised,
+    quantised_linear,
+    quantised_siblings,
+    reseat,
+)
 from symbiosis_scheduler.weights import Relocation, fuse, named_tensors, own, storage_bytes, trim_heap
 
 __all__ = ["FrozenLayers"]
@@ -48,14 +56,15 @@ class FrozenLayers:
             UsageError: the model cannot be lent.
         """
         model, place = loaded.model, place or Heap()
-        self.quantized: Final = "int8" if is_quantised(model) else ""
+        self.quantized: Final = held_as(model)
         """How linears are held, if not in the base's element type."""
         self.device = torch.device("cpu")
         catalogue = catalogue_of(model)
         modules, stacks = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
         members_of = {op.id: [modules[member] for member in op.members] for op in catalogue.ops if op.expert < 0}
         fused = {id: _fused(members, place) for id, members in members_of.items() if len(members) > 1}
-        own(model, except_for=[member for id in fused for member in members_of[id]], place=place)
+        moved = [member for id in fused for member in members_of[id] if nf4_of(member.weight) is None]
+        own(model, except_for=moved, place=place)  # siblings in four bits lie where they lay
         self.lent: Final = place.close(model.named_parameters(remove_duplicate=False))
         """What clients may map, or why nothing."""
         self._ops: Final = [
@@ -86,6 +95,7 @@ class FrozenLayers:
             generation_config_json=generation_config.to_json_string() if generation_config else "{}",
             ops=catalogue.ops,
             tensors=catalogue.tensors,
+            ties=_ties(model),
         )
 
     def __repr__(self) -> str:
@@ -101,16 +111,16 @@ class FrozenLayers:
         What clients fetch by name stays on the CPU.
 
         Raises:
-            UsageError: they do not fit.
+            UsageError: they do not fit, or are of a kind that is held on the CPU only.
         """
-        if self.quantized:
-            raise UsageError(f"{self.spec.name} is quantised, and held on the CPU only. Leave --device out")
+        if self.quantized == "int8":
+            raise UsageError(f"{self.spec.name} is in eight bits, and held on the CPU only. Leave --device out")
         moved = Relocation(device)
         try:
             for layer in self._ops:
                 layer.move(moved)
             for parameter in self._parameters:
-                parameter.data = moved(parameter.data)
+                reseat(parameter, moved)
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"{self.spec.name} does not fit on {device}: it takes {self.spec.base_bytes / 1e6:.0f} MB. "
@@ -160,7 +170,7 @@ class FrozenLayers:
         if isinstance(layer, _Embedding):
             layer.check(x) if direction is Direction.FORWARD else layer.backward(x, None)
 
-    def layer(self, op: int) -> _Linear | Int8Linear | _Embedding:
+    def layer(self, op: int) -> _Linear | QuantisedLinear | _Embedding:
         """Returns what computes the op of that number. See `steps.Weights`."""
         return self._ops[op]
 
@@ -299,13 +309,20 @@ def _config_json(model: PreTrainedModel) -> str:
     return json.dumps(config, indent=2, sort_keys=True)
 
 
-def _single(module: nn.Module) -> _Linear | Int8Linear | _Embedding:
+def _ties(model: PreTrainedModel) -> tuple[tuple[str, ...], ...]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return tuple([tuple(each) for each in names.values() if len(each) > 1])
+
+
+def _single(module: nn.Module) -> _Linear | QuantisedLinear | _Embedding:
     if isinstance(module, nn.Embedding):
         return _Embedding(module.weight.data)
     assert isinstance(module, nn.Linear | Conv1D)
+    if isinstance(module, nn.Linear) and is_quantised(module.weight):
+        return quantised_linear(module)
     bias_O = None if module.bias is None else module.bias.data
-    if (held := int8_of(module.weight)) is not None:
-        return Int8Linear(*held, bias_O, module.weight.dtype)
     weight_DO = module.weight.data if isinstance(module, Conv1D) else module.weight.data.t()
     return _Linear(weight_DO, bias_O, bias_apart=_adds_bias_apart(module))
 
@@ -315,10 +332,10 @@ def _expert(stack: Tensor, op: OpSpec) -> _Linear:
     return _Linear(weight if op.transposed else weight.t(), None)
 
 
-def _fused(members: list[nn.Module], place: Place) -> _Linear | Int8Linear:
+def _fused(members: list[nn.Module], place: Place) -> _Linear | QuantisedLinear:
     linears = [member for member in members if isinstance(member, nn.Linear)]
-    if int8_of(linears[0].weight) is not None:
-        return fused_int8(linears)
+    if is_quantised(linears[0].weight):
+        return quantised_siblings(linears)
     weight_OD, bias_O = fuse(linears, place)
     return _Linear(weight_OD.t(), bias_O)
 

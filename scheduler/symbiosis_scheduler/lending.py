@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from symbiosis_core.config import LendingConfig
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.specs import LentTensor
-from symbiosis_scheduler.quantised import is_quantised
+from symbiosis_scheduler.quantised import BITS, held_as
 from symbiosis_transports.sealed import SealedMemory
 from symbiosis_transports.tensors import TORCH_DTYPES
 
@@ -113,8 +113,8 @@ def place_for(model: PreTrainedModel, config: LendingConfig, device: torch.devic
         )
     if device.type != "cpu":
         return Heap(Withheld(f"the daemon holds its weights on {device}", "start it with --device cpu"))
-    if is_quantised(model):
-        return Heap(Withheld("the daemon holds its weights in eight bits", "serve the base without quantize"))
+    if held := held_as(model):
+        return Heap(Withheld(f"the daemon holds its weights in {BITS[held]}", "serve the base without quantize"))
     try:
         return LendableMemory(_capacity(model))
     except OSError as error:

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from symbiosis_scheduler import embedded
+from symbiosis_scheduler.bitsandbytes_nf4 import nf4_config, prepare_nf4
 from symbiosis_scheduler.quiet import no_progress_bars
-from symbiosis_scheduler.torchao_int8 import int8_config, unlendable
+from symbiosis_scheduler.torchao_int8 import int8_config, unlendable_int8
 from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["LoadedModel", "load"]
@@ -41,7 +42,8 @@ class LoadedModel:
 def load(model: str, dtype: DType, name: str = "", quantize: str = "none") -> LoadedModel:
     """Returns the model: `smollm2`, the path of a folder, or a hub id such as `owner/name`.
 
-    Without a `name` it is called by what it was loaded from. `quantize="int8"`: see `ModelConfig.quantize`.
+    Without a `name` it is called by what it was loaded from. `quantize` is `none`, `int8` or `nf4`: see
+    `ModelConfig.quantize`.
 
     Raises:
         UsageError: there is no such model, or it is none that can be lent as a frozen base.
@@ -50,9 +52,8 @@ def load(model: str, dtype: DType, name: str = "", quantize: str = "none") -> Lo
         allowed = ", ".join(kind.name.lower() for kind in _LOADABLE)
         raise UsageError(f"a model cannot be loaded as {dtype.name.lower()}; choose one of {allowed}")
     found, name_or_path = _locate(model)
-    quantization = {"quantization_config": int8_config()} if quantize == "int8" else {}
-    network, info = _from_pretrained(model, name_or_path, dtype, quantization)
-    _check(model, network, info)
+    network, info = _from_pretrained(model, name_or_path, dtype, _quantization(quantize, dtype))
+    _check(model, network, info, dtype)
     network.eval()
     network.requires_grad_(False)
     return LoadedModel(name or found, name_or_path, dtype, network)
@@ -74,6 +75,24 @@ def _locate(model: str) -> tuple[str, str]:
     return model, model
 
 
+def _quantization(quantize: str, dtype: DType) -> dict[str, Any]:
+    if quantize == "int8":
+        return {"quantization_config": int8_config()}
+    return {"quantization_config": nf4_config(torch_dtype(dtype))} if quantize == "nf4" else {}
+
+
+def _unlendable(network: PreTrainedModel, dtype: DType) -> str:
+    """Returns why a quantised model cannot be lent; empty: it can."""
+    quantizer: Any = network.hf_quantizer
+    method = getattr(quantizer.quantization_config, "quant_method", None)
+    match name := getattr(method, "value", method):
+        case "torchao":
+            return unlendable_int8(network)
+        case "bitsandbytes":
+            return prepare_nf4(network, torch_dtype(dtype))
+    return f"with {name}, and only torchao's int8 weights and bitsandbytes' nf4 weights are lent"
+
+
 def _from_pretrained(
     model: str, name_or_path: str, dtype: DType, quantization: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -81,8 +100,13 @@ def _from_pretrained(
     try:
         with no_progress_bars():
             # Typed as a model, but with output_loading_info it is a pair.
+            # On the CPU, whatever devices there are: bitsandbytes would take a GPU by itself.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name_or_path, dtype=torch_dtype(dtype), output_loading_info=True, **quantization
+                name_or_path,
+                dtype=torch_dtype(dtype),
+                output_loading_info=True,
+                device_map={"": "cpu"},
+                **quantization,
             )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UsageError(
@@ -93,11 +117,11 @@ def _from_pretrained(
     return network, info
 
 
-def _check(model: str, network: PreTrainedModel, info: dict[str, Any]) -> None:
+def _check(model: str, network: PreTrainedModel, info: dict[str, Any], dtype: DType) -> None:
     if getattr(network, "_hf_peft_config_loaded", False):
         raise UsageError(f"{model} is an adapter. Lend its base model; clients load the adapter themselves")
-    if getattr(network, "hf_quantizer", None) is not None and (why := unlendable(network)):
-        raise UsageError(f"{model} is quantised {why}. Lend the checkpoint in bfloat16 or float32 instead")
+    if getattr(network, "hf_quantizer", None) is not None and (why := _unlendable(network, dtype)):
+        raise UsageError(f"{model} is quantised {why}. Or lend the checkpoint in bfloat16 or float32")
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         raise UsageError(

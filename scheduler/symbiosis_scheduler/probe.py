@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from symbiosis_scheduler.quantised import row_dtype
 from symbiosis_scheduler.stacks import matrix_by_matrix
 
 __all__ = ["Sightings", "watch"]
@@ -96,11 +97,11 @@ def _note_lookup(seen: Sightings, ids: Tensor, name: str) -> Callable[[Tensor], 
 def _linear_witness(module: nn.Module, note: Callable[[Tensor], None]) -> Iterator[None]:
     weight = module.weight
     assert isinstance(weight, Tensor)
-    width_out = weight.shape[0] if isinstance(module, nn.Linear) else weight.shape[1]
+    width_out, dtype = module.out_features if isinstance(module, nn.Linear) else weight.shape[1], row_dtype(weight)
 
     def forward(x: Tensor) -> Tensor:
         note(x)
-        return x.new_zeros((*x.shape[:-1], width_out), dtype=weight.dtype)
+        return x.new_zeros((*x.shape[:-1], width_out), dtype=dtype)
 
     vars(module)["forward"] = forward
     try:

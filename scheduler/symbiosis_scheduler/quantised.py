@@ -1,107 +1,82 @@
-"""Linears whose weights are held in eight bits, one scale for each output: as torchao quantises and multiplies.
+"""Weights that are held in fewer bits than rows have: what is asked of one, whatever it is made of.
 
-A quantised weight of torchao is one tensor to whoever looks, and two underneath: integers and scales. Those
-two are what the daemon keeps and computes with, by the steps that torchao's own linear takes, so that the bits are
-those of the same model loaded anywhere else. Rows keep the base's element type; a client can
-tell by the values alone.
-
-R is rows of a whole batch, D width in, O width out.
+A weight is ordinary, or one of torchao's (`int8`), or one of bitsandbytes' (`nf4`). Whoever moves, counts or
+hashes weights goes by their pieces, which are ordinary tensors; whoever builds layers asks for what computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from symbiosis_core.errors import UsageError
+from symbiosis_scheduler.int8 import Int8Linear, fused_int8, int8_of, put_int8
+from symbiosis_scheduler.nf4 import Nf4Linear, nf4_of, put_nf4
 
-__all__ = ["Int8Linear", "Int8Weight", "fused_int8", "int8_of", "is_quantised", "own_int8", "pieces"]
+__all__ = [
+    "BITS",
+    "QuantisedLinear",
+    "held_as",
+    "is_quantised",
+    "pieces",
+    "quantised_linear",
+    "quantised_siblings",
+    "reseat",
+    "row_dtype",
+]
 
-
-class Int8Weight(NamedTuple):
-    """What a quantised weight is made of."""
-
-    integers: Tensor
-    """int8, O x D."""
-    scales: Tensor
-    """float32, O x 1: what one step of each row's integers is worth."""
-
-
-def int8_of(weight: Tensor) -> Int8Weight | None:
-    """Returns what a quantised weight is made of; None: it is ordinary. `loading` says what is let in."""
-    rows_OD, scales_O1 = getattr(weight, "qdata", None), getattr(weight, "scale", None)
-    if not isinstance(rows_OD, Tensor) or not isinstance(scales_O1, Tensor):
-        return None
-    return Int8Weight(rows_OD, scales_O1)
+QuantisedLinear = Int8Linear | Nf4Linear
+BITS: Final = {"int8": "eight bits", "nf4": "four bits"}
+"""What is said of a base that is held so."""
 
 
 def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     """Returns the ordinary tensors that a tensor is made of: most are made of themselves."""
+    if (nf4 := nf4_of(tensor)) is not None:
+        return nf4.pieces
     return int8_of(tensor) or (tensor,)
 
 
-def is_quantised(model: nn.Module) -> bool:
-    """Says whether any weight of the model is."""
-    return any(int8_of(parameter) is not None for parameter in model.parameters())
+def is_quantised(tensor: Tensor) -> bool:
+    """Says whether a weight is."""
+    return int8_of(tensor) is not None or nf4_of(tensor) is not None
 
 
-def fused_int8(linears: list[nn.Linear]) -> Int8Linear:
-    """Puts the linears' weights one under the other; the linears keep views of them. See `weights.fuse`."""
-    widths_out = [linear.out_features for linear in linears]
-    own = [made for linear in linears if (made := int8_of(linear.weight)) is not None]
-    rows_OD = torch.cat([each.integers for each in own])
-    scales_O1 = torch.cat([each.scales for each in own])
-    bias_O = None
-    if any(linear.bias is not None for linear in linears):
-        like = next(linear.bias for linear in linears if linear.bias is not None)
-        bias_O = torch.cat(
-            [
-                like.new_zeros(linear.out_features) if linear.bias is None else linear.bias.data
-                for linear in linears
-            ]
-        )
-    for linear, rows, scales in zip(linears, rows_OD.split(widths_out), scales_O1.split(widths_out), strict=True):
-        _set(linear.weight, rows, scales)
-    return Int8Linear(rows_OD, scales_O1, bias_O, linears[0].weight.dtype)
+def held_as(model: nn.Module) -> str:
+    """Returns how the model's quantised weights are held: `int8` or `nf4`; empty: it has none."""
+    for parameter in model.parameters():
+        if is_quantised(parameter):
+            return "nf4" if int8_of(parameter) is None else "int8"
+    return ""
 
 
-def own_int8(weight: Tensor) -> None:
-    """Has a quantised weight lie in memory of its own: what was loaded is a view of a mapped checkpoint."""
-    made = int8_of(weight)
-    assert made is not None
-    _set(weight, made.integers.clone(), made.scales.clone())
+def row_dtype(weight: Tensor) -> torch.dtype:
+    """Returns the element type of the rows that a weight makes."""
+    nf4 = nf4_of(weight)
+    return weight.dtype if nf4 is None else nf4.dtype
 
 
-class Int8Linear:
-    """y = (x Q) s + b, Q as D x O."""
-
-    __slots__ = ("_bias_O", "_rows_OD", "_scales_O", "widths")
-
-    def __init__(self, rows_OD: Tensor, scales_O1: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> None:
-        width_out, width_in = rows_OD.shape
-        self.widths = (width_out, width_in)  # of an answer row, by direction
-        self._rows_OD = rows_OD
-        self._scales_O = scales_O1.to(dtype).flatten()
-        self._bias_O = bias_O
-
-    def move(self, moved: Callable[[Tensor], Tensor]) -> None:
-        raise UsageError("a quantised base is held on the CPU; leave --device or quantize out")
-
-    # Torchao turns the integers into the rows' type at every call: that takes no memory that stays. The steps, and
-    # where they round, are torchao's.
-
-    def forward(self, x_RD: Tensor, out_RO: Tensor | None) -> Tensor:
-        y_RO = torch.mm(x_RD, self._rows_OD.t().to(x_RD.dtype), out=out_RO).mul_(self._scales_O)
-        return y_RO if self._bias_O is None else y_RO.add_(self._bias_O)
-
-    def backward(self, dy_RO: Tensor, out_RD: Tensor | None) -> Tensor:
-        return torch.mm(dy_RO * self._scales_O, self._rows_OD.to(dy_RO.dtype), out=out_RD)
+def reseat(weight: Tensor, copy: Callable[[Tensor], Tensor]) -> None:
+    """Exchanges every piece of a weight for what `copy` makes of it."""
+    copies = [copy(piece) for piece in pieces(weight)]
+    if int8_of(weight) is not None:
+        put_int8(weight, copies)
+    elif nf4_of(weight) is not None:
+        put_nf4(weight, copies)
+    else:
+        [weight.data] = copies
 
 
-def _set(weight: Tensor, rows_OD: Tensor, scales_O1: Tensor) -> None:
-    # Ordinary attributes: torchao reads them anew at every use, and offers nothing to set them with.
-    weight.qdata = rows_OD  # type: ignore[attr-defined]
-    weight.scale = scales_O1  # type: ignore[attr-defined]
+def quantised_linear(linear: nn.Linear) -> QuantisedLinear:
+    """Returns what computes a linear whose weight is quantised, in the linear's own memory."""
+    made = int8_of(linear.weight)
+    if made is None:
+        return Nf4Linear([linear])
+    return Int8Linear(*made, None if linear.bias is None else linear.bias.data, linear.weight.dtype)
+
+
+def quantised_siblings(linears: list[nn.Linear]) -> QuantisedLinear:
+    """Returns what computes siblings whose weights are quantised. Those in eight bits move, see `fused_int8`."""
+    return Nf4Linear(linears) if int8_of(linears[0].weight) is None else fused_int8(linears)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TorchAoConfig
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["int8_config", "unlendable"]
+__all__ = ["int8_config", "unlendable_int8"]
 
 
 def int8_config() -> TorchAoConfig:
@@ -30,12 +30,8 @@ def int8_config() -> TorchAoConfig:
     return TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
 
 
-def unlendable(model: PreTrainedModel) -> str:
-    """Returns why a quantised model cannot be lent; empty: it can."""
-    quantizer: Any = model.hf_quantizer
-    method = getattr(quantizer.quantization_config, "quant_method", None)
-    if getattr(method, "value", method) != "torchao":
-        return f"with {getattr(method, 'value', method)}, and only torchao's int8 weights are lent"
+def unlendable_int8(model: PreTrainedModel) -> str:
+    """Returns why a model that torchao quantised cannot be lent; empty: it can."""
     from torchao.quantization import Int8Tensor
 
     for name, parameter in model.named_parameters():

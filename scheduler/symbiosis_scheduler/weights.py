@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from symbiosis_scheduler.lending import Place
-from symbiosis_scheduler.quantised import int8_of, own_int8, pieces
+from symbiosis_scheduler.quantised import is_quantised, pieces, reseat
 
 __all__ = ["Relocation", "fuse", "named_tensors", "own", "storage_bytes", "trim_heap"]
 
@@ -55,8 +55,8 @@ def own(model: PreTrainedModel, except_for: list[nn.Module], place: Place) -> No
     for tensor in chain(model.parameters(), model.buffers()):
         if id(tensor) in moved:
             continue
-        if int8_of(tensor) is not None:
-            own_int8(tensor)
+        if is_quantised(tensor):
+            reseat(tensor, Tensor.clone)
         else:
             address = (tensor.data_ptr(), tensor.shape)
             if address not in copies:

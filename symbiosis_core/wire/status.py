@@ -64,7 +64,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     rows: int
     """In those batches."""
     quantized: str = ""
-    """How its linears are held, if not in `dtype`: `int8`."""
+    """How its linears are held, if not in `dtype`: `int8` or `nf4`."""
 
 
 class LaneStatus(msgspec.Struct, frozen=True):

@@ -67,6 +67,39 @@ def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: C
     assert [reason for reason in breaks if "_eagerly" not in reason] == []
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+def test_training_steps_through_the_default_backend_equal_plain(cut: Cut) -> None:
+    """Inductor makes machine code of what lies between two breaks; there are as many as with any backend."""
+    pair = Pair("llama")
+    losses: list[list[float]] = []
+    for base in (pair.plain(), pair.remote(cut)):
+        torch.compiler.reset()
+        counters.clear()
+        torch.manual_seed(3)
+        config = LoraConfig(
+            r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+        )
+        model: Any = get_peft_model(base, config)
+        compiled: Any = torch.compile(model)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        losses.append([])
+        for step in range(3):
+            loss = compiled(input_ids=IDS + step, labels=IDS + step).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses[-1].append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert len(set(losses[0])) == 3
+    breaks = counters["graph_break"]
+    layers = sum(isinstance(layer, RemoteLayer) for layer in model.modules())
+    assert layers <= breaks.total() <= 2 * layers
+    assert [reason for reason in breaks if "_eagerly" not in reason] == []
+    assert counters["inductor"], "the default backend compiled something"
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_model_computes_with_weights_that_were_taken() -> None:
     pair = Pair("llama")

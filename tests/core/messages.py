@@ -75,6 +75,7 @@ _MODEL = ModelSpec(
     generation_config_json="{}",
     ops=(OpSpec(OpId(0), OpKind.LINEAR, ("l.q", "l.k"), 576, (576, 192), DType.BFLOAT16),),
     tensors=(TensorSpec("norm.weight", TensorKind.PARAMETER, DType.BFLOAT16, (576,)),),
+    ties=(("embed.weight", "head.weight"),),
 )
 _STATUS = DaemonStatus(
     version="0.1.0",
@@ -143,10 +144,11 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"\xa8max_rows\xce\x00\x01\x00\x00\xa7reasons\x91\xb1posix_shm: chosen"
     ),
     "model": (
-        b"\x82\xa4type\xa5model\xa4spec\x89\xa4name\xa7smollm2\xacname_or_path\xaborg/smollm2\xabfingerprint"
+        b"\x82\xa4type\xa5model\xa4spec\x8a\xa4name\xa7smollm2\xacname_or_path\xaborg/smollm2\xabfingerprint"
         b"\xa4f00d\xa5dtype\x02\xaabase_bytes\xcd\x01\t\xabconfig_json\xa2{}\xb6generation_config_json\xa2{}"
         b"\xa3ops\x91\x98\x00\xa6linear\x92\xa3l.q\xa3l.k\xcd\x02@\x92\xcd\x02@\xcc\xc0\x02\xff\xc2"
         b"\xa7tensors\x91\x94\xabnorm.weight\xa9parameter\x02\x91\xcd\x02@"
+        b"\xa4ties\x91\x92\xacembed.weight\xabhead.weight"
     ),
     "tensor": b"\x84\xa4type\xa6tensor\xa6offset\x00\xabtotal_bytes\x04\xa4data\xc4\x04\x00\x01\x02\x03",
     "status_reply": (

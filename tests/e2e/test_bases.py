@@ -19,6 +19,7 @@ from symbiosis_core.errors import RefusalCode, RefusedError
 from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train
+from tests.transports.ports import free_pair
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,22 @@ def wide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def daemon(tiny_path: Path, wide_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
-    """Holds both, the second under a name of its own, and marks neither."""
+def port() -> int:
+    return free_pair()
+
+
+@pytest.fixture(scope="module")
+def daemon(
+    tiny_path: Path, wide_path: Path, tmp_path_factory: pytest.TempPathFactory, port: int
+) -> Iterator[DaemonProcess]:
+    """Holds both, the second under a name of its own, and marks neither. At a socket and at a port."""
     folder = tmp_path_factory.mktemp("two")
     config = folder / "daemon.toml"
     config.write_text(
         f"[[models]]\nsource = '{tiny_path}'\ndtype = 'float32'\n"
         f"[[models]]\nsource = '{wide_path}'\nname = 'wide'\ndtype = 'float32'\n"
     )
-    running = DaemonProcess(folder, "", "--config", str(config))
+    running = DaemonProcess(folder, "", "--config", str(config), "--listen", f"tcp://127.0.0.1:{port}")
     try:
         yield running.start()
     finally:
@@ -91,6 +99,21 @@ def test_training_and_tokens_are_those_of_the_named_base_while_others_work_on_th
         ),
         "both bases are computed",
     )
+
+
+def test_a_name_in_a_tcp_address_reaches_that_base(
+    daemon: DaemonProcess, port: int, paths: dict[str, Path]
+) -> None:
+    daemon.wait_status(lambda now: not now.clients, "who was killed is gone")
+    for name, path in paths.items():
+        base = AutoModelForCausalLM.from_pretrained(f"tcp://127.0.0.1:{port}#{name}")
+        assert [(client.model, client.transport) for client in daemon.status().clients] == [(name, "zmq_tcp")]
+        assert base.config.model_type == plain(path).config.model_type
+        assert _tokens(base) == _tokens(plain(path).eval())
+        base.symbiosis.close()
+        daemon.wait_status(lambda now: not now.clients, "it has left")
+    with pytest.raises(RefusedError, match=r"several models.*its models are: llama, wide"):
+        AutoModelForCausalLM.from_pretrained(f"tcp://127.0.0.1:{port}")
 
 
 @pytest.mark.long

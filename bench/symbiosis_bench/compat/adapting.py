@@ -109,8 +109,10 @@ def _corda(model: PreTrainedModel, config: Any, folder: Path) -> Any:
     from peft.tuners.lora.corda import preprocess_corda
 
     def run() -> None:
+        given = batch()
         with torch.no_grad():
-            model(**batch())
+            for row in range(len(given["input_ids"])):  # of PEFT 0.21's hook: one sample at a time
+                model(**{key: value[row : row + 1] for key, value in given.items()})
 
     preprocess_corda(model, config, run_model=run)
     return get_peft_model(model, config)

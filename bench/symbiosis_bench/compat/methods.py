@@ -73,6 +73,7 @@ METHODS: Final[dict[str, Method]] = {
     "pissa": _lora(init_lora_weights="pissa"),
     "olora": _lora(init_lora_weights="olora"),
     "pissa niter": _lora(init_lora_weights="pissa_niter_4"),
+    "mica": _lora(init_lora_weights="mica"),
     "loftq": _lora("loftq", init_lora_weights="loftq"),
     "eva": _lora("eva", init_lora_weights="eva"),
     "corda": _lora("corda", init_lora_weights="corda"),

@@ -29,6 +29,9 @@ in plain PEFT, and the merged model.
 What is not shown: speed, other element types, other ways to configure a method, and quality: the models are
 random.
 
+Three methods want packages that PEFT does not bring: AdaMSS scikit-learn, CorDA attrs, and LoftQ bitsandbytes and
+a GPU. Without them plain PEFT fails, and their cells say so.
+
 The floor. A gradient whose largest entry is smaller than 1e-4 of the method's largest gradient is measured by that
 1e-4, so no difference below 1e-8 of the largest gradient counts. Float32 rounds at 6e-8, and a small gradient is
 what is left of sums of larger terms: the bias of keys, for one, has none at all, since softmax takes a shift of

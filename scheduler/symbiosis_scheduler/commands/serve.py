@@ -26,6 +26,7 @@ class Quantization(StrEnum):
 
     NONE = "none"
     INT8 = "int8"
+    NF4 = "nf4"
 
 
 class DTypeName(StrEnum):
@@ -53,7 +54,10 @@ def serve(
     ] = None,
     quantize: Annotated[
         Quantization | None,
-        typer.Option(help="int8: linears in eight bits (needs torchao). [default: none]", show_default=False),
+        typer.Option(
+            help="Linears in eight bits (int8, by torchao) or four (nf4, by bitsandbytes). [default: none]",
+            show_default=False,
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where the base is held: cpu, cuda or cuda:N.")] = "cpu",
     config: Annotated[Path | None, typer.Option(help="Models, policy, lanes and limits, in TOML.")] = None,

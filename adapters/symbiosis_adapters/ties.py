@@ -1,0 +1,39 @@
+"""Takes apart what a model's class ties and the daemon's model does not.
+
+A class ties its output layer to its table because the config says so. But where a checkpoint has values of its own
+for each, transformers ties nothing, and leaves the config as it is. Who has loaded the checkpoint knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import nn
+
+__all__ = ["untie"]
+
+
+def untie(
+    model: nn.Module, names: Iterable[str], ties: Sequence[Sequence[str]], here: Callable[[str], str | None]
+) -> None:
+    """Gives every parameter that is shared in `model`, and not in the daemon, an object for each of the daemon's.
+
+    `names` are the daemon's, of parameters; `ties` those of one and the same; `here` tells the name in `model`.
+    """
+    first_name = {name: group[0] for group in ties for name in group}
+    mine = dict(model.named_parameters(remove_duplicate=False))
+    owner_of: dict[int, str] = {}
+    apart: dict[str, nn.Parameter] = {}
+    for name in names:
+        path = here(name)
+        shared = None if path is None else mine.get(path)
+        if path is None or shared is None:
+            continue
+        owner = first_name.get(name, name)
+        if owner_of.setdefault(id(shared), owner) == owner:
+            continue
+        if owner not in apart:
+            apart[owner] = nn.Parameter(torch.empty_like(shared), requires_grad=shared.requires_grad)
+        module, _, leaf = path.rpartition(".")
+        model.get_submodule(module)._parameters[leaf] = apart[owner]
