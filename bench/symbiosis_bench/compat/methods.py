@@ -1,7 +1,7 @@
 """The methods that are tried: every tuner of PEFT, and of LoRA every variant that has a switch of its own.
 
-Data only: nothing here imports PEFT. `tests/bench/test_compat.py` holds that no tuner of the installed PEFT is
-missing. Sizes fit `families`: widths of 16, 32 and 64, two layers.
+Data only: nothing here imports PEFT. `tests/bench/compat/test_methods.py` holds that no tuner of the installed
+PEFT is missing. Sizes fit `families`: widths of 16, 32 and 64, two layers.
 """
 
 from __future__ import annotations
