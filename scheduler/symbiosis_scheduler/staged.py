@@ -66,11 +66,12 @@ class InPlace:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def land(self, ys: Sequence[Tensor], parts: Sequence[Part], op: Op) -> None:
-        """Writes the answers now."""
-        counts = [part.rows for part in parts]
-        outs = [self._views.outputs(part, op) for part in parts]
-        for plane, y_RO in enumerate(ys):
-            torch._foreach_copy_([out[plane] for out in outs], list(y_RO.split(counts)))
+        """Writes the answers now, all with one call of torch."""
+        outs = [out for part in parts for out in self._views.outputs(part, op)]
+        if len(parts) > 1:
+            counts = [part.rows for part in parts]
+            ys = [piece for pieces in zip(*[y_RO.split(counts) for y_RO in ys], strict=True) for piece in pieces]
+        torch._foreach_copy_(outs, list(ys))
 
 
 class Aside:
