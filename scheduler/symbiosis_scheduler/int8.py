@@ -59,6 +59,9 @@ def fused_int8(linears: list[nn.Linear]) -> Int8Linear:
                 for linear in linears
             ]
         )
+        for linear, part in zip(linears, bias_O.split(widths_out), strict=True):
+            if linear.bias is not None:
+                linear.bias.data = part  # or it would stay in the file
     for linear, *pieces in zip(linears, rows_OD.split(widths_out), scales_O1.split(widths_out), strict=True):
         put_int8(linear.weight, pieces)
     return Int8Linear(rows_OD, scales_O1, bias_O, linears[0].weight.dtype)

@@ -69,6 +69,18 @@ def test_the_base_takes_less_than_bfloat16_and_its_model_stays_usable(tmp_path: 
         assert torch.equal(model(ids).logits, local(path, quantize)(ids).logits)
 
 
+def test_nothing_that_is_computed_with_stays_in_the_checkpoint(tmp_path: Path, quantize: str) -> None:
+    """A file that is written over while the daemon lives would change answers, and one cut short end it."""
+    _, model = held(saved(tmp_path / "m"), quantize)
+    spans = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if str(tmp_path) in line
+    ]
+    parts = [part for tensor in model.parameters() for part in pieces(tensor)]
+    assert not [part.shape for part in parts for start, stop in spans if start <= part.data_ptr() < stop]
+
+
 def test_what_a_weight_is_made_of_is_there_once_and_siblings_share_it(tmp_path: Path, quantize: str) -> None:
     layers, model = held(saved(tmp_path / "m", "llama"), quantize)
     lent = [op for op in layers.spec.ops if op.kind is OpKind.LINEAR and op.members != ("lm_head",)]
