@@ -242,6 +242,6 @@ class ModelSpec(msgspec.Struct, frozen=True):
     generation_config_json: str
     ops: tuple[OpSpec, ...]
     tensors: tuple[TensorSpec, ...]
-    ties: tuple[tuple[str, ...], ...] = ()
+    ties: tuple[tuple[str, ...], ...]
     """Names of one and the same parameter, for each that has several. The config does not tell: where a checkpoint
     has two values for what it says is tied, transformers ties nothing."""

@@ -37,3 +37,4 @@ def untie(
             apart[owner] = nn.Parameter(torch.empty_like(shared), requires_grad=shared.requires_grad)
         module, _, leaf = path.rpartition(".")
         model.get_submodule(module)._parameters[leaf] = apart[owner]
+        getattr(model, "all_tied_weights_keys", {}).pop(path, None)  # as transformers does after such a checkpoint
