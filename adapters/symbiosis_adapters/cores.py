@@ -13,9 +13,10 @@ backward returns, torch has as many threads as before.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -29,19 +30,28 @@ __all__ = ["FEW_ROWS", "KEEP_VARIABLE", "before_wait", "watch_forwards"]
 
 KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_THREADS"
 FEW_ROWS: Final = 256
-"""From more rows on all threads compute in any case."""
+"""After a wait for more rows all threads compute."""
+
+
+class _Phase(NamedTuple):
+    """What this thread computes from one wait to the next."""
+
+    trial: ThreadTrial
+    kind: object
+    all_threads: bool
+    began_us: int
 
 
 class _Inside(threading.local):
     """Where this thread is, and what was changed for it."""
 
-    def __init__(self) -> None:
-        self.depth = 0
-        self.threads_before = 0
-        """0: nothing was changed."""
-        self.trial = ThreadTrial()
-        self.phase: tuple[object, bool, int] | None = None
-        """What was waited for last, whether all threads compute since then, and when that began."""
+    depth = 0
+    threads_before = 0
+    """0: nothing was changed."""
+    task = -1
+    """The backward for which it was changed; -1: a forward."""
+    phase: _Phase | None = None
+    """None: nobody asks how long it takes."""
 
 
 _inside = _Inside()
@@ -54,33 +64,49 @@ def watch_forwards(model: nn.Module) -> None:
         model.register_forward_hook(_leave, always_call=True)
 
 
-def before_wait(rows: int, kind: object = None) -> None:
+def before_wait(rows: int, kind: object = None, trial: ThreadTrial | None = None) -> None:
     """Says that this thread is about to wait for the daemon to compute `rows` rows.
 
-    Until the next wait about as much will be computed here as after other waits of that kind; None: nobody knows.
+    Until the next wait about as much will be computed here as after other waits of that kind, so `trial` can tell
+    by how many threads. Without one it is one thread.
     """
     if _keeps():
         return
-    backward = torch._C._current_graph_task_id() != -1
-    if rows <= FEW_ROWS and (backward or _inside.depth):
-        _choose_threads(kind, backward=backward)
+    task = torch._C._current_graph_task_id()
+    if task != -1 or _inside.depth:
+        _choose_threads(task, rows, kind, trial if trial is not None and not _compiles() else None)
     let_team_go()
 
 
-def _choose_threads(kind: object, *, backward: bool) -> None:
+def _choose_threads(task: int, rows: int, kind: object, trial: ThreadTrial | None) -> None:
     now_us = monotonic_us()
+    if _inside.threads_before and _inside.task != task:
+        _give_back()  # a backward that failed has not
+    if (last := _inside.phase) is not None:
+        last.trial.took(last.kind, now_us - last.began_us, all_threads=last.all_threads)
+        _inside.phase = None
+    if rows > FEW_ROWS:
+        torch.set_num_threads(_inside.threads_before or torch.get_num_threads())
+        return
     if not _inside.threads_before:
         if torch.get_num_threads() == 1:
             return
-        _inside.threads_before = torch.get_num_threads()
-        if backward:
+        _inside.threads_before, _inside.task = torch.get_num_threads(), task
+        if task != -1:
             Variable._execution_engine.queue_callback(_give_back)
-    elif _inside.phase is not None:
-        last, all_threads, began_us = _inside.phase
-        _inside.trial.took(last, now_us - began_us, all_threads=all_threads)
-    all_threads = kind is not None and _inside.trial.all_threads(kind)
+    all_threads = trial is not None and trial.all_threads(kind)
     torch.set_num_threads(_inside.threads_before if all_threads else 1)
-    _inside.phase = None if kind is None else (kind, all_threads, now_us)
+    if trial is not None:
+        _inside.phase = _Phase(trial, kind, all_threads, now_us)
+
+
+def _compiles() -> bool:
+    """Whether torch.compile has compiled anything here, if only a decode step.
+
+    To its guards another number of threads is another case, which it compiles by itself.
+    """
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and bool(dynamo.counters["frames"]["total"])
 
 
 def _enter(module: nn.Module, args: Any) -> None:

@@ -19,6 +19,7 @@ from symbiosis_adapters.cores import before_wait
 from symbiosis_core.errors import RefusedError, UsageError
 from symbiosis_core.ids import SlotIndex
 from symbiosis_core.specs import PLANE_ALIGNMENT, Direction, Op, plane_starts
+from symbiosis_core.thread_trial import ThreadTrial
 from symbiosis_transports.ports import Call, ClientChannel
 from symbiosis_transports.tensors import slot_memory, torch_dtype, view_rows
 
@@ -43,10 +44,14 @@ class _Prepared(NamedTuple):
 class Pipeline:
     """The use of one channel by one thread at a time."""
 
-    def __init__(self, channel: ClientChannel, answer_timeout_s: float, max_rows: int) -> None:
+    def __init__(
+        self, channel: ClientChannel, answer_timeout_s: float, max_rows: int, *, steady: bool = False
+    ) -> None:
+        """`steady`: what is computed between two calls has the same number of threads every time."""
         self._channel = channel
         self._timeout_s = answer_timeout_s
         self._max_rows = max_rows
+        self._trial = None if steady else ThreadTrial()
         self._prepared: dict[tuple[SlotIndex, int, Direction, int], _Prepared] = {}
         self._chunks: dict[int, int] = {}
 
@@ -63,7 +68,7 @@ class Pipeline:
         if rows > chunk:
             return self._run_chunked(op, direction, planes, chunk, memo)
         slot, prepared = self._send(op, direction, planes, memo)
-        before_wait(rows, (op.id, direction, rows))
+        before_wait(rows, (op.id, direction, rows), self._trial)
         try:
             self._channel.wait(slot, self._timeout_s)
             return [view.clone() for view in prepared.outputs]

@@ -199,7 +199,7 @@ class Session:
         key = os.environ.get(LANE_KEY_VARIABLE, "")
         hello = Hello(self._name, self._lane, self.address.model, self._pid, key=key)
         welcome, spec, self._channel = attach(self.address, hello, self._check_same_base)
-        self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows)
+        self._pipeline = Pipeline(self._channel, self._answer_timeout_s, welcome.max_rows, steady=welcome.exact)
         self.reconnects += hasattr(self, "spec")
         self._learned.clear()
         self.welcome, self.spec = welcome, spec

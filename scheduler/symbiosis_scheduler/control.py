@@ -141,6 +141,7 @@ class ControlPlane:
             transport=choice.transport,
             endpoint=self._transports[choice.transport].endpoint(address),
             max_rows=config.limits.max_rows,
+            exact=config.batching.exact,
             reasons=choice.reasons,
         )
 

@@ -54,3 +54,5 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """Rows of one request at most; the client splits what is larger."""
     reasons: tuple[str, ...] = ()
     """Why this transport was chosen, and why not the others."""
+    exact: bool = False
+    """Whether batches are exact, so that the client should not let chance into its bits either."""

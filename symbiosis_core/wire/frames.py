@@ -15,7 +15,7 @@ from symbiosis_core.wire.messages import Reply, Request
 
 __all__ = ["VERSION", "decode_reply", "decode_request", "encode", "header"]
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a message changes in a way that an older peer would misread."""
 
 _HEADER = struct.Struct("<4sHH")

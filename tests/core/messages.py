@@ -1,4 +1,4 @@
-"""One message of each kind, and the bytes that it has been since version 2."""
+"""One message of each kind, and the bytes that it has been since version 3."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ REPLIES: Final[dict[str, Reply]] = {
         endpoint="ipc:///tmp/s.data",
         max_rows=65536,
         reasons=("posix_shm: chosen",),
+        exact=True,
     ),
     "model": ModelReply(_MODEL),
     "tensor": TensorPart(0, 4, b"\x00\x01\x02\x03"),
@@ -139,9 +140,9 @@ GOLDEN: Final[dict[str, bytes]] = {
     ),
     "status": b"\x81\xa4type\xa6status",
     "welcome": (
-        b"\x8a\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"
+        b"\x8b\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"
         b"\xa5model\xa7smollm2\xa4lane\xa8training\xa9transport\xa9posix_shm\xa8endpoint\xb1ipc:///tmp/s.data"
-        b"\xa8max_rows\xce\x00\x01\x00\x00\xa7reasons\x91\xb1posix_shm: chosen"
+        b"\xa8max_rows\xce\x00\x01\x00\x00\xa7reasons\x91\xb1posix_shm: chosen\xa5exact\xc3"
     ),
     "model": (
         b"\x82\xa4type\xa5model\xa4spec\x8a\xa4name\xa7smollm2\xacname_or_path\xaborg/smollm2\xabfingerprint"

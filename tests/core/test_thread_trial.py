@@ -16,7 +16,7 @@ def run(
 
     The first of every kind takes `cold` times as long.
     """
-    chosen = []
+    chosen: list[bool] = []
     for index, kind in enumerate(cycle(range(kinds))):
         if index == count:
             return chosen

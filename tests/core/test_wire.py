@@ -63,7 +63,7 @@ bodies = st.binary(max_size=64) | lookalikes | damaged()
 
 
 def test_the_header_never_changes() -> None:
-    assert header() == b"SYMB\x02\x00\x00\x00"
+    assert header() == b"SYMB\x03\x00\x00\x00"
     assert header(258) == b"SYMB\x02\x01\x00\x00"
 
 
