@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -71,6 +72,12 @@ class Running:
         plane = self.thread.plane
         asked = asyncio.run_coroutine_threadsafe(self.thread.call(lambda: question(plane)), self.loop)
         return asked.result(20)
+
+    def wait(self, condition: Callable[[DataPlane], bool], what: str) -> None:
+        """Returns when the condition holds, asked again and again."""
+        deadline = time.monotonic() + 60
+        while not self.ask(condition):
+            assert time.monotonic() < deadline, f"never came true: {what}"
 
     def wait_failed(self) -> None:
         """Returns when the data plane has failed: by raising what it failed of."""

@@ -105,8 +105,7 @@ def test_the_loop_is_rung_when_it_is_done(
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, running.connect("training"), op, rows)
         assert streams.began.acquire(timeout=20)
-        while running.ask(lambda plane: plane._awake):
-            pass
+        running.wait(lambda plane: not plane._awake, "it sleeps while the other thread computes")
         streams.go.set()
         torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
 
@@ -122,15 +121,15 @@ def test_a_daemon_that_stops_sleeps_until_it_is_done(
         assert streams.began.acquire(timeout=20)
         drained = running.ask(lambda plane: plane.drain())
         too_late = pool.submit(ask, late, op, rows)
-        while not running.ask(lambda plane: any(seat.channel.waiting() for seat in plane.seats.values())):
-            pass
+        running.wait(
+            lambda plane: any(seat.channel.waiting() for seat in plane.seats.values()), "the late request waits"
+        )
         running.ask(lambda plane: plane.wake())
         looks = [running.ask(lambda plane: plane._awake) for _ in range(200)]
         assert not all(looks), "it looks again and again at what it does not take"
         streams.go.set()
         torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
-        while not running.ask(lambda plane: drained.done()):
-            pass
+        running.wait(lambda plane: drained.done(), "what was taken before the end is answered")
         running.stop()
         assert too_late.exception(20) is not None
 
@@ -143,8 +142,7 @@ def test_who_leaves_meanwhile_is_forgotten_and_the_next_is_served(
         given_up = pool.submit(ask, leaving, op, rows)
         assert streams.began.acquire(timeout=20)
         leaving.close()
-        while running.ask(lambda plane: len(plane.seats)) > 1:
-            pass
+        running.wait(lambda plane: len(plane.seats) == 1, "one has left")
         asked = pool.submit(ask, staying, op, rows)
         streams.go.set()
         torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)

@@ -285,6 +285,19 @@ def test_a_lanes_batches_take_what_its_own_took() -> None:
     assert service.took_us(Way("inference", True), (OpId(1), Direction.BACKWARD, 1), dice) == 1
 
 
+def test_a_batch_as_large_as_another_lane_had_takes_what_theirs_took() -> None:
+    """A token that leads a convoy of training: drawn out from four rows, it would take four times as long."""
+    service, dice, op = Service(), random.Random(0), OpId(1)
+    inference, training = Way("inference", False), Way("training", False)
+    for rows, took_us in ((1, 1000), (4, 1500)):
+        service.note(inference, (op, Direction.FORWARD, rows), took_us)
+    service.note(training, (op, Direction.FORWARD, 256), 6120)
+    assert service.took_us(inference, (op, Direction.FORWARD, 257), dice) == pytest.approx(6120, rel=0.01)
+    assert service.took_us(inference, (op, Direction.FORWARD, 4), dice) == 1500
+    assert service.took_us(training, (op, Direction.FORWARD, 4), dice) == 1500
+    assert service.took_us(inference, (op, Direction.FORWARD, 40), dice) == pytest.approx(1500 * 2.5 / 1.1)
+
+
 def test_a_file_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:
     trace = mixed(forwards=1)
     data = b"".join(encode(*record) for record in trace)

@@ -18,7 +18,6 @@ from symbiosis_scheduler.simulation.report import LaneFigures, figures
 from symbiosis_scheduler.simulation.script import read_load
 from symbiosis_scheduler.simulation.trace import read_trace
 from symbiosis_scheduler.simulation.world import World
-from symbiosis_transports.zmq_link import ControlClient
 
 __all__ = ["COMPARED", "Foretold", "foretell", "recording"]
 
@@ -39,6 +38,8 @@ class Foretold(msgspec.Struct, frozen=True, kw_only=True):
 @contextmanager
 def recording(address: str, out: Path) -> Iterator[None]:
     """Writes a trace of the daemon as long as it lasts."""
+    from symbiosis_transports.zmq_link import ControlClient  # heavy: not for a command line that is only looked at
+
     enough = threading.Event()
     failures: list[Exception] = []
 

@@ -42,6 +42,11 @@ class _Served:
             found = self._expected[batch] = self.costs.expected_us(*batch) or 0.0
         return found
 
+    def has_seen(self, batch: _Batch) -> bool:
+        """Whether there was any of that op and direction with about as many rows."""
+        op, direction, rows = batch
+        return (op, direction, rows.bit_length()) in self.strays
+
     def settle(self) -> None:
         """Compares all that was noted with the curves that were learned of it."""
         self._expected.clear()
@@ -80,13 +85,21 @@ class Service:
         served.batches.append((batch, took_us))
 
     def took_us(self, way: Way, batch: _Batch, dice: random.Random) -> float:
-        """Returns how long a batch takes; as one of the likest way of which there was any."""
+        """Returns how long a batch takes: as in the likest way in which there was one with about as many rows.
+
+        Where there was none, as the likest way that knows anything of it would have it: far beyond the rows that
+        were seen a curve has the usual shape, which may be wrong by several times.
+        """
         likest = self._likest.get(way)
         if likest is None:
             likest = self._likest[way] = self._by_likeness(way)
         for served in likest:
             if served.batches:
                 served.settle()
+        for served in likest:
+            if served.has_seen(batch):
+                return served.took_us(batch, dice)
+        for served in likest:
             if served.expected_us(batch):
                 return served.took_us(batch, dice)
         return 1.0
