@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,22 +67,24 @@ def test_training_over_tcp_with_keys_is_training(
 KEY_LIMITS = """
 [lanes.training]
 priority = 0
-max_clients_per_user = 1
 
 [lanes.nightly]
 priority = 10
+max_clients_per_user = 1
 
 [[rules]]
 lane = "nightly"
 user = "key:alice"
-name = "batch-*"
 """
 
 
 def test_a_key_has_a_lane_and_limits_of_its_own(
     tiny_path: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its clients say of themselves; and who comes by the socket is somebody else again."""
+    """Whatever its clients call themselves and whichever lane they wish: its rule names nothing but the key.
+
+    A key without a rule goes where it wishes, and has limits of its own in that lane.
+    """
     (tmp_path / "allowed").mkdir()
     for name in ("daemon", "alice", "bob"):
         new_pair(tmp_path, name)
@@ -95,23 +98,26 @@ def test_a_key_has_a_lane_and_limits_of_its_own(
     daemon = DaemonProcess(tmp_path, str(tiny_path), "--listen", listen, "--config", str(tmp_path / "d.toml"))
     monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(tmp_path / "daemon.key"))
 
-    def come(key: str, name: str, address: str = listen) -> str:
+    def come(key: str, name: str, wish: str, address: str = listen) -> str:
         """Asks for a place, and returns in which lane it is."""
         monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / f"{key}.key_secret"))
         ours = tuple(transport(name).capability() for name in names())
         with ControlClient(address) as link:
-            welcome = link.ask(Hello(name, "training", capabilities=ours))
+            welcome = link.ask(Hello(name, wish, capabilities=ours))
         assert isinstance(welcome, Welcome)
         return welcome.lane
 
     try:
         daemon.start()
-        assert come("alice", "first") == "training"
-        with pytest.raises(BusyError, match=r"lanes\.training\.max_clients_per_user"):
-            come("alice", "second")
-        assert [come("alice", "batch-1"), come("alice", "batch-2")] == ["nightly", "nightly"]
-        assert come("bob", "batch-3") == "training"
-        assert come("bob", "local", daemon.address) == "training"
+        assert come("alice", "first", "training") == "nightly"
+        for name, wish in itertools.product(("first", "bob", "key:bob"), ("training", "nightly", "no lane")):
+            with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
+                come("alice", name, wish)
+        assert come("bob", "alice", "nightly") == "nightly"
+        with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
+            come("bob", "second", "nightly")
+        assert come("bob", "second", "training") == "training"
+        assert come("bob", "local", "nightly", daemon.address) == "nightly"
     finally:
         daemon.close()
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from symbiosis_core.errors import BusyError, DaemonGoneError, RefusalCode, RefusedError, UsageError
 from symbiosis_core.ids import Token
@@ -18,6 +20,7 @@ from symbiosis_transports.keys import (
     ALLOW_VARIABLE,
     DAEMON_KEY_VARIABLE,
     KEY_VARIABLE,
+    Gatekeeper,
     client_keys,
     daemon_keys,
     new_pair,
@@ -124,6 +127,40 @@ def test_control_messages_are_guarded_as_well(ring: Ring, port: int) -> None:
         client.ask(Fetch("m", "t"))
     assert refused.value.code is RefusalCode.PERMISSION
     served.close()
+
+
+def test_a_key_that_comes_after_the_list_was_read_stays_outside(ring: Ring, port: int) -> None:
+    """Its owner has no name yet, and nobody without a name may reach who asks for it."""
+    ring.be_daemon()
+    keys = daemon_keys()
+    assert keys is not None
+    (ring.folder / "stranger.key").rename(ring.folder / "allowed" / "stranger.key")
+    with zmq.Context() as context, zmq.Context() as theirs:
+        gatekeeper = Gatekeeper(context, keys)
+        with (
+            context.socket(zmq.ROUTER) as door,
+            theirs.socket(zmq.DEALER) as stranger,
+            theirs.socket(zmq.DEALER) as friend,
+        ):
+            gatekeeper.secure(door)
+            door.bind(f"tcp://127.0.0.1:{port}")
+            monitor = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            for name, socket in (("stranger", stranger), ("friend", friend)):
+                ring.be(name)
+                shown = client_keys()
+                assert shown is not None
+                shown.secure(socket)
+                socket.linger = 0
+                socket.connect(f"tcp://127.0.0.1:{port}")
+                socket.send(name.encode())
+            assert monitor.poll(10_000)
+            assert parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            assert door.poll(10_000)
+            sender, text = door.recv_multipart(copy=False)
+            assert (gatekeeper.name_of(sender), text.bytes) == ("friend", b"friend")
+            stranger.disable_monitor()
+            monitor.close()
+        gatekeeper.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "10.1.2.3", "somewhere.example"])

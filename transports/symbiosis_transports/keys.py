@@ -60,19 +60,30 @@ class DaemonKeys(NamedTuple):
 
     public: bytes
     secret: bytes
-    allowed: Path
     names: Mapping[bytes, str]
-    """Whose public key it is: the name of the file in `allowed`, without `.key`."""
+    """Who is let in: each public key, and whose it is, the name of its file without `.key`."""
+
+
+class _Known(NamedTuple):
+    """What pyzmq's authenticator asks about every key that is shown; in its own thread."""
+
+    names: Mapping[bytes, str]
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key in self.names
 
 
 class Gatekeeper:
-    """Lets in those whose key is allowed. One per ZeroMQ context; it has a thread of its own."""
+    """Lets in those whose key is allowed. One per ZeroMQ context; it has a thread of its own.
+
+    Nothing is read again here: a key that came into the folder since has no name yet, and stays outside.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: DaemonKeys) -> None:
         self._keys = keys
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
-        self._authenticator.configure_curve(domain="*", location=str(keys.allowed))
+        self._authenticator.configure_curve_callback("*", _Known(keys.names))
 
     def secure(self, socket: zmq.Socket[Any]) -> None:
         """To be called before `bind`."""
@@ -125,7 +136,7 @@ def daemon_keys() -> DaemonKeys | None:
             f"{ALLOW_VARIABLE}={allowed}: there is no public key (NAME.key) of anybody in that folder"
         )
     public, secret = _own_pair()
-    return DaemonKeys(public, secret, allowed, names)
+    return DaemonKeys(public, secret, names)
 
 
 def client_keys() -> ClientKeys | None:
