@@ -32,7 +32,7 @@ peft-suite: $(DEV_READY) ## PEFT's own tests on plain models and on remote ones 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
 
-test-int8: $(INT8_READY) ## those of bases in eight bits, which `make test` leaves out; installs torchao
+test-int8: $(INT8_READY) ## those of bases in eight bits, which `make test` leaves out until torchao is installed; installs it
 	$(BIN)/pytest $(QUANTISED) -k int8 $(ARGS)
 
 test-nf4: $(NF4_READY) ## those of bases in four bits; installs bitsandbytes
@@ -75,12 +75,14 @@ $(DEV_READY): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt build hypothesis import-linter mypy pytest pytest-asyncio ruff trl
 	touch $@
 
-# Torchao requires nothing, so no other torch comes with it.
+# Torchao requires nothing, so no other torch comes with it. It is imported once, since its tests skip without it.
 $(INT8_READY): $(DEV_READY)
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt torchao
+	$(BIN)/python -c "import torchao"
 	touch $@
 
-# Bitsandbytes requires torch, numpy and packaging, which are there.
+# Bitsandbytes requires torch, numpy and packaging, which are there. It is imported once for the same reason.
 $(NF4_READY): $(DEV_READY)
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt bitsandbytes
+	$(BIN)/python -c "import bitsandbytes"
 	touch $@

@@ -97,8 +97,8 @@ class RuleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: Annotated[str, Meta(max_length=128)] = ""
     """The client's name, with `*` and `?` as in a shell. It is the client's own word."""
     user: Annotated[str, Meta(max_length=128)] = ""
-    """The client's user name; between processes of one host the kernel's word. Who comes over a network with the
-    key that the daemon keeps as NAME.key is the user `key:NAME`."""
+    """Whose client it is: at the daemon's socket its own user's, since nobody else is let in. Who comes to a TCP
+    port with the key that the daemon keeps as NAME.key is the user `key:NAME`; without keys, the user `tcp`."""
     key: Annotated[str, Meta(max_length=256)] = ""
     """A secret that the client shows (`SYMBIOSIS_LANE_KEY`), so that a lane is for those who have it."""
 

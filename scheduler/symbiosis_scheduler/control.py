@@ -60,6 +60,9 @@ from symbiosis_transports.zmq_link import ControlServer
 
 __all__ = ["ControlPlane"]
 
+_ANYBODY: Final = "tcp"
+"""The user of all clients who came to a port and were asked for no key."""
+
 
 class ControlPlane:
     """The control plane as a service of the kernel."""
@@ -108,8 +111,7 @@ class ControlPlane:
 
     async def _answer(self, address: str, request: Request, key: str) -> Reply:
         if isinstance(request, Hello):
-            # Without a key only processes of the daemon's user are let in, so that is whose client it is.
-            return await self._hello(address, request, f"key:{key}" if key else self._user)
+            return await self._hello(address, request, self._user_of(address, key))
         if isinstance(request, Configure | TakeTrace) and parse(address).scheme != "ipc":
             raise RefusedError(
                 RefusalCode.PERMISSION,
@@ -117,6 +119,13 @@ class ControlPlane:
                 "ask at its ipc:// address, on its own host",
             )
         return await _ANSWERS[type(request)](self, request)
+
+    def _user_of(self, address: str, key: str) -> str:
+        """Whose client it is. At a port without keys nobody knows: it may be any user of this host."""
+        if key:
+            return f"key:{key}"
+        # The socket is for the daemon's user alone, by its mode.
+        return self._user if parse(address).scheme == "ipc" else _ANYBODY
 
     async def _hello(self, address: str, hello: Hello, user: str) -> Reply:
         base = self._bases.find(hello.model)

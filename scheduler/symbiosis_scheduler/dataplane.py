@@ -114,8 +114,8 @@ class DataPlane:
     # -- what listeners call ---------------------------------------------------------------------------------
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
-        """See `Host.redeem`. Of this host, only processes of this daemon's user are let in."""
-        if peer.uid is not None:  # who comes over a network has shown a key
+        """See `Host.redeem`. Where the kernel says whose process it is, it must be this daemon's user's."""
+        if peer.uid is not None:  # at a port it says nothing: keys guard it, or it is the loopback's
             _check_user(peer)
         if self._draining is not None:
             raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,7 @@ def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: C
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
 def test_training_steps_through_the_default_backend_equal_plain(cut: Cut) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -118,6 +119,45 @@ def test_a_key_has_a_lane_and_limits_of_its_own(
             come("bob", "second", "nightly")
         assert come("bob", "second", "training") == "training"
         assert come("bob", "local", "nightly", daemon.address) == "nightly"
+    finally:
+        daemon.close()
+
+
+NO_KEYS = f"""
+[lanes.training]
+priority = 0
+max_clients_per_user = 1
+
+[lanes.nightly]
+priority = 10
+
+[[rules]]
+lane = "nightly"
+user = "{getpass.getuser()}"
+"""
+
+
+def test_who_comes_to_a_port_without_a_key_is_not_taken_for_the_user_of_the_daemon(
+    tiny_path: Path, tmp_path: Path, port: int
+) -> None:
+    """It may be any user of the host, so all of them are one user, `tcp`."""
+    (tmp_path / "d.toml").write_text(NO_KEYS)
+    listen = f"tcp://127.0.0.1:{port}"
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--listen", listen, "--config", str(tmp_path / "d.toml"))
+    ours = tuple(transport(name).capability() for name in names())
+
+    def come(address: str) -> str:
+        with ControlClient(address) as link:
+            welcome = link.ask(Hello("me", "training", capabilities=ours))
+        assert isinstance(welcome, Welcome)
+        return welcome.lane
+
+    try:
+        daemon.start()
+        assert come(listen) == "training"
+        with pytest.raises(BusyError, match=r"lanes\.training\.max_clients_per_user"):
+            come(listen)
+        assert [come(daemon.address), come(daemon.address)] == ["nightly", "nightly"]
     finally:
         daemon.close()
 

@@ -5,6 +5,7 @@ Answers every line on standard input with what it holds, in JSON.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import resource
@@ -16,15 +17,21 @@ from symbiosis_transports.testing import EchoDaemon
 
 
 def held() -> dict[str, int]:
-    """What this process takes: memory of its own and shared, and descriptors; nothing where it cannot look."""
+    """What this process takes: memory of its own and shared, and descriptors; nothing where it cannot look.
+
+    No memory where the kernel does not tell of it.
+    """
+    rollup: list[str] = []
     try:
-        rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        with contextlib.suppress(FileNotFoundError):
+            rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
     except OSError as error:
         assert error.errno == errno.EMFILE, error
         return {}
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in rollup[1:]}
-    return {"rss_bytes": kilobytes["Rss"] * 1024, "descriptors": descriptors}
+    memory = {"rss_bytes": kilobytes["Rss"] * 1024} if rollup else {}
+    return memory | {"descriptors": descriptors}
 
 
 def main() -> None:

@@ -125,7 +125,8 @@ def test_clients_that_are_killed_give_all_memory_and_descriptors_back(echo: Echo
     after = echo.wait(lambda held: held["channels"] == 1)
     assert after["gone"] - before["gone"] == count
     assert after["descriptors"] == before["descriptors"]
-    assert after["rss_bytes"] - before["rss_bytes"] <= MIB
+    if "rss_bytes" in before:  # not every kernel tells
+        assert after["rss_bytes"] - before["rss_bytes"] <= MIB
     assert add_one(stayer, b"abc", 3)
     stayer.close()
 
@@ -140,7 +141,8 @@ def test_thousands_of_requests_leave_nothing_behind(echo: Echo) -> None:
         assert add_one(channel, b"abc", 3)
     after = echo.held()
     assert after["served"] - before["served"] == count
-    assert after["rss_bytes"] - before["rss_bytes"] <= MIB
+    if "rss_bytes" in before:  # not every kernel tells
+        assert after["rss_bytes"] - before["rss_bytes"] <= MIB
     channel.close()
 
 
