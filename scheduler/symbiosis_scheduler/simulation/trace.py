@@ -6,7 +6,7 @@
     [JOIN, us, client, lane, user]
     [LEAVE, us, client]
     [ASK, us, client, slot, op, direction, rows]        a request arrived
-    [ANSWER, us, client, slot]                          it was answered
+    [ANSWER, us, client, slot, refused]                 it was answered, or refused
     [BATCH, us, op, direction, rows, took us, clients, lag us, lead]
                                                         a batch was done, for the sake of that client. It began
                                                         so long after it could have: what a busy machine takes
@@ -53,7 +53,7 @@ _FIELDS: Final = {
     Kind.JOIN: (int, int, str, str),
     Kind.LEAVE: (int, int),
     Kind.ASK: (int,) * 6,
-    Kind.ANSWER: (int,) * 3,
+    Kind.ANSWER: (int, int, int, bool),
     Kind.BATCH: (int,) * 8,
     Kind.BESIDE: (int,) * 8,
 }
