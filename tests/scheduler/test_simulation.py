@@ -376,6 +376,17 @@ def test_what_is_no_trace_is_told(tmp_path: Path, data: bytes) -> None:
         read_trace(tmp_path / "none")
 
 
+def test_a_trace_of_another_version_is_told_by_its_version(tmp_path: Path) -> None:
+    """Whatever fields its header has: that of version 1 said nothing of what was computed beside."""
+    path = tmp_path / "old.trace"
+    headers: list[tuple[int | str | bool, ...]] = [(1, "a model"), (VERSION + 1, "a model", False, "more")]
+    for header in headers:
+        path.write_bytes(encode(Kind.HEADER, *header) + encode(Kind.OP, 0, True))
+        told = f"is a trace of version {header[0]}, and version {VERSION} is wanted"
+        with pytest.raises(UsageError, match=told):
+            read_trace(path)
+
+
 def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:
     drawn = draw("a < b", [("one", [1.0, 10.0, 1000.0]), ("two & three", [5e6]), ("nobody", [])])
     root = ElementTree.fromstring(drawn)
