@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from symbiosis_bench.failure import BenchFailedError
+from symbiosis_bench.mixed.foretelling import recording
 from symbiosis_bench.mixed.load import bursts, first_tokens_alone, poisson, rate_within, times
 from symbiosis_bench.mixed.messages import Served
+from symbiosis_core.wire import Reply, Request, TakeTrace, TraceTaken
 
 HELD = {
     "inference": ("p50_us", "p99_us", "mean_us", "forward_p50_us", "rows_per_s"),
@@ -53,6 +56,30 @@ def test_loads_that_mean_nothing_are_told(tmp_path: Path) -> None:
     for loads in ("half", "0", "3"):
         done = subprocess.run([*MAIN, "--loads", loads], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2 and f"--loads {loads}" in done.stderr
+
+
+class Forgetful:
+    """A daemon that is asked too seldom: it dropped three records."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __enter__(self) -> Forgetful:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, request: Request) -> Reply:
+        assert isinstance(request, TakeTrace)
+        return TraceTaken(1, b"", 3 * request.stop)
+
+
+def test_a_trace_that_lacks_records_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symbiosis_transports.zmq_link.ControlClient", Forgetful)
+    out = tmp_path / "a.trace"
+    with pytest.raises(BenchFailedError, match="lacks 3 records"), recording("ipc:///d.sock", out):
+        pass
 
 
 @pytest.mark.long

@@ -48,7 +48,7 @@ def mixed(
             done_us = us + 1000 + 20 * rows
             found.append((us, (Kind.ASK, us, client, 0, op, direction, rows)))
             found.append((done_us, (Kind.BATCH, done_us, op, direction, rows, done_us - us, 1, 0, client)))
-            found.append((done_us, (Kind.ANSWER, done_us, client, 0)))
+            found.append((done_us, (Kind.ANSWER, done_us, client, 0, False)))
             us = done_us + THINKING_US
     found.sort(key=lambda each: each[0])
     ops = [(Kind.OP, op, op == 0) for op in range(LAYERS)]
@@ -152,7 +152,8 @@ def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -
         (Kind.JOIN, 0, 1, "training", ""),
     ]
     trace += [(Kind.ASK, 10 + slot, 1, slot, 0, 0, 64) for slot in range(3)]
-    trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0, 1), (Kind.ANSWER, 500, 1, 0), (Kind.ASK, 600, 1, 0, 0, 0, 64)]
+    trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0, 1), (Kind.ANSWER, 500, 1, 0, False)]
+    trace += [(Kind.ASK, 600, 1, 0, 0, 0, 64)]
     (script,) = read_load(trace).scripts
     assert list(script.needs) == [0, 0, 0, 1]
     assert list(script.delays_us) == [0, 1, 1, 100]
@@ -193,7 +194,7 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
         (Kind.OP, 1, False),
         (Kind.ASK, 0, 1, 2, 1, 0, 3),
         (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50, 1),
-        (Kind.ANSWER, 80, 1, 2),
+        (Kind.ANSWER, 80, 1, 2, False),
         (Kind.LEAVE, 80, 2),
     ]
     assert recorder.take(1200) == b"" and not recorder.forgotten(1300)
@@ -264,6 +265,60 @@ def test_what_was_recorded_is_told_in_the_same_figures() -> None:
     assert found.busy == pytest.approx(real.busy, rel=0.02)
 
 
+def test_who_is_refused_was_not_served_and_what_nobody_may_ask_is_no_load() -> None:
+    desk = Desk()
+    recorder = recorded(desk)
+    desk.join(1)
+    desk.now_us = 10
+    desk.arrive(1, arrival(slot=0, op=9), arrival(slot=1, rows=41), arrival(slot=2, rows=3))
+    (plan,) = desk.turn()
+    desk.now_us = 80
+    desk.done(plan)
+    trace = list(records(recorder.take(100)))
+    assert [record for record in trace if record[0] in (Kind.ASK, Kind.ANSWER)] == [
+        (Kind.ASK, 10, 1, 1, 0, 0, 41),
+        (Kind.ASK, 10, 1, 2, 0, 0, 3),
+        (Kind.ANSWER, 10, 1, 1, True),
+        (Kind.ANSWER, 80, 1, 2, False),
+    ]
+    real = Recorded(trace)
+    (lane,) = real.figures().lanes
+    assert (lane.requests, lane.refused) == (1, 1)
+    assert lane.rows_per_s == pytest.approx(3e6 / 70)
+    assert real.latencies_us("training") == [70]
+
+
+def test_a_forward_that_was_refused_is_none() -> None:
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False),
+        (Kind.OP, 0, True),
+        (Kind.JOIN, 0, 1, "inference", ""),
+    ]
+    for us, refused in ((1000, False), (2000, True), (3000, False), (4000, False)):
+        trace += [(Kind.ASK, us, 1, 0, 0, 0, 1), (Kind.ANSWER, us + 100, 1, 0, refused)]
+    (lane,) = Recorded(trace).figures().lanes
+    assert lane.forward_p50_us == lane.forward_p99_us == 100
+
+
+def test_what_is_recorded_of_others_counts_though_records_were_lost() -> None:
+    """Nobody has told who 7 is; and two came as 1, one after the other."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False),
+        (Kind.OP, 0, False),
+        (Kind.JOIN, 0, 1, "training", ""),
+        *((Kind.ASK, 10, 1, 0, 0, 0, 64), (Kind.ANSWER, 20, 1, 0, False)),
+        *((Kind.ASK, 30, 7, 0, 0, 0, 64), (Kind.ANSWER, 40, 7, 0, False)),
+        (Kind.JOIN, 50, 1, "inference", ""),
+        *((Kind.ASK, 60, 1, 0, 0, 0, 1), (Kind.ANSWER, 90, 1, 0, False)),
+    ]
+    real = Recorded(trace)
+    assert [(lane.lane, lane.clients, lane.requests) for lane in real.figures().lanes] == [
+        ("inference", 1, 1),
+        ("training", 1, 1),
+    ]
+    assert real.latencies_us("training") == [10] and real.latencies_us("inference") == [30]
+
+
 @pytest.mark.parametrize("beside", [True, False], ids=["a CPU", "a device"])
 def test_lower_lanes_are_computed_beside_where_the_daemon_did_it(beside: bool) -> None:
     """On a device a token waits for the batch of training that is on it, which takes six times as long."""
@@ -319,6 +374,17 @@ def test_what_is_no_trace_is_told(tmp_path: Path, data: bytes) -> None:
         read_trace(path)
     with pytest.raises(UsageError, match="cannot be read"):
         read_trace(tmp_path / "none")
+
+
+def test_a_trace_of_another_version_is_told_by_its_version(tmp_path: Path) -> None:
+    """Whatever fields its header has: that of version 1 said nothing of what was computed beside."""
+    path = tmp_path / "old.trace"
+    headers: list[tuple[int | str | bool, ...]] = [(1, "a model"), (VERSION + 1, "a model", False, "more")]
+    for header in headers:
+        path.write_bytes(encode(Kind.HEADER, *header) + encode(Kind.OP, 0, True))
+        told = f"is a trace of version {header[0]}, and version {VERSION} is wanted"
+        with pytest.raises(UsageError, match=told):
+            read_trace(path)
 
 
 def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from symbiosis_bench.failure import BenchFailedError
 from symbiosis_core.config import DaemonConfig
 from symbiosis_scheduler.simulation.fetching import fetch_trace
 from symbiosis_scheduler.simulation.recorded import Recorded
@@ -37,7 +38,11 @@ class Foretold(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def recording(address: str, out: Path) -> Iterator[None]:
-    """Writes a trace of the daemon as long as it lasts."""
+    """Writes a trace of the daemon as long as it lasts.
+
+    Raises:
+        BenchFailedError: some records were lost, and what is played again would not be what was measured.
+    """
     from symbiosis_transports.zmq_link import ControlClient  # heavy: not for a command line that is only looked at
 
     enough = threading.Event()
@@ -46,7 +51,9 @@ def recording(address: str, out: Path) -> Iterator[None]:
     def record() -> None:
         try:
             with ControlClient(address) as link, out.open("wb") as file:
-                fetch_trace(link, file.write, enough.wait)
+                lost = fetch_trace(link, file.write, enough.wait)
+            if lost:
+                failures.append(BenchFailedError(f"{out} lacks {lost} records; the machine may be too busy"))
         except Exception as error:  # noqa: BLE001  # raised below, in the thread that waits for this one
             failures.append(error)
 

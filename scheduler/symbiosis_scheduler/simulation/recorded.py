@@ -14,7 +14,7 @@ __all__ = ["Recorded"]
 
 
 class _Client:
-    """What the trace tells of one client; of refusals it tells nothing."""
+    """What the trace tells of one client."""
 
     def __init__(self, lane: str) -> None:
         self.lane = lane
@@ -35,9 +35,12 @@ class _Client:
             self.started_us = us
         self.open[slot] = us, rows
 
-    def answered(self, us: int, slot: int) -> None:
+    def answered(self, us: int, slot: int, *, refused: bool) -> None:
         asked = self.open.pop(slot, None)
-        if asked is not None:
+        if asked is not None and refused:
+            self.refused += 1
+            self.started_us = -1  # its forward is not whole
+        elif asked is not None:
             self.latencies_us.append(us - asked[0])
             self.rows += asked[1]
             self.last_us = us
@@ -47,7 +50,9 @@ class Recorded:
     """The clients of a trace and its batches."""
 
     def __init__(self, records: Iterable[tuple[Any, ...]]) -> None:
-        self._clients: dict[int, _Client] = {}
+        self._clients: list[_Client] = []
+        self._here: dict[int, _Client] = {}
+        """By id, the last who joined with it."""
         self._starts: set[int] = set()
         self._batches = self._batch_clients = self._last_us = 0
         self._busy: list[tuple[int, int]] = []
@@ -56,19 +61,19 @@ class Recorded:
 
     def latencies_us(self, lane: str) -> list[float]:
         """Returns those of a lane's requests, in order of size."""
-        return sorted(us for client in self._clients.values() if client.lane == lane for us in client.latencies_us)
+        return sorted(us for client in self._clients if client.lane == lane for us in client.latencies_us)
 
     def figures(self) -> RunFigures:
         """Returns what the daemon did."""
         lanes: dict[str, list[_Client]] = {}
-        for client in self._clients.values():
+        for client in self._clients:
             if client.first_us:
                 lanes.setdefault(client.lane, []).append(client)
         return RunFigures(
             name="recorded",
             policy="",
             seconds=self._last_us / 1e6,
-            requests=sum(len(client.latencies_us) for client in self._clients.values()),
+            requests=sum(len(client.latencies_us) for client in self._clients),
             occupancy=self._batch_clients / max(1, self._batches),
             busy=_covered_us(self._busy) / max(1, self._last_us),
             holds=0,
@@ -81,14 +86,15 @@ class Recorded:
             case Kind.OP if fields[1]:
                 self._starts.add(fields[0])
             case Kind.JOIN:
-                self._clients[fields[1]] = _Client(fields[2])
-            case Kind.ASK:
+                self._clients.append(_Client(fields[2]))
+                self._here[fields[1]] = self._clients[-1]
+            case Kind.ASK if fields[1] in self._here:
                 us, client, slot, op, direction, rows = fields
                 begins = op in self._starts and direction == Direction.FORWARD
-                self._clients[client].asked(us, slot, rows, begins=begins)
-            case Kind.ANSWER if fields[1] in self._clients:
-                us, client, slot = fields
-                self._clients[client].answered(us, slot)
+                self._here[client].asked(us, slot, rows, begins=begins)
+            case Kind.ANSWER if fields[1] in self._here:
+                us, client, slot, refused = fields
+                self._here[client].answered(us, slot, refused=refused)
                 self._last_us = us
             case Kind.BATCH | Kind.BESIDE:
                 us, _, _, _, took_us, clients, _, _ = fields

@@ -63,14 +63,16 @@ class Recorder:
 
     def note(self, event: Event, instructions: Sequence[Instruction], now_us: int) -> None:
         """Writes down what happened now, and what followed."""
-        us = now_us - self._began_us
+        us, unknown = now_us - self._began_us, set[int]()
         match event:
             case Arrived():
                 for beside in (False, True):
                     self._could_us.setdefault(beside, us)
                 for slot, _, call in event.arrivals:
                     op = self._state.number(event.client, call.op)
-                    if op is not None:  # else it was refused, and is nobody's load
+                    if op is None:  # it was refused, and is nobody's load
+                        unknown.add(slot)
+                    else:
                         self._note_op(op)
                         self._write(Kind.ASK, us, event.client, slot, op, call.direction, call.rows)
             case PlanDone():
@@ -82,8 +84,8 @@ class Recorder:
             case Turn():
                 self._note_turn(instructions, us)
         for each in instructions:
-            if isinstance(each, Answer):
-                self._write(Kind.ANSWER, us, each.client, each.slot)
+            if isinstance(each, Answer) and each.slot not in unknown:
+                self._write(Kind.ANSWER, us, each.client, each.slot, each.refusal is not None)
 
     def _note_op(self, op: int) -> None:
         if op not in self._ops:

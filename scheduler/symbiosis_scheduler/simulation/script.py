@@ -100,7 +100,7 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 if (watched := clients.get(client)) is not None:
                     found.append(_note_ask(watched, us, (OpId(op), Direction(direction), rows)))
             case Kind.ANSWER:
-                us, client, _ = fields
+                us, client, _, _ = fields  # who is refused goes on as well
                 if (watched := clients.get(client)) is not None and watched.script.calls:
                     watched.answers += 1
                     watched.ready_us = us

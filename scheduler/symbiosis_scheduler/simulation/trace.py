@@ -6,7 +6,7 @@
     [JOIN, us, client, lane, user]
     [LEAVE, us, client]
     [ASK, us, client, slot, op, direction, rows]        a request arrived
-    [ANSWER, us, client, slot]                          it was answered
+    [ANSWER, us, client, slot, refused]                 it was answered, or refused
     [BATCH, us, op, direction, rows, took us, clients, lag us, lead]
                                                         a batch was done, for the sake of that client. It began
                                                         so long after it could have: what a busy machine takes
@@ -53,11 +53,15 @@ _FIELDS: Final = {
     Kind.JOIN: (int, int, str, str),
     Kind.LEAVE: (int, int),
     Kind.ASK: (int,) * 6,
-    Kind.ANSWER: (int,) * 3,
+    Kind.ANSWER: (int, int, int, bool),
     Kind.BATCH: (int,) * 8,
     Kind.BESIDE: (int,) * 8,
 }
 _encoder: Final = msgspec.msgpack.Encoder()
+
+
+class _OtherVersionError(ValueError):
+    """A trace whose fields are not those of this version."""
 
 
 def encode(kind: Kind, *fields: int | str | bool) -> bytes:
@@ -79,6 +83,9 @@ def records(data: bytes) -> Iterator[tuple[Any, ...]]:
         if stop > len(data):
             return
         record = decoder.decode(view[at + 1 : stop])
+        match record:
+            case (Kind.HEADER, int(version), *_) if version != VERSION:  # told before its fields, which differ
+                raise _OtherVersionError(f"is a trace of version {version}")
         fields = _FIELDS[record[0]]
         if len(record) != len(fields) + 1 or not all(map(isinstance, record[1:], fields)):
             raise ValueError(f"a record {record!r}")
@@ -98,8 +105,12 @@ def read_trace(path: Path) -> list[tuple[Any, ...]]:
         found = list(records(path.read_bytes()))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except _OtherVersionError as error:
+        raise UsageError(
+            f"{path} {error}, and version {VERSION} is wanted; record again with `symbiosis trace record`"
+        ) from error
     except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no trace: {error}") from error
-    if not found or found[0][0] != Kind.HEADER or found[0][1] != VERSION:
-        raise UsageError(f"{path} is no trace of version {VERSION}; `symbiosis trace record` makes one")
+    if not found or found[0][0] != Kind.HEADER:
+        raise UsageError(f"{path} is no trace; `symbiosis trace record` makes one")
     return found
