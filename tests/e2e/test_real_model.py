@@ -26,10 +26,13 @@ def real_daemon(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_real_model_trains_and_generates_as_in_plain_peft(
     real_daemon: DaemonProcess, smollm2_path: Path, start_tenant: StartTenant
 ) -> None:
-    """The main job: 20 steps and 64 greedy tokens on SmolLM2 in float32, with two other tenants at work."""
+    """The main job: 20 steps and 64 greedy tokens on SmolLM2 in float32, with two other tenants at work.
+
+    In the lane of the one who chats: there tokens are held for each other, so that some go together for certain.
+    """
     start_tenant("train", real_daemon.address, 1)
-    start_tenant("generate", real_daemon.address, 2)
-    base = AutoModelForCausalLM.from_pretrained(real_daemon.address)
+    start_tenant("chat", real_daemon.address, 2)
+    base = AutoModelForCausalLM.from_pretrained(real_daemon.address, lane="inference")
     tokenizer = AutoTokenizer.from_pretrained(base)
     batches = text_batches(tokenizer, 20, 24)
     ours = train(base, METHODS["lora_qv"], batches)
