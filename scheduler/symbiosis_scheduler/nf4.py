@@ -79,7 +79,7 @@ def nf4_of(weight: Tensor) -> Nf4Weight | None:
 
 def put_nf4(weight: Tensor, pieces: Iterable[Tensor]) -> None:
     """Has the weight be made of these from now on, in the order of `Nf4Weight.pieces`."""
-    state: Any = weight.quant_state  # type: ignore[attr-defined]
+    state: Any = weight.quant_state  # type: ignore[attr-defined]  # of bitsandbytes' own class
     weight.data, state.absmax, *doubly = pieces
     if doubly:
         state.state2.absmax, state.state2.code, state.offset = doubly

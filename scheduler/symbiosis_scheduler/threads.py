@@ -21,7 +21,7 @@ from symbiosis_core.thread_trial import ThreadTrial
 __all__ = ["MANY_ROWS", "ThreadChoice", "Used"]
 
 MANY_ROWS: Final = 16
-"""From this many rows on a product is computed by several threads in any case."""
+"""From this many rows on only company takes threads from a product; below, all of them have to be faster first."""
 
 
 class Used(NamedTuple):

@@ -50,7 +50,7 @@ def test_training_from_forked_workers_is_training(base: Any, tiny_daemon: Daemon
     ours = train(base, METHODS["lora_qv"], batches)
     base.symbiosis.close()
     tiny_daemon.wait_status(lambda status: not status.clients, "it has left")
-    assert all(worker.is_alive() for worker in batches._iterator._workers)  # type: ignore[union-attr]
+    assert all(worker.is_alive() for worker in batches._iterator._workers)  # type: ignore[union-attr]  # it has begun
     assert_same_training(ours, train(plain(tiny_path), METHODS["lora_qv"], loader(Texts())))
 
 
