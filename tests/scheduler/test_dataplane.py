@@ -286,7 +286,7 @@ def test_whom_the_kernel_does_not_know_computes_elsewhere(
     """So the daemon's products leave it no core."""
     monkeypatch.setattr("symbiosis_transports.inproc.server.Peer", lambda *_: Peer(0, uid))
     running = run()
-    channel = running.connect()
+    channel = running.connect(here=here)
     [client] = running.ask(lambda plane: [each.here for each in plane.state._clients.values()])
     assert client is here
     channel.close()
