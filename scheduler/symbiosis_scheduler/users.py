@@ -6,6 +6,7 @@ Both planes ask, each about its own connection, and have to say the same of the 
 from __future__ import annotations
 
 import getpass
+import os
 from typing import Final
 
 __all__ = ["user_of"]
@@ -21,4 +22,12 @@ def user_of(key: str, *, here: bool) -> str:
     """
     if key:
         return f"key:{key}"
-    return getpass.getuser() if here else _ANYBODY
+    return _own() if here else _ANYBODY
+
+
+def _own() -> str:
+    """The user of this process; in a container it often has a number and no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"uid:{os.getuid()}"

@@ -16,7 +16,7 @@ import pytest
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.ids import Token
 from symbiosis_transports.claim import AddressClaim
-from symbiosis_transports.ports import Grant, Peer
+from symbiosis_transports.ports import Grant, Peer, Transport
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import EchoDaemon, add_one
@@ -39,10 +39,12 @@ def folder() -> Iterator[Path]:
 class Attentive(EchoDaemon):
     """Remembers who came."""
 
-    seen: tuple[Peer, ...] = ()
+    def __init__(self, carrier: Transport, endpoint: str) -> None:
+        self.seen: list[Peer] = []
+        super().__init__(carrier, endpoint)
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
-        self.seen += (peer,)
+        self.seen.append(peer)
         return super().redeem(token, peer)
 
 
@@ -64,7 +66,7 @@ def test_another_user_stays_outside_also_where_the_socket_was_opened_to_all(name
     daemon = Attentive(carrier, endpoint)
     if name == "posix_shm":  # of ZeroMQ's nobody is told that it may not, it tries on
         assert came_of(name, endpoint) == "Permission denied"
-    assert daemon.seen == ()
+    assert daemon.seen == []
     Path(endpoint.removeprefix("ipc://")).chmod(0o666)
     assert came_of(name, endpoint) == "bad_token", "the echo's answer to other users"
     assert [peer.uid for peer in daemon.seen] == [NOBODY]
