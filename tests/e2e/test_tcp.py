@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -102,58 +102,69 @@ user = "key:alice"
 """
 
 
-def test_a_key_has_a_lane_and_limits_of_its_own(
-    tiny_path: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever its clients call themselves and whichever lane they wish: its rule names nothing but the key.
+class Guarded(NamedTuple):
+    """A daemon that lets in alice and bob, with a socket besides."""
 
-    A key without a rule goes where it wishes, and has limits of its own in that lane.
-    """
-    allow(tmp_path, monkeypatch, "alice", "bob")
-    (tmp_path / "d.toml").write_text(KEY_LIMITS)
-    listen = f"tcp://127.0.0.1:{port}"
-    daemon = DaemonProcess(tmp_path, str(tiny_path), "--listen", listen, "--config", str(tmp_path / "d.toml"))
+    daemon: DaemonProcess
+    port: str
+    folder: Path
 
-    def come(key: str, name: str, wish: str, address: str = listen) -> str:
-        """Asks for a place, and returns in which lane it is."""
-        be(key, tmp_path, monkeypatch)
-        return greet(address, name, wish).lane
 
+@pytest.fixture(scope="module")
+def guarded(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder, listen = tmp_path_factory.mktemp("g"), f"tcp://127.0.0.1:{free_pair()}"
+    (folder / "d.toml").write_text(KEY_LIMITS)
+    daemon = DaemonProcess(folder, str(tiny_path), "--listen", listen, "--config", str(folder / "d.toml"))
     try:
-        daemon.start()
-        assert come("alice", "first", "training") == "nightly"
-        for name, wish in itertools.product(("first", "bob", "key:bob"), ("training", "nightly", "no lane")):
-            with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
-                come("alice", name, wish)
-        assert come("bob", "alice", "nightly") == "nightly"
-        with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
-            come("bob", "second", "nightly")
-        assert come("bob", "second", "training") == "training"
-        assert come("bob", "local", "nightly", daemon.address) == "nightly"
+        with pytest.MonkeyPatch.context() as environment:
+            allow(folder, environment, "alice", "bob")
+            daemon.start()
+        yield Guarded(daemon, listen, folder)
     finally:
         daemon.close()
 
 
+def test_a_key_has_a_lane_and_limits_of_its_own(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its clients call themselves and whichever lane they wish: its rule names nothing but the key.
+
+    A key without a rule goes where it wishes, and has limits of its own in that lane.
+    """
+
+    def come(key: str, name: str, wish: str, address: str = guarded.port) -> str:
+        """Asks for a place, and returns in which lane it is."""
+        be(key, guarded.folder, monkeypatch)
+        return greet(address, name, wish).lane
+
+    assert come("alice", "first", "training") == "nightly"
+    for name, wish in itertools.product(("first", "bob", "key:bob"), ("training", "nightly", "no lane")):
+        with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
+            come("alice", name, wish)
+    assert come("bob", "alice", "nightly") == "nightly"
+    with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
+        come("bob", "second", "nightly")
+    assert come("bob", "second", "training") == "training"
+    assert come("bob", "local", "nightly", guarded.daemon.address) == "nightly"
+
+
 def test_a_token_is_of_use_to_the_key_that_it_was_given_to_alone(
-    both: DaemonProcess, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor at the socket, nor one of the socket to a key; who tries takes nothing from whose it is."""
-    allow(tmp_path, monkeypatch, "alice", "bob")
-    both.start()
+    daemon = guarded.daemon
     rows, shm = transport("zmq_tcp"), transport("posix_shm")
-    port_of_rows, socket = rows.endpoint(f"tcp://127.0.0.1:{port}"), shm.endpoint(both.address)
-    be("alice", tmp_path, monkeypatch)
-    hers = greet(f"tcp://127.0.0.1:{port}", "alice", "training").token
-    local = greet(both.address, "local", "training").token
-    be("bob", tmp_path, monkeypatch)
-    for thief, endpoint, token in ((rows, port_of_rows, hers), (rows, port_of_rows, local), (shm, socket, hers)):
+    port_of_rows, socket = rows.endpoint(guarded.port), shm.endpoint(daemon.address)
+    be("bob", guarded.folder, monkeypatch)
+    his = greet(guarded.port, "bob", "training").token
+    local = greet(daemon.address, "local", "training").token
+    be("alice", guarded.folder, monkeypatch)
+    for thief, endpoint, token in ((rows, port_of_rows, his), (rows, port_of_rows, local), (shm, socket, his)):
         with pytest.raises(RefusedError, match="not given to the user") as refused:
             thief.connect(endpoint, token, 10)
         assert refused.value.code is RefusalCode.PERMISSION
-    assert not both.status().clients
-    be("alice", tmp_path, monkeypatch)
-    channels = [rows.connect(port_of_rows, hers, 10), shm.connect(socket, local, 10)]
-    assert {one.user for one in both.status().clients} == {"key:alice", getpass.getuser()}
+    assert not daemon.status().clients
+    be("bob", guarded.folder, monkeypatch)
+    channels = [rows.connect(port_of_rows, his, 10), shm.connect(socket, local, 10)]
+    assert {one.user for one in daemon.status().clients} == {"key:bob", getpass.getuser()}
     for channel in channels:
         channel.close()
 

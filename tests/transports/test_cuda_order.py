@@ -14,7 +14,7 @@ from tests.transports import cuda_broken as broken
 from tests.transports.cuda_world import Rules, StuckError, World
 
 SEEDS: Final = cases(1000, 50_000)
-SEEDS_OF_SECOND_CHANNELS: Final = cases(300, 25_000)
+SEEDS_OF_SECOND_CHANNELS: Final = cases(150, 25_000)
 SEEDS_FOR_A_BROKEN_RULE: Final = 400
 
 KEPT: Final = Rules()
