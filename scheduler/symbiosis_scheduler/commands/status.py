@@ -6,10 +6,10 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from symbiosis_core.wire import DaemonStatus, ModelStatus, Status, StatusReply
+from symbiosis_scheduler.commands.console import wide_console
 from symbiosis_transports.address import default_address
 
 __all__ = ["client_table", "fetch_status", "held", "lane_table", "learned_lines", "named", "status"]
@@ -24,7 +24,7 @@ def status(
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
         return
-    console = Console()
+    console = wide_console()
     console.print(
         f"{named(found)} on {found.device} at {found.address}  "
         f"pid {found.pid}  up {found.uptime_s:.0f} s  policy {found.policy}  "

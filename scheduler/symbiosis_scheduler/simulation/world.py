@@ -231,7 +231,7 @@ def _lane(script: Script, config: DaemonConfig) -> str:
     if lane not in config.lanes:
         lanes = ", ".join(config.lanes)
         raise UsageError(
-            f"a client of the trace is in the lane {lane!r}; the configuration has {lanes}. Add that lane, or a rule "
-            "that puts the client into one of these"
+            f"a client of the trace is in the lane {lane!r}; the configuration has {lanes}. Add that lane, or a "
+            "rule that puts the client into one of these"
         )
     return lane
