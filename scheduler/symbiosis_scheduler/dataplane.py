@@ -302,7 +302,7 @@ class DataPlane:
             if launched.event is None or launched.event.done():
                 self._underway.remove(launched)
                 self._executor.finish(launched)
-                self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed))
+                self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed, launched.ended_us))
         self._ring()
 
     def _rest(self) -> None:

@@ -70,6 +70,8 @@ class PlanDone(msgspec.Struct, frozen=True):
     plan: Plan
     now_us: int
     failed: dict[Request, RefusalCode] = {}
+    ended_us: int | None = None
+    """When it was computed, where it is known that this was before anybody looked."""
 
 
 class Adopt(msgspec.Struct, frozen=True):

@@ -39,16 +39,18 @@ log = get_logger(__name__)
 class Launched:
     """A plan under way: `event` says when it is done, `failed` which requests are not answered with rows.
 
-    A `landing` is to be landed when the event is done, before anything is answered.
+    A `landing` is to be landed when the event is done, before anything is answered. What was computed beside tells
+    when that was, in `ended_us`: the thread that answers may have had other things to do.
     """
 
-    __slots__ = ("beside", "event", "failed", "landing", "plan")
+    __slots__ = ("beside", "ended_us", "event", "failed", "landing", "plan")
 
     def __init__(self, plan: Plan, *, beside: bool) -> None:
         self.plan = plan
         self.beside = beside
         self.failed: dict[Request, RefusalCode] = {}
         self.event: Event | None = None
+        self.ended_us: int | None = None
         self.landing: Landing | None = None
 
 
@@ -159,6 +161,7 @@ class Executor:
                 compute()
             except (RuntimeError, MemoryError) as error:
                 self._fail(launched, error)
+            launched.ended_us = monotonic_us()
 
         launched.event = self._streams.launch_beside(work)
 

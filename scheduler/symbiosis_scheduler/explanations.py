@@ -149,9 +149,8 @@ def _deadline(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
     for name, lane in config.lanes.items():
         if lane.first_token_us or lane.token_us:
             first, later = lane.first_token_us or lane.token_us, lane.token_us or lane.first_token_us
-            said.append(
-                f"A forward of {name} is due {_time(first)} after it began with a prompt, else {_time(later)}."
-            )
+            prompt = "" if first == later else f" with a prompt, else {_time(later)}"
+            said.append(f"A forward of {name} is due {_time(first)} after it began{prompt}.")
         elif lane.max_wait_us:
             said.append(f"A request of {name} is due {_time(lane.max_wait_us)} after it came.")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import Direction
@@ -11,6 +12,11 @@ from symbiosis_scheduler.cost_file import FOLDER, read_costs
 from symbiosis_scheduler.costs import Curve, Curves
 
 __all__ = ["Measured"]
+
+_NOTHING: Final = (
+    "nothing was measured on this machine yet: a daemon that serves somebody writes its costs down every minute, "
+    "and when it ends"
+)
 
 
 class Measured:
@@ -44,7 +50,7 @@ class Measured:
         for path in files:
             if (found := read_costs(path)) is not None:
                 return Measured(found.curves, f"measured: {found.of}")
-        return Measured({}, "nothing was measured on this machine yet: let a daemon serve somebody, and ask again")
+        return Measured({}, _NOTHING)
 
     def longest_us(self, rows: int) -> float | None:
         """Returns the time of the op that takes longest for so many rows, in either direction; None: unknown."""

@@ -117,6 +117,11 @@ class SchedulerState:
         return self._can_beside
 
     @property
+    def max_in_flight(self) -> int:
+        """How many plans of a track may have been started and not be done."""
+        return self._max_in_flight
+
+    @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
         return not self._tracks.in_flight and not len(self._queues)
@@ -306,7 +311,7 @@ class SchedulerState:
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
-        took_us = self._tracks.finish(plan, event.now_us)
+        took_us = self._tracks.finish(plan, event.now_us, event.ended_us)
         if took_us is None:
             raise LocalProtocolError("a plan is done that is not in flight")
         if not self._tracks.in_flight:

@@ -44,10 +44,10 @@ class Track:
         """Whether another plan may start."""
         return len(self.in_flight) < self.most
 
-    def finish(self, plan: Plan, now_us: int) -> int:
+    def finish(self, plan: Plan, ended_us: int) -> int:
         """Takes a plan out and returns how long it took: one that waited for another began when that was done."""
-        took_us = now_us - max(self.in_flight.pop(plan), self._done_us)
-        self._done_us = now_us
+        took_us = ended_us - max(self.in_flight.pop(plan), self._done_us)
+        self._done_us = ended_us
         return took_us
 
 
@@ -81,13 +81,16 @@ class Tracks:
             self._first_us = now_us
         return now_us - self._first_us <= _LINGERS_US
 
-    def finish(self, plan: Plan, now_us: int) -> int | None:
-        """Takes a plan out and returns for how many microseconds it was computed; None: it does not run."""
+    def finish(self, plan: Plan, now_us: int, ended_us: int | None = None) -> int | None:
+        """Takes a plan out and returns for how many microseconds it was computed; None: it does not run.
+
+        `ended_us`: when it was, if that was before now.
+        """
         for track in self._all:
             if plan in track.in_flight:
                 if track is self._first:
                     self._first_us = now_us
-                return track.finish(plan, now_us)
+                return track.finish(plan, now_us if ended_us is None else ended_us)
         return None
 
     def inherit(self, before: Tracks) -> None:

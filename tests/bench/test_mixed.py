@@ -13,7 +13,7 @@ import pytest
 
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.mixed.foretelling import recording
-from symbiosis_bench.mixed.load import bursts, first_tokens_alone, poisson, rate_within, times
+from symbiosis_bench.mixed.load import bursts, dealt, first_tokens_alone, merged, poisson, rate_within, times
 from symbiosis_bench.mixed.messages import Served
 from symbiosis_core.wire import Reply, Request, TakeTrace, TraceTaken
 
@@ -44,6 +44,13 @@ def test_a_prompt_that_waited_for_the_one_before_counts_from_its_arrival() -> No
 def test_a_prompt_waits_for_those_before_it_whatever_the_daemon_does() -> None:
     assert first_tokens_alone([0, 0, 10], first_token_s=1, prompt_s=4) == [1, 5, 1]
     assert first_tokens_alone([0, 3, 6], first_token_s=1, prompt_s=4) == [1, 2, 3]
+
+
+def test_several_that_serve_have_the_prompts_in_turn_and_are_told_as_one() -> None:
+    assert dealt([0.0, 1.0, 2.0, 3.0, 4.0], 2) == [(0.0, 2.0, 4.0), (1.0, 3.0)]
+    assert dealt([1.0], 2) == [(1.0,), ()]
+    first, second = Served((0.0, 2.0), ((9.0,), (10.0,))), Served((1.0,), ((3.0, 4.0),))
+    assert merged([first, second]) == Served((0.0, 1.0, 2.0), ((9.0,), (3.0, 4.0), (10.0,)))
 
 
 def test_a_step_under_way_counts_in_part() -> None:
@@ -98,9 +105,25 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert all(value > 0 for value in half.values())
     loads = [(each["arrivals"], each["offered"]) for each in told["loaded"]]
     assert loads == [("poisson", 0.25), ("poisson", 0.5), ("bursts", 0.5)]
-    assert told["unloaded"]["tokens"] == 40 * 6
+    assert told["serving"] == 1 and told["unloaded"]["tokens"] == 40 * 6
     for each in told["loaded"]:
         assert {lane["lane"] for lane in each["foretold"]} == set(HELD)
         for lane in each["foretold"]:
             off = {name: lane["off"][name] for name in HELD[lane["lane"]]}
             assert all(abs(share) < 0.15 for share in off.values()), f"{each['arrivals']}: {off}\n{done.stdout}"
+
+
+@pytest.mark.long
+def test_several_clients_serve_at_once(tmp_path: Path) -> None:
+    """A burst of four prompts waits for two of each client's, and not for three of one."""
+    options = ["--quick", "--serving", "2", "--json", "out.json"]
+    done = subprocess.run([*MAIN, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["serving"] == 2 and "served by 2 clients" in done.stdout
+    half, burst = told["loaded"]
+    assert half["times"]["prompts"] == burst["times"]["prompts"] == 4 and half["times"]["tokens"] == 4 * 6
+    assert told["half_load"]["training_progress_kept"] > 0
+    last_s = told["unloaded"]["p50_first_token_s"] + told["prompt_s"]
+    waiting_s = burst["p99_first_token_waiting_ratio"] * told["unloaded"]["p99_first_token_s"]
+    assert waiting_s == pytest.approx(last_s)

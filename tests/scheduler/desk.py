@@ -41,8 +41,8 @@ CONFIG = DaemonConfig(
 )
 
 
-def arrival(slot: int = 0, generation: int = 1, op: int = 0, rows: int = 1) -> Arrival:
-    call = Call(OpId(op), Direction.FORWARD, rows, 0, SLOT_BYTES // 2)
+def arrival(slot: int = 0, generation: int = 1, op: int = 0, rows: int = 1, asked_us: int = 0) -> Arrival:
+    call = Call(OpId(op), Direction.FORWARD, rows, 0, SLOT_BYTES // 2, asked_us=asked_us)
     return Arrival(SlotIndex(slot), Generation(generation), call)
 
 

@@ -15,6 +15,8 @@ from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
 from symbiosis_scheduler.dataplane import DataPlane
+from symbiosis_scheduler.events import Event as Told
+from symbiosis_scheduler.events import Instruction, PlanDone
 from symbiosis_scheduler.executor import Executor, Launched
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.plan import Part, Plan
@@ -108,6 +110,28 @@ def test_the_loop_is_rung_when_it_is_done(
         running.wait(lambda plane: not plane._awake, "it sleeps while the other thread computes")
         streams.go.set()
         torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_when_it_was_computed_is_told_and_not_only_when_that_was_seen(
+    running: Running, streams: HeldBack, op: OpSpec
+) -> None:
+    streams.go.set()
+    told: list[PlanDone] = []
+
+    def listen(plane: DataPlane) -> None:
+        handle = plane.state.handle
+
+        def heard(what: Told) -> list[Instruction]:
+            told.extend([what] if isinstance(what, PlanDone) else [])
+            return handle(what)
+
+        plane.state.handle = heard  # type: ignore[method-assign, assignment]
+
+    running.ask(listen)
+    began_us = monotonic_us()
+    ask(running.connect("training"), op, torch.randn(2, op.width_in))
+    (done,) = told
+    assert done.ended_us is not None and began_us <= done.ended_us <= done.now_us
 
 
 def test_a_daemon_that_stops_sleeps_until_it_is_done(

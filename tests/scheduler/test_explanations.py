@@ -78,3 +78,18 @@ def test_somebody_elses_policy_may_explain_itself() -> None:
     config = DaemonConfig(policy=PolicyConfig(name="other"))
     assert explain(config, Other, longest_us).sentences == ("Mine: 200.0.",)
     assert explain(config, object, longest_us).sentences == ("The policy other decides.",)
+
+
+@pytest.mark.parametrize(
+    ("lane", "due"),
+    [
+        (LaneConfig(priority=0, token_us=20_000), "20 ms after it began."),
+        (
+            LaneConfig(priority=0, first_token_us=500_000, token_us=20_000),
+            "500 ms after it began with a prompt, else 20 ms.",
+        ),
+    ],
+)
+def test_a_lane_with_one_target_is_due_once_and_with_two_as_it_begins(lane: LaneConfig, due: str) -> None:
+    config = DaemonConfig(policy=PolicyConfig(name="deadline"), lanes={"chat": lane})
+    assert f"A forward of chat is due {due}" in explain(config, None, longest_us).sentences

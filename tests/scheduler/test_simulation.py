@@ -18,12 +18,14 @@ from symbiosis_core.ids import ClientId, OpId
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.policies import policy_names
 from symbiosis_scheduler.policy import LatencyFirst
+from symbiosis_scheduler.simulation.looks import Looks
 from symbiosis_scheduler.simulation.picture import draw
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.simulation.report import RunFigures, figures, quantile
 from symbiosis_scheduler.simulation.script import Load, read_load
 from symbiosis_scheduler.simulation.service import Service, Way
+from symbiosis_scheduler.simulation.tape import Tape
 from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode, read_trace, records
 from symbiosis_scheduler.simulation.world import World
 from symbiosis_scheduler.state import SchedulerState
@@ -46,13 +48,13 @@ def mixed(
         for op, direction in steps * forwards:
             rows = 256 if trains else 1
             done_us = us + 1000 + 20 * rows
-            found.append((us, (Kind.ASK, us, client, 0, op, direction, rows)))
+            found.append((us, (Kind.ASK, us, client, 0, op, direction, rows, 0)))
             found.append((done_us, (Kind.BATCH, done_us, op, direction, rows, done_us - us, 1, 0, client)))
             found.append((done_us, (Kind.ANSWER, done_us, client, 0, False)))
             us = done_us + THINKING_US
     found.sort(key=lambda each: each[0])
     ops = [(Kind.OP, op, op == 0) for op in range(LAYERS)]
-    return [(Kind.HEADER, VERSION, "a model", beside), *ops, *(record for _, record in found)]
+    return [(Kind.HEADER, VERSION, "a model", beside, 1), *ops, *(record for _, record in found)]
 
 
 def config(policy: str = "latency_first", *, hold_us: int = 0) -> DaemonConfig:
@@ -141,19 +143,19 @@ def test_a_lane_that_the_configuration_lacks_is_told() -> None:
     with pytest.raises(UsageError, match="'inference'"):
         World(read_load(mixed()), DaemonConfig(lanes={"other": LaneConfig(priority=0)}))
     with pytest.raises(UsageError, match="nobody asked"):
-        World(read_load([(Kind.HEADER, VERSION, "", False)]), DaemonConfig())
+        World(read_load([(Kind.HEADER, VERSION, "", False, 1)]), DaemonConfig())
 
 
 def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -> None:
     """A client that keeps three requests open: what it asks next depends on how many were answered."""
     trace: list[tuple[Any, ...]] = [
-        (Kind.HEADER, VERSION, "", False),
+        (Kind.HEADER, VERSION, "", False, 1),
         (Kind.OP, 0, False),
         (Kind.JOIN, 0, 1, "training", ""),
     ]
-    trace += [(Kind.ASK, 10 + slot, 1, slot, 0, 0, 64) for slot in range(3)]
+    trace += [(Kind.ASK, 10 + slot, 1, slot, 0, 0, 64, 0) for slot in range(3)]
     trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0, 1), (Kind.ANSWER, 500, 1, 0, False)]
-    trace += [(Kind.ASK, 600, 1, 0, 0, 0, 64)]
+    trace += [(Kind.ASK, 600, 1, 0, 0, 0, 64, 0)]
     (script,) = read_load(trace).scripts
     assert list(script.needs) == [0, 0, 0, 1]
     assert list(script.delays_us) == [0, 1, 1, 100]
@@ -188,11 +190,11 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
         desk.done(plan)
     desk.leave(2)
     assert list(records(recorder.take(1100))) == [
-        (Kind.HEADER, VERSION, "m", False),
+        (Kind.HEADER, VERSION, "m", False, 1),
         (Kind.JOIN, 0, 1, "training", ""),
         (Kind.JOIN, 0, 2, "inference", ""),
         (Kind.OP, 1, False),
-        (Kind.ASK, 0, 1, 2, 1, 0, 3),
+        (Kind.ASK, 0, 1, 2, 1, 0, 3, 0),
         (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50, 1),
         (Kind.ANSWER, 80, 1, 2, False),
         (Kind.LEAVE, 80, 2),
@@ -276,8 +278,8 @@ def test_who_is_refused_was_not_served_and_what_nobody_may_ask_is_no_load() -> N
     desk.done(plan)
     trace = list(records(recorder.take(100)))
     assert [record for record in trace if record[0] in (Kind.ASK, Kind.ANSWER)] == [
-        (Kind.ASK, 10, 1, 1, 0, 0, 41),
-        (Kind.ASK, 10, 1, 2, 0, 0, 3),
+        (Kind.ASK, 10, 1, 1, 0, 0, 41, 0),
+        (Kind.ASK, 10, 1, 2, 0, 0, 3, 0),
         (Kind.ANSWER, 10, 1, 1, True),
         (Kind.ANSWER, 80, 1, 2, False),
     ]
@@ -290,12 +292,12 @@ def test_who_is_refused_was_not_served_and_what_nobody_may_ask_is_no_load() -> N
 
 def test_a_forward_that_was_refused_is_none() -> None:
     trace: list[tuple[Any, ...]] = [
-        (Kind.HEADER, VERSION, "", False),
+        (Kind.HEADER, VERSION, "", False, 1),
         (Kind.OP, 0, True),
         (Kind.JOIN, 0, 1, "inference", ""),
     ]
     for us, refused in ((1000, False), (2000, True), (3000, False), (4000, False)):
-        trace += [(Kind.ASK, us, 1, 0, 0, 0, 1), (Kind.ANSWER, us + 100, 1, 0, refused)]
+        trace += [(Kind.ASK, us, 1, 0, 0, 0, 1, 0), (Kind.ANSWER, us + 100, 1, 0, refused)]
     (lane,) = Recorded(trace).figures().lanes
     assert lane.forward_p50_us == lane.forward_p99_us == 100
 
@@ -303,13 +305,13 @@ def test_a_forward_that_was_refused_is_none() -> None:
 def test_what_is_recorded_of_others_counts_though_records_were_lost() -> None:
     """Nobody has told who 7 is; and two came as 1, one after the other."""
     trace: list[tuple[Any, ...]] = [
-        (Kind.HEADER, VERSION, "", False),
+        (Kind.HEADER, VERSION, "", False, 1),
         (Kind.OP, 0, False),
         (Kind.JOIN, 0, 1, "training", ""),
-        *((Kind.ASK, 10, 1, 0, 0, 0, 64), (Kind.ANSWER, 20, 1, 0, False)),
-        *((Kind.ASK, 30, 7, 0, 0, 0, 64), (Kind.ANSWER, 40, 7, 0, False)),
+        *((Kind.ASK, 10, 1, 0, 0, 0, 64, 0), (Kind.ANSWER, 20, 1, 0, False)),
+        *((Kind.ASK, 30, 7, 0, 0, 0, 64, 0), (Kind.ANSWER, 40, 7, 0, False)),
         (Kind.JOIN, 50, 1, "inference", ""),
-        *((Kind.ASK, 60, 1, 0, 0, 0, 1), (Kind.ANSWER, 90, 1, 0, False)),
+        *((Kind.ASK, 60, 1, 0, 0, 0, 1, 0), (Kind.ANSWER, 90, 1, 0, False)),
     ]
     real = Recorded(trace)
     assert [(lane.lane, lane.clients, lane.requests) for lane in real.figures().lanes] == [
@@ -331,26 +333,108 @@ def test_lower_lanes_are_computed_beside_where_the_daemon_did_it(beside: bool) -
 
 def test_a_lanes_batches_take_what_its_own_took() -> None:
     """The same op with as many rows: of another lane, and beside, it had other threads and cores."""
-    service, dice, batch = Service(), random.Random(0), (OpId(1), Direction.FORWARD, 16)
+    service, tape, batch = Service(), Tape(0), (OpId(1), Direction.FORWARD, 16)
     ways = [Way("inference", False), Way("training", True), Way("training", False)]
     for took_us, way in enumerate(ways, 1):
         service.note(way, batch, 1000 * took_us)
-    assert [service.took_us(way, batch, dice) for way in ways] == [1000, 2000, 3000]
-    assert service.took_us(Way("inference", True), batch, dice) == 1000, "its lane tells more than its thread"
-    assert service.took_us(Way("inference", True), (OpId(1), Direction.BACKWARD, 1), dice) == 1
+    assert [service.took_us(way, batch, tape) for way in ways] == [1000, 2000, 3000]
+    assert service.took_us(Way("inference", True), batch, tape) == 1000, "its lane tells more than its thread"
+    assert service.took_us(Way("inference", True), (OpId(1), Direction.BACKWARD, 1), tape) == 1
 
 
 def test_a_batch_as_large_as_another_lane_had_takes_what_theirs_took() -> None:
     """A token that leads a convoy of training: drawn out from four rows, it would take four times as long."""
-    service, dice, op = Service(), random.Random(0), OpId(1)
+    service, tape, op = Service(), Tape(0), OpId(1)
     inference, training = Way("inference", False), Way("training", False)
     for rows, took_us in ((1, 1000), (4, 1500)):
         service.note(inference, (op, Direction.FORWARD, rows), took_us)
     service.note(training, (op, Direction.FORWARD, 256), 6120)
-    assert service.took_us(inference, (op, Direction.FORWARD, 257), dice) == pytest.approx(6120, rel=0.01)
-    assert service.took_us(inference, (op, Direction.FORWARD, 4), dice) == 1500
-    assert service.took_us(training, (op, Direction.FORWARD, 4), dice) == 1500
-    assert service.took_us(inference, (op, Direction.FORWARD, 40), dice) == pytest.approx(1500 * 2.5 / 1.1)
+    assert service.took_us(inference, (op, Direction.FORWARD, 257), tape) == pytest.approx(6120, rel=0.01)
+    assert service.took_us(inference, (op, Direction.FORWARD, 4), tape) == 1500
+    assert service.took_us(training, (op, Direction.FORWARD, 4), tape) == 1500
+    assert service.took_us(inference, (op, Direction.FORWARD, 40), tape) == pytest.approx(1500 * 2.5 / 1.1)
+
+
+def test_a_slow_spell_stays_one() -> None:
+    """Ten slow batches, one after the other, are one slow forward and not ten that are a little slower."""
+    spell = [1.0] * 30 + [9.0] * 10
+    tape = Tape(0.5)
+    assert [tape.next(spell, 1.0) for _ in range(50)] == [*spell[20:], *spell[:30]]
+    assert tape.next((), 7.0) == 7.0
+    assert tape.next([1.0, 2.0], 0.0) == 2.0, "another recording is entered at the same time"
+
+
+# -- looks ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_client_asked_counts_from_when_it_asked_and_the_rest_is_the_daemons() -> None:
+    """Its request was published at 130 and found at 170: it thought for 30, and the daemon was late by 40."""
+    desk = Desk()
+    desk.join(1)
+    recorder = recorded(desk)
+    for asked_us, found_us in ((1000, 1010), (1130, 1170)):
+        desk.now_us = found_us
+        desk.arrive(1, arrival(generation=found_us, asked_us=asked_us))
+        (plan,) = desk.turn()
+        desk.now_us = 1100 if asked_us == 1000 else 1200
+        desk.done(plan)
+        desk.turn()
+    trace = list(records(recorder.take(2000)))
+    asks = [(record[1], record[-1]) for record in trace if record[0] == Kind.ASK]
+    assert asks == [(1010, 10), (1170, 40)]
+    load, tape = read_load(trace), Tape(0)
+    assert list(load.scripts[0].delays_us) == [0, 30]
+    assert [load.looks.woken_us(tape) for _ in range(3)] == [10, 40, 10]
+
+
+def test_who_asked_while_a_batch_was_computed_is_found_by_the_look_after_it() -> None:
+    """And says nothing of how late one looks who is woken."""
+    looks, tape = Looks(), Tape(0)
+    looks.note_batch(1000)
+    looks.note_found(1070, asked_us=300)
+    looks.note_look(1070)
+    for first_us in (2000, 1990):  # two that one look finds
+        looks.note_found(2050, asked_us=first_us)
+    assert (looks.after_batch_us(tape), looks.woken_us(tape)) == (70, 60)
+
+
+def test_who_is_woken_late_finds_two_and_one_waits_for_the_others_batch() -> None:
+    """Both asked within the time that the daemon took to look, so that the second waits, as on a busy machine."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False, 1),
+        *((Kind.OP, op, op == 0) for op in (0, 1)),
+        *((Kind.JOIN, 0, client, "inference", "") for client in (0, 1)),
+    ]
+    for op in (0, 1):
+        trace += [(Kind.ASK, 5000, op, 0, op, 0, 1, 4000 - 1000 * op)]
+    for op in (0, 1):
+        us = 6000 + 1000 * op
+        trace += [(Kind.BATCH, us, op, 0, 1, 1000, 1, 0, op), (Kind.ANSWER, us, op, 0, False), (Kind.LOOK, us)]
+    (lane,) = played(read_load(trace), config()).lanes
+    assert (lane.mean_us, lane.p99_us) == (1500, 2000)
+
+
+def test_a_device_is_given_the_next_plan_while_it_computes_one() -> None:
+    """So nobody waits for the loop between two of them; and a token waits for two batches of training, not one."""
+    asks = [(Kind.ASK, 0, client, 0, client, 0, rows, 0) for client, rows in enumerate((256, 256, 256, 1))]
+    asks[3] = (Kind.ASK, 10, *asks[3][2:])
+    lanes = ("training", "training", "training", "inference")
+    found = {}
+    for in_flight in (1, 2):
+        trace: list[tuple[Any, ...]] = [
+            (Kind.HEADER, VERSION, "", False, in_flight),
+            *((Kind.OP, op, False) for op in range(4)),
+            *((Kind.JOIN, 0, client, lane, "") for client, lane in enumerate(lanes)),
+            *asks,
+        ]
+        for client in (0, 1, 3, 2):
+            us = 1000 * (client + 1)
+            trace += [(Kind.BATCH, us, client, 0, asks[client][6], 1000, 1, 50, client)]
+            trace += [(Kind.ANSWER, us, client, 0, False)]
+        found[in_flight] = {lane.lane: lane for lane in played(read_load(trace), config()).lanes}
+    assert found[1]["inference"].p99_us == 1050, "seen when the first batch is done"
+    assert found[2]["inference"].p99_us == 3 * 1000 - 10, "seen at once, and behind two that the device has"
+    assert found[2]["training"].p99_us == 4 * 1000, "one after the other, and none late"
 
 
 def test_a_file_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:

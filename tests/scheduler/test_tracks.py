@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig
+from symbiosis_core.ids import OpId
+from symbiosis_core.specs import Direction
 from symbiosis_scheduler.events import Adopt, PlanDone, Run, Sleep, Turn
 from symbiosis_scheduler.fifo import Fifo
 from symbiosis_scheduler.plan import Plan
@@ -203,6 +205,20 @@ def test_whatever_comes_the_first_level_waits_for_no_plan_of_another(
         at.tell(PlanDone(beside.pop(), at.now_us))
         turn()
     assert at.state.idle
+
+
+def test_a_batch_took_until_it_was_computed_and_not_until_it_was_seen() -> None:
+    at = Desk()
+    at.join(1)
+    at.arrive(1, arrival(rows=4))
+    (plan,) = at.turn()
+    at.tell(PlanDone(plan, 900, ended_us=400))
+    at.now_us = 1000
+    at.arrive(1, arrival(generation=2, op=1, rows=4))
+    (plan,) = at.turn()
+    at.tell(PlanDone(plan, 1300))
+    costs = at.state.known.costs
+    assert [costs.expected_us(op, Direction.FORWARD, 4) for op in (OpId(0), OpId(1))] == [400, 300]
 
 
 def begun_before_another(at: Desk, lanes: tuple[str, str]) -> list[Run]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, UsageError
+from symbiosis_core.clock import monotonic_us
+from symbiosis_core.errors import ClosedError, DaemonGoneError, RemoteProtocolError, UsageError
 from symbiosis_core.ids import OpId, SlotIndex, Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.arena import Arena
-from symbiosis_transports.layout import PUBLISHED
+from symbiosis_transports.layout import PUBLISHED, Layout, pack_call, unpack_call
 from symbiosis_transports.ports import Call
 from symbiosis_transports.posix_shm import TRANSPORT
 from symbiosis_transports.posix_shm.attach import Goodbye, encode
@@ -88,6 +89,17 @@ def test_unsealed_or_wrongly_sized_memory_is_refused() -> None:
         Arena.attach(fd, 4096)
     arena.close()
     os.close(fd)
+
+
+def test_a_call_says_when_it_was_published() -> None:
+    """By the clock that the daemon has, too: nobody else can tell how long it lay there."""
+    layout = Layout(1, 4096)
+    arena = memoryview(bytearray(layout.arena_bytes))
+    before_us = monotonic_us()
+    pack_call(arena, layout.call_at(SlotIndex(0)), Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
+    call = unpack_call(arena, layout.call_at(SlotIndex(0)))
+    assert before_us <= call.asked_us <= monotonic_us()
+    assert call._replace(asked_us=0) == Call(ADD_ONE, Direction.FORWARD, 1, 0, 64)
 
 
 def test_a_generation_that_jumps_ends_that_client_alone(daemon: EchoDaemon, connect: Connect) -> None:

@@ -28,6 +28,9 @@ class Call(NamedTuple):
     memory and have to carry them; nobody else reads it."""
     out_bytes: int = 0
     """Bytes that the daemon writes from `out_offset` on; 0: all up to the slot's end. As `in_bytes`."""
+    asked_us: int = 0
+    """When the client published it, by the clock of this host, as the daemon reads it; 0: unknown, as of another
+    host. A client's word, and nothing but a trace goes by it."""
 
 
 class Arrival(NamedTuple):

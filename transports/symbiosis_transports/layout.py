@@ -17,6 +17,7 @@ import struct
 import threading
 from typing import Final, NamedTuple
 
+from symbiosis_core.clock import monotonic_us
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import OpId, SlotIndex
 from symbiosis_core.specs import Direction
@@ -53,7 +54,7 @@ CLIENT_SLEEPS: Final = 2 * _LINE // _WORD
 
 _SLOTS_AT: Final = 256
 _SLOT_HEADER: Final = 2 * _LINE
-_CALL: Final = struct.Struct("<IIIIQQ")  # op, direction, rows, memo, in_offset, out_offset
+_CALL: Final = struct.Struct("<IIIIQQQ")  # op, direction, rows, memo, in_offset, out_offset, asked_us
 
 _CODES: Final = tuple(RefusalCode)
 _fence_lock = threading.Lock()
@@ -99,8 +100,9 @@ class Layout(NamedTuple):
 
 
 def pack_call(arena: memoryview, at: int, call: Call) -> None:
-    """Writes `call` into the request line."""
-    _CALL.pack_into(arena, at, call.op, call.direction, call.rows, call.memo, call.in_offset, call.out_offset)
+    """Writes `call` into the request line, and that it is published now."""
+    told = call.op, call.direction, call.rows, call.memo, call.in_offset, call.out_offset
+    _CALL.pack_into(arena, at, *told, monotonic_us())
 
 
 def unpack_call(arena: memoryview, at: int) -> Call:
@@ -109,10 +111,10 @@ def unpack_call(arena: memoryview, at: int) -> Call:
     Raises:
         RemoteProtocolError: there is no such direction.
     """
-    op, direction, rows, memo, in_offset, out_offset = _CALL.unpack(bytes(arena[at : at + _CALL.size]))
+    op, direction, rows, memo, in_offset, out_offset, asked_us = _CALL.unpack(bytes(arena[at : at + _CALL.size]))
     if direction > 1:
         raise RemoteProtocolError(f"direction {direction} in a call; 0 is forward and 1 backward")
-    return Call(OpId(op), Direction(direction), rows, in_offset, out_offset, memo)
+    return Call(OpId(op), Direction(direction), rows, in_offset, out_offset, memo, asked_us=asked_us)
 
 
 def code_of(refusal: RefusalCode | None) -> int:

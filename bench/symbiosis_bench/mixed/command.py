@@ -39,6 +39,7 @@ def mixed(
     prompts: Annotated[
         int | None, typer.Option(min=2, help="For each load. [default: 16]", show_default=False)
     ] = None,
+    serving: Annotated[int, typer.Option(min=1, max=16, help="Clients that share the prompts, in turn.")] = 1,
     traces: Annotated[
         Path | None,
         typer.Option(
@@ -54,6 +55,7 @@ def mixed(
         scale = msgspec.structs.replace(scale, loads=_shares(loads))
     if prompts is not None:
         scale = msgspec.structs.replace(scale, prompts=prompts)
+    scale = msgspec.structs.replace(scale, serving=serving)
     settings = Settings(
         model="a tiny random Llama" if quick else model,
         dtype="float32" if quick else "bfloat16",

@@ -10,7 +10,17 @@ import msgspec
 
 from symbiosis_bench.mixed.messages import Served
 
-__all__ = ["Times", "bursts", "first_tokens_alone", "poisson", "quantile", "rate_within", "times"]
+__all__ = [
+    "Times",
+    "bursts",
+    "dealt",
+    "first_tokens_alone",
+    "merged",
+    "poisson",
+    "quantile",
+    "rate_within",
+    "times",
+]
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +49,18 @@ def poisson(count: int, rate_per_s: float, seed: int) -> tuple[float, ...]:
 def bursts(count: int, rate_per_s: float, together: int) -> tuple[float, ...]:
     """Returns arrivals of the same rate, so many at once."""
     return tuple([number // together * together / rate_per_s for number in range(count)])
+
+
+def dealt(arrivals_s: Sequence[float], clients: int) -> list[tuple[float, ...]]:
+    """Returns the arrivals of each client: they have them in turn, whoever is busy, and some may have none."""
+    return [tuple(arrivals_s[client::clients]) for client in range(clients)]
+
+
+def merged(served: Sequence[Served]) -> Served:
+    """Returns what several clients served as if it had been one, by arrival."""
+    prompts = [each for one in served for each in zip(one.arrived_s, one.tokens_s, strict=True)]
+    prompts.sort()
+    return Served(tuple([arrived for arrived, _ in prompts]), tuple([tokens for _, tokens in prompts]))
 
 
 def first_tokens_alone(arrivals_s: Sequence[float], first_token_s: float, prompt_s: float) -> list[float]:

@@ -18,6 +18,8 @@ __all__ = ["Message", "Order", "Rest", "Serve", "Served", "TrainOn", "Trained", 
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
     """Answers prompts that arrive so many seconds after a common start, one after the other. Ends in `Served`."""
 
+    start_s: float
+    """A stamp: who shares the arrivals with others is told the same."""
     arrivals_s: tuple[float, ...]
     tokens: int
     """For each prompt."""

@@ -27,7 +27,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     p50_first_token_ratio: float
     p99_first_token_ratio: float
     p99_first_token_waiting_ratio: float
-    """What it were if every prompt took as long as unloaded: one client answers them, one after the other."""
+    """What it were if every prompt took as long as unloaded: a client answers its own one after the other."""
     tokens_within_target: float
     """Share of tokens that took at most 1.5 times the unloaded p99."""
     training_progress_kept: float
@@ -53,11 +53,16 @@ class MixedReport(msgspec.Struct, frozen=True, kw_only=True):
     quick: bool
     model: str
     policy: str
+    serving: int
+    """Clients that serve, and have the arrivals in turn."""
     prompts_per_s: float
-    """Served one after the other without training: the capacity that loads are shares of."""
+    """Served without training, by each of them one after the other: the capacity that loads are shares of."""
+    prompt_s: float
+    """How long one prompt takes, served alone."""
     training_steps_per_s: float
     """Of both training clients without inference."""
     unloaded: Times
+    """Of one that serves, alone."""
     loaded: tuple[Loaded, ...]
     half_load: HalfLoad | None
     """None: half load was not among the loads."""
@@ -94,13 +99,17 @@ def show(console: Console, report: MixedReport) -> None:
     if any(loaded.foretold for loaded in report.loaded):
         console.print(_foretold(report))
     console.print(
-        f"without training {report.prompts_per_s:.3g} prompts/s are served; without inference "
-        f"{report.training_steps_per_s:.3g} steps/s are made. Targets at half load: p50 token at most 1.25 x, p99 "
-        "at most 1.5 x, training at least 76 % kept",
+        f"without training {report.prompts_per_s:.3g} prompts/s are served by {_clients(report)}; without "
+        f"inference {report.training_steps_per_s:.3g} steps/s are made. Targets at half load: p50 token at most "
+        "1.25 x, p99 at most 1.5 x, training at least 76 % kept",
         soft_wrap=True,
     )
     if report.quick:
         console.print("quick: everything was run, and no figure means anything", markup=False)
+
+
+def _clients(report: MixedReport) -> str:
+    return "one client" if report.serving == 1 else f"{report.serving} clients"
 
 
 def _foretold(report: MixedReport) -> Table:

@@ -18,7 +18,17 @@ from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.machine import this_machine
 from symbiosis_bench.mixed.foretelling import Foretold, foretell, recording
-from symbiosis_bench.mixed.load import Times, bursts, first_tokens_alone, poisson, quantile, rate_within, times
+from symbiosis_bench.mixed.load import (
+    Times,
+    bursts,
+    dealt,
+    first_tokens_alone,
+    merged,
+    poisson,
+    quantile,
+    rate_within,
+    times,
+)
 from symbiosis_bench.mixed.messages import Message, Order, Rest, Serve, Served, Trained, TrainOn, read_message
 from symbiosis_bench.mixed.report import HalfLoad, Loaded, MixedReport
 from symbiosis_bench.processes import Child, Children
@@ -47,13 +57,33 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     shape: Shape
     alone_s: float
     """How long training runs without inference."""
+    serving: int = 1
+    """Clients that answer prompts."""
+
+
+class Unloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What both kinds of clients do without the other."""
+
+    times: Times
+    """Of one that serves, with nobody beside it."""
+    prompt_s: float
+    """From a prompt's arrival to its last token there."""
+    prompts_per_s: float
+    """Of all that serve."""
+    steps_per_s: float
+    """Of both that train."""
 
 
 class Mixed:
-    """The clients of a run: one that answers prompts, and two that train."""
+    """The clients of a run: some that answer prompts, and two that train."""
 
     def __init__(
-        self, site: Site, children: Children[Message], environment: dict[str, str], traces: Path | None
+        self,
+        site: Site,
+        children: Children[Message],
+        environment: dict[str, str],
+        serving: int,
+        traces: Path | None,
     ) -> None:
         self._site = site
         self._traces = traces
@@ -72,15 +102,18 @@ class Mixed:
             command = [sys.executable, "-P", "-m", "symbiosis_bench.mixed.worker", "split", *options]
             return children.start(name, command, environment)
 
-        self._serving = start("serving", "inference", 0)
         self._training = [start(f"training-{n}", "training", n) for n in range(1, _TRAINING + 1)]
-        self._hear(Ready, [self._serving, *self._training])
+        others = range(_TRAINING + 1, _TRAINING + serving)
+        self._serving = [start("serving", "inference", 0)]
+        self._serving += [start(f"serving-{n}", "inference", n) for n in others]
+        self._hear(Ready, [*self._serving, *self._training])
 
-    def serve(self, arrivals_s: Sequence[float], tokens: int) -> Served:
-        """Returns when the last prompt is answered."""
-        _order(self._serving, Serve(tuple(arrivals_s), tokens))
-        (served,) = self._hear(Served, [self._serving])
-        return served
+    def serve(self, arrivals_s: Sequence[float], tokens: int, *, clients: int) -> Served:
+        """Returns when the last prompt is answered, by so many clients in turn."""
+        start_s, servers = time.perf_counter(), self._serving[:clients]
+        for child, own_s in zip(servers, dealt(arrivals_s, clients), strict=True):
+            _order(child, Serve(start_s, own_s, tokens))
+        return merged(self._hear(Served, servers))
 
     def train(self, shape: Shape, meanwhile: Callable[[], Any]) -> tuple[Any, list[Trained]]:
         """Lets both train while `meanwhile` runs, and returns what it returned and their stamps."""
@@ -133,36 +166,30 @@ def run(
     with Children(folder, read_message) as children:
         site = Site(settings, children, progress, folder)  # type: ignore[arg-type]  # it hears of `Made` alone
         site.main()
-        progress.say("opening one client that serves and two that train")
-        mixed = Mixed(site, children, environment, traces)
-        progress.say("inference alone")
-        mixed.serve([0.0] * 2, scale.tokens)  # warm up
-        mixed.train(scale.shape, lambda: time.sleep(scale.alone_s / 2))
-        served = mixed.serve([0.0] * scale.prompts, scale.tokens)
-        last = served.tokens_s[-1][-1]
-        prompts_per_s = scale.prompts / (last - served.arrived_s[0])
-        unloaded = _unloaded(served)
-        progress.say("training alone")
-        trained_alone = _train_alone(mixed, scale)
+        progress.say(f"opening the clients: {scale.serving} that serve and {_TRAINING} that train")
+        mixed = Mixed(site, children, environment, scale.serving, traces)
+        unloaded = _unloaded(mixed, scale, progress)
         loaded = []
         for offered in scale.loads:
-            rate = offered * prompts_per_s
-            progress.say(f"{offered:.0%} of {prompts_per_s:.2g} prompts/s beside training")
+            rate = offered * unloaded.prompts_per_s
+            progress.say(f"{offered:.0%} of {unloaded.prompts_per_s:.2g} prompts/s beside training")
             arrivals = poisson(scale.prompts, rate, seed=round(offered * 100))
-            loaded.append(_beside(mixed, scale, "poisson", offered, rate, arrivals, unloaded, trained_alone))
+            loaded.append(_beside(mixed, scale, "poisson", offered, rate, arrivals, unloaded))
         progress.say("bursts beside training")
-        rate = 0.5 * prompts_per_s
+        rate = 0.5 * unloaded.prompts_per_s
         arrivals = bursts(scale.prompts, rate, _TOGETHER)
-        loaded.append(_beside(mixed, scale, "bursts", 0.5, rate, arrivals, unloaded, trained_alone))
+        loaded.append(_beside(mixed, scale, "bursts", 0.5, rate, arrivals, unloaded))
         policy = site.main().status().policy
     return MixedReport(
         machine=this_machine(),
         quick=settings.quick,
         model=settings.model,
         policy=policy,
-        prompts_per_s=prompts_per_s,
-        training_steps_per_s=trained_alone,
-        unloaded=unloaded,
+        serving=scale.serving,
+        prompts_per_s=unloaded.prompts_per_s,
+        prompt_s=unloaded.prompt_s,
+        training_steps_per_s=unloaded.steps_per_s,
+        unloaded=unloaded.times,
         loaded=tuple(loaded),
         half_load=_half_load(loaded),
     )
@@ -179,8 +206,31 @@ def _half_load(loaded: Sequence[Loaded]) -> HalfLoad | None:
     return None
 
 
-def _unloaded(served: Served) -> Times:
-    """Every prompt counts as if it had arrived when the one before was answered: nobody waited."""
+def _unloaded(mixed: Mixed, scale: Scale, progress: Progress) -> Unloaded:
+    progress.say("inference alone")
+    mixed.serve([0.0] * 2 * scale.serving, scale.tokens, clients=scale.serving)  # warm up
+    mixed.train(scale.shape, lambda: time.sleep(scale.alone_s / 2))
+    served = mixed.serve([0.0] * scale.prompts, scale.tokens, clients=1)
+    prompt_s = (_ended_s(served) - served.arrived_s[0]) / scale.prompts
+    prompts_per_s = 1 / prompt_s
+    if scale.serving > 1:
+        together = mixed.serve([0.0] * scale.prompts, scale.tokens, clients=scale.serving)
+        prompts_per_s = scale.prompts / (_ended_s(together) - together.arrived_s[0])
+    progress.say("training alone")
+    return Unloaded(
+        times=_nobody_waited(served),
+        prompt_s=prompt_s,
+        prompts_per_s=prompts_per_s,
+        steps_per_s=_train_alone(mixed, scale),
+    )
+
+
+def _ended_s(served: Served) -> float:
+    return max(stamps[-1] for stamps in served.tokens_s)
+
+
+def _nobody_waited(served: Served) -> Times:
+    """Every prompt of one client counts as if it had arrived when the one before was answered."""
     begins = (served.arrived_s[0], *(stamps[-1] for stamps in served.tokens_s[:-1]))
     return times(Served(begins, served.tokens_s))
 
@@ -202,13 +252,12 @@ def _beside(
     offered: float,
     rate_per_s: float,
     arrivals_s: Sequence[float],
-    unloaded: Times,
-    trained_alone: float,
+    unloaded: Unloaded,
 ) -> Loaded:
     lasts_s = len(arrivals_s) / rate_per_s
 
     def serve() -> Served:
-        served = mixed.serve(arrivals_s, scale.tokens)
+        served = mixed.serve(arrivals_s, scale.tokens, clients=scale.serving)
         time.sleep(max(0.0, began_s(served) + lasts_s - time.perf_counter()))  # so long the load lasts at its rate
         return served
 
@@ -219,22 +268,27 @@ def _beside(
     (served, trained), foretold = mixed.foretold(f"{kind}-{offered:g}", lambda: mixed.train(scale.shape, serve))
     after = mixed.batches()
     found, began = times(served), began_s(served)
-    ended = max(served.tokens_s[-1][-1], began + lasts_s)
+    ended = max(_ended_s(served), began + lasts_s)
     rate = sum(rate_within(each.stamps_s, began, ended) for each in trained)
-    target_s = 1.5 * unloaded.p99_token_s
-    waiting_s = first_tokens_alone(arrivals_s, unloaded.p50_first_token_s, offered / rate_per_s)
+    alone = unloaded.times
+    target_s = 1.5 * alone.p99_token_s
+    waiting_s = [
+        after_s
+        for own_s in dealt(arrivals_s, scale.serving)
+        for after_s in first_tokens_alone(own_s, alone.p50_first_token_s, unloaded.prompt_s)
+    ]
     steps = [b - a for stamps in served.tokens_s for a, b in itertools.pairwise(stamps)]
     return Loaded(
         arrivals=kind,
         offered=offered,
         times=found,
-        p50_time_per_token_ratio=found.p50_token_s / unloaded.p50_token_s,
-        p99_time_per_token_ratio=found.p99_token_s / unloaded.p99_token_s,
-        p50_first_token_ratio=found.p50_first_token_s / unloaded.p50_first_token_s,
-        p99_first_token_ratio=found.p99_first_token_s / unloaded.p99_first_token_s,
-        p99_first_token_waiting_ratio=quantile(waiting_s, 0.99) / unloaded.p99_first_token_s,
+        p50_time_per_token_ratio=found.p50_token_s / alone.p50_token_s,
+        p99_time_per_token_ratio=found.p99_token_s / alone.p99_token_s,
+        p50_first_token_ratio=found.p50_first_token_s / alone.p50_first_token_s,
+        p99_first_token_ratio=found.p99_first_token_s / alone.p99_first_token_s,
+        p99_first_token_waiting_ratio=quantile(waiting_s, 0.99) / alone.p99_first_token_s,
         tokens_within_target=sum(step <= target_s for step in steps) / len(steps),
-        training_progress_kept=rate / trained_alone,
+        training_progress_kept=rate / unloaded.steps_per_s,
         occupancy=(after.clients - before.clients) / max(1, after.count - before.count),
         foretold=foretold,
     )

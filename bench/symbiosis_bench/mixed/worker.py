@@ -44,10 +44,9 @@ def _serve(contender: Any, order: Serve) -> Served:
     from symbiosis_bench.end_to_end.work import TokenClock, generate
 
     contender.model.eval()
-    start_s = time.perf_counter()
     arrived, tokens = [], []
     for after_s in order.arrivals_s:
-        due_s = start_s + after_s
+        due_s = order.start_s + after_s
         time.sleep(max(0.0, due_s - time.perf_counter()))
         clock = TokenClock(contender, lambda: None)
         generate(contender, order.tokens, clock)

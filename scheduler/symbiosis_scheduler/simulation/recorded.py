@@ -89,7 +89,7 @@ class Recorded:
                 self._clients.append(_Client(fields[2]))
                 self._here[fields[1]] = self._clients[-1]
             case Kind.ASK if fields[1] in self._here:
-                us, client, slot, op, direction, rows = fields
+                us, client, slot, op, direction, rows, _ = fields
                 begins = op in self._starts and direction == Direction.FORWARD
                 self._here[client].asked(us, slot, rows, begins=begins)
             case Kind.ANSWER if fields[1] in self._here:

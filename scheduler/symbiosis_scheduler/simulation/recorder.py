@@ -40,12 +40,14 @@ class Recorder:
         self._began_us = self._asked_us = now_us
         self._ops: set[int] = set()
         self._running: dict[Plan, tuple[int, int, bool]] = {}
-        """When each plan began, by how much later than it could have, and whether beside."""
-        self._could_us: dict[bool, int] = {}
-        """By whether beside: since when a plan could begin, if anything waits and is not held."""
+        """When each plan began, how long after a look, and whether beside."""
+        self._looked_us = -1
+        """When the look began that the next turn ends, if it has found something."""
+        self._looks = True
+        """Whether the daemon has looked since the last batch."""
         self._done_us = {True: 0, False: 0}
         """When the last plan beside was done, and the last of the others."""
-        self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128], state.beside))
+        self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128], state.beside, state.max_in_flight))
         self.dropped = 0
         """Records that were not fetched in time."""
         for client in state.statistics().clients:
@@ -63,29 +65,36 @@ class Recorder:
 
     def note(self, event: Event, instructions: Sequence[Instruction], now_us: int) -> None:
         """Writes down what happened now, and what followed."""
+        if isinstance(event, Arrived | PlanDone):
+            now_us = event.now_us
         us, unknown = now_us - self._began_us, set[int]()
         match event:
             case Arrived():
-                for beside in (False, True):
-                    self._could_us.setdefault(beside, us)
+                self._looked(us)
                 for slot, _, call in event.arrivals:
                     op = self._state.number(event.client, call.op)
                     if op is None:  # it was refused, and is nobody's load
                         unknown.add(slot)
                     else:
                         self._note_op(op)
-                        self._write(Kind.ASK, us, event.client, slot, op, call.direction, call.rows)
+                        late_us = max(0, now_us - call.asked_us) if call.asked_us else 0
+                        self._write(Kind.ASK, us, event.client, slot, op, call.direction, call.rows, late_us)
             case PlanDone():
-                self._note_batch(event.plan, us)
+                self._note_batch(event, us)
             case ClientJoined():
                 self._write(Kind.JOIN, us, event.client, event.lane, event.user)
             case ClientLeft():
                 self._write(Kind.LEAVE, us, event.client)
             case Turn():
+                self._looked(event.now_us - self._began_us)
                 self._note_turn(instructions, us)
         for each in instructions:
             if isinstance(each, Answer) and each.slot not in unknown:
                 self._write(Kind.ANSWER, us, each.client, each.slot, each.refusal is not None)
+
+    def _looked(self, us: int) -> None:
+        if self._looked_us < 0:
+            self._looked_us = us
 
     def _note_op(self, op: int) -> None:
         if op not in self._ops:
@@ -95,18 +104,24 @@ class Recorder:
     def _note_turn(self, instructions: Sequence[Instruction], us: int) -> None:
         for each in instructions:
             if isinstance(each, Run):
-                found_us = min([part.request.arrived_us for part in each.plan.parts]) - self._began_us
-                could_us = max(self._could_us.get(each.beside, us), found_us)
-                self._running[each.plan] = (us, us - could_us, each.beside)
-        self._could_us.clear()  # what was not started waits for a plan that runs, or is held
+                self._running[each.plan] = (us, us - self._looked_us, each.beside)
+        if not self._looks:
+            self._write(Kind.LOOK, self._looked_us)
+        self._looks, self._looked_us = True, -1
 
-    def _note_batch(self, plan: Plan, us: int) -> None:
+    def _note_batch(self, event: PlanDone, us: int) -> None:
+        plan = event.plan
         running = self._running.pop(plan, None)
         if running is None:  # it ran when the recording began
             return
         began_us, lag_us, beside = running
-        took_us, clients = us - max(began_us, self._done_us[beside]), len(plan.clients)
-        self._done_us[beside] = self._could_us[beside] = us
+        ended_us = us if event.ended_us is None else event.ended_us - self._began_us
+        took_us, clients = ended_us - max(began_us, self._done_us[beside]), len(plan.clients)
+        self._done_us[beside] = ended_us
+        if beside:
+            self._looked(us)  # which is how it was found
+        else:
+            self._looks = False
         direction, kind = Direction(plan.direction).value, Kind.BESIDE if beside else Kind.BATCH
         self._write(kind, us, plan.op, direction, plan.rows, took_us, clients, lag_us, plan.lead.client)
 

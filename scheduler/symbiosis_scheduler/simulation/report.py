@@ -8,7 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from symbiosis_scheduler.simulation.world import Player, World
+from symbiosis_scheduler.simulation.players import Player
+from symbiosis_scheduler.simulation.world import World
 
 __all__ = ["LaneFigures", "RunFigures", "figures", "lane_figures", "quantile"]
 

@@ -4,20 +4,19 @@ A client asks because it has answers: so a step is not due at a time, but so lon
 answers (and has asked for what came before). That is what makes a trace replayable under another policy: who is
 answered sooner, asks sooner.
 
-A daemon that computes on a CPU sees nothing meanwhile. So a request that was found when a batch ended came at some
-time while it ran, and its delay is only known between two bounds; it is taken to be the usual one of the client at
-that place, within them.
+A delay ends when the client published its request, and not when the daemon found it: that is the daemon's part,
+and may be another under another policy (`looks`).
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from statistics import median
 from typing import Any
 
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.simulation.looks import Looks
 from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.trace import Kind
 
@@ -45,14 +44,26 @@ class Script:
 
 
 class Load:
-    """All that a trace tells: who asks for what, and what batches take."""
+    """All that a trace tells: who asks for what, what batches take, and how late the daemon looks."""
 
-    def __init__(self, scripts: list[Script], starts: frozenset[int], service: Service, *, beside: bool) -> None:
+    def __init__(
+        self,
+        scripts: list[Script],
+        starts: frozenset[int],
+        service: Service,
+        looks: Looks,
+        *,
+        beside: bool,
+        in_flight: int,
+    ) -> None:
         self.scripts = scripts
         self.starts = starts
         self.service = service
+        self.looks = looks
         self.beside = beside
         """Whether lanes below the first were computed beside it, where the configuration did not turn it off."""
+        self.in_flight = in_flight
+        """How many plans were started and not done, at most. One: the thread that looks computes it itself."""
         self.ops = 1 + max([call[0] for script in scripts for call in script.calls], default=-1)
 
     @property
@@ -76,15 +87,13 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
     """Returns what the records of a trace tell."""
     clients: dict[int, _Watched] = {}
     lanes: dict[int, str] = {}
-    unsure: list[_Unsure] = []
-    found: list[_Unsure] = []
     scripts: list[Script] = []
     starts: set[int] = set()
-    service, beside = Service(), False
+    service, looks, beside, in_flight = Service(), Looks(), False, 1
     for kind, *fields in records:
         match kind:
             case Kind.HEADER:
-                beside = fields[2]
+                beside, in_flight = fields[2:]
             case Kind.OP:
                 if fields[1]:
                     starts.add(fields[0])
@@ -96,67 +105,35 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
             case Kind.LEAVE:
                 clients.pop(fields[1], None)
             case Kind.ASK:
-                us, client, _, op, direction, rows = fields
+                us, client, _, op, direction, rows, late_us = fields
+                looks.note_found(us, us - late_us)
                 if (watched := clients.get(client)) is not None:
-                    found.append(_note_ask(watched, us, (OpId(op), Direction(direction), rows)))
+                    _note_ask(watched, us - late_us, (OpId(op), Direction(direction), rows))
             case Kind.ANSWER:
                 us, client, _, _ = fields  # who is refused goes on as well
                 if (watched := clients.get(client)) is not None and watched.script.calls:
                     watched.answers += 1
                     watched.ready_us = us
+            case Kind.LOOK:
+                looks.note_look(fields[0])
             case Kind.BATCH | Kind.BESIDE:
                 us, op, direction, rows, took_us, _, lag_us, lead = fields
-                if kind == Kind.BATCH:
-                    unsure += [ask for ask in found if ask.bound(us - took_us)]
-                    found.clear()
+                if in_flight > 1:
+                    lag_us = 0  # a device computes the plan before meanwhile
+                elif kind == Kind.BATCH:
+                    looks.note_batch(us)
                 batch = OpId(op), Direction(direction), rows
                 service.note(Way(lanes.get(lead, ""), kind == Kind.BESIDE), batch, took_us + lag_us)
-    _settle(scripts, unsure)
-    return Load([script for script in scripts if len(script)], frozenset(starts), service, beside=beside)
+    asking = [script for script in scripts if len(script)]
+    return Load(asking, frozenset(starts), service, looks, beside=beside, in_flight=in_flight)
 
 
-def _note_ask(watched: _Watched, us: int, call: tuple[OpId, Direction, int]) -> _Unsure:
+def _note_ask(watched: _Watched, us: int, call: tuple[OpId, Direction, int]) -> None:
     script = watched.script
     if not script.calls:
-        script.joins_us = us  # what it did before it first asked is no part of the load
+        script.joins_us = max(0, us)  # what it did before it first asked is no part of the load
         watched.ready_us = us
     script.calls.append(call)
     script.needs.append(watched.answers)
     script.delays_us.append(max(0, us - watched.ready_us))
-    asked = _Unsure(script, us, watched.ready_us)
-    watched.ready_us = us
-    return asked
-
-
-class _Unsure:
-    """The latest step of a script, which may have come earlier than it was found."""
-
-    __slots__ = ("found_us", "least_us", "ready_us", "script", "step")
-
-    def __init__(self, script: Script, found_us: int, ready_us: int) -> None:
-        self.script = script
-        self.step = len(script) - 1
-        self.found_us = found_us
-        self.ready_us = ready_us
-        self.least_us = 0
-
-    def bound(self, began_us: int) -> bool:
-        """Whether it was found at the end of a batch that began then: it came no earlier."""
-        self.least_us = max(0, began_us - self.ready_us)
-        return began_us < self.found_us and self.ready_us < self.found_us
-
-
-def _settle(scripts: Iterable[Script], unsure: Iterable[_Unsure]) -> None:
-    """Sets the delays that are only known between two bounds."""
-    hidden = {(id(ask.script), ask.step) for ask in unsure}
-    for script in scripts:
-        usual: dict[tuple[OpId, Direction, int], list[int]] = {}
-        for step, call in enumerate(script.calls):
-            if (id(script), step) not in hidden:
-                usual.setdefault(call, []).append(script.delays_us[step])
-        usual_us = {call: median(delays) for call, delays in usual.items()}
-        for ask in unsure:
-            if ask.script is script:
-                most_us = script.delays_us[ask.step]
-                wanted_us = usual_us.get(script.calls[ask.step], (ask.least_us + most_us) / 2)
-                script.delays_us[ask.step] = round(min(max(wanted_us, ask.least_us), most_us))
+    watched.ready_us = max(us, watched.ready_us)

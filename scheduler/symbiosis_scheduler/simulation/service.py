@@ -6,12 +6,12 @@ its own, beside the first lane and not: their batches had other threads, and sha
 
 from __future__ import annotations
 
-import random
 from typing import NamedTuple
 
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.costs import Costs
+from symbiosis_scheduler.simulation.tape import Tape
 
 __all__ = ["Service", "Way"]
 
@@ -57,11 +57,10 @@ class _Served:
                     self.strays.setdefault(key, []).append(took_us / expected_us)
         self.batches.clear()
 
-    def took_us(self, batch: _Batch, dice: random.Random) -> float:
+    def took_us(self, batch: _Batch, tape: Tape) -> float:
         op, direction, rows = batch
-        strays = self.strays.get((op, direction, rows.bit_length())) or self.strays.get((None, direction, 0))
-        expected_us = self.expected_us(batch)
-        return expected_us * dice.choice(strays) if strays else expected_us
+        strays = self.strays.get((op, direction, rows.bit_length())) or self.strays.get((None, direction, 0)) or ()
+        return self.expected_us(batch) * tape.next(strays, 1.0)
 
 
 class Service:
@@ -84,7 +83,7 @@ class Service:
         served.costs.learn(*batch, took_us)
         served.batches.append((batch, took_us))
 
-    def took_us(self, way: Way, batch: _Batch, dice: random.Random) -> float:
+    def took_us(self, way: Way, batch: _Batch, tape: Tape) -> float:
         """Returns how long a batch takes: as in the likest way in which there was one with about as many rows.
 
         Where there was none, as the likest way that knows anything of it would have it: far beyond the rows that
@@ -98,10 +97,10 @@ class Service:
                 served.settle()
         for served in likest:
             if served.has_seen(batch):
-                return served.took_us(batch, dice)
+                return served.took_us(batch, tape)
         for served in likest:
             if served.expected_us(batch):
-                return served.took_us(batch, dice)
+                return served.took_us(batch, tape)
         return 1.0
 
     def _by_likeness(self, way: Way) -> list[_Served]:

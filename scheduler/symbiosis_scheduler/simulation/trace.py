@@ -1,18 +1,24 @@
 """The form of a trace: a stream of msgpack arrays, small because every field is an integer.
 
-    [HEADER, version, model, beside]                    first. Whether lanes below the first were computed beside
-                                                        it, as on a CPU, where it is not turned off
+    [HEADER, version, model, beside, in flight]         first. Whether lanes below the first were computed beside
+                                                        it, as on a CPU, where it is not turned off; and how many
+                                                        plans were started and not done, at most: with one, who
+                                                        computes a plan sees nothing until it is done
     [OP, op, begins a forward]                          before the first request for it
     [JOIN, us, client, lane, user]
     [LEAVE, us, client]
-    [ASK, us, client, slot, op, direction, rows]        a request arrived
+    [ASK, us, client, slot, op, direction, rows, late us]
+                                                        a request was found, so long after the client had
+                                                        published it; 0 where that is not known
     [ANSWER, us, client, slot, refused]                 it was answered, or refused
     [BATCH, us, op, direction, rows, took us, clients, lag us, lead]
                                                         a batch was done, for the sake of that client. It began
-                                                        so long after it could have: what a busy machine takes
-                                                        before a decision is carried out
-    [BESIDE, ...]                                       the same of one that was computed beside: requests
-                                                        that came meanwhile were seen at once
+                                                        so long after a look: what a busy machine takes before a
+                                                        decision is carried out
+    [BESIDE, ...]                                       the same of one that was computed beside: it had been
+                                                        computed some time before that was seen
+    [LOOK, us]                                          the daemon looked for the first time after a batch, and
+                                                        found the requests before this that came after the batch
 
 Times are microseconds since the recording began. No tensor, token id or adapter is ever in a trace.
 """
@@ -30,7 +36,7 @@ from symbiosis_core.errors import UsageError
 
 __all__ = ["VERSION", "Kind", "encode", "read_trace", "records"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 _MOST_BYTES: Final = 1 << 30
 
 
@@ -45,17 +51,19 @@ class Kind(IntEnum):
     ANSWER = 5
     BATCH = 6
     BESIDE = 7
+    LOOK = 8
 
 
 _FIELDS: Final = {
-    Kind.HEADER: (int, str, bool),
+    Kind.HEADER: (int, str, bool, int),
     Kind.OP: (int, bool),
     Kind.JOIN: (int, int, str, str),
     Kind.LEAVE: (int, int),
-    Kind.ASK: (int,) * 6,
+    Kind.ASK: (int,) * 7,
     Kind.ANSWER: (int, int, int, bool),
     Kind.BATCH: (int,) * 8,
     Kind.BESIDE: (int,) * 8,
+    Kind.LOOK: (int,),
 }
 _encoder: Final = msgspec.msgpack.Encoder()
 

@@ -8,108 +8,30 @@ from __future__ import annotations
 
 import heapq
 import random
-from array import array
 from typing import Final, NamedTuple
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
-from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
-from symbiosis_core.specs import Direction, DType, Plane
+from symbiosis_core.ids import Generation, SlotIndex
+from symbiosis_core.specs import Direction
 from symbiosis_scheduler.events import Answer, Arrived, ClientJoined, PlanDone, Run, Sleep, Turn
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.policies import make_policy
 from symbiosis_scheduler.rules import lane_for
+from symbiosis_scheduler.simulation.players import Device, PlayedOp, Player
 from symbiosis_scheduler.simulation.script import Load, Script
 from symbiosis_scheduler.simulation.service import Way
+from symbiosis_scheduler.simulation.tape import Tape
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.calls import Arrival, Call
 
-__all__ = ["Device", "Player", "World"]
+__all__ = ["World"]
 
 _SLOT_BYTES: Final = 1 << 40
 _OUT_OFFSET: Final = 1 << 39
 _ASK, _DONE, _LOOK = range(3)
-
-
-class _PlayedOp:
-    """An op of which nothing matters but its number, and whether it takes token ids."""
-
-    def __init__(self, id: int, begins: bool) -> None:
-        self.id = OpId(id)
-        self.name = f"op {id}"
-        self._planes = (Plane(1, DType.INT64 if begins else DType.FLOAT32),)
-
-    def planes_in(self, direction: Direction) -> tuple[Plane, ...]:
-        return self._planes
-
-    def planes_out(self, direction: Direction) -> tuple[Plane, ...]:
-        return self._planes
-
-
-class Player:
-    """A client that goes through its script, again and again if it is told to."""
-
-    __slots__ = (
-        "answers",
-        "asked_us",
-        "at",
-        "begins",
-        "device",
-        "first_us",
-        "forwards_us",
-        "id",
-        "lane",
-        "last_us",
-        "latencies_us",
-        "offset",
-        "refused",
-        "rows",
-        "script",
-        "slots",
-        "started_us",
-        "waiting",
-    )
-
-    def __init__(self, id: int, script: Script, lane: str, device: Device) -> None:
-        self.id = ClientId(id)
-        self.script = script
-        self.lane = lane
-        self.device = device
-        self.at = 0
-        self.answers = 0
-        self.offset = 0
-        """Answers of the rounds before."""
-        self.waiting = False
-        """Whether its next step is in the calendar."""
-        self.slots = 0
-        self.asked_us: dict[int, tuple[int, int]] = {}
-        """When each open request was asked for, and its rows."""
-        self.rows = self.refused = 0
-        """Rows that were answered; requests that were not."""
-        self.first_us = self.last_us = 0
-        """The first request, and the last answer."""
-        self.latencies_us = array("d")
-        self.forwards_us = array("d")
-        """From the beginning of a forward to the last answer before the next."""
-        self.begins = 0
-        """The slot of the request that began the last forward."""
-        self.started_us = -1
-
-
-class Device:
-    """One daemon on one device."""
-
-    __slots__ = ("ended", "looks_us", "running", "state", "unseen")
-
-    def __init__(self, state: SchedulerState) -> None:
-        self.state = state
-        self.running: Plan | None = None
-        self.looks_us = -1
-        """When it is to be woken, at the earliest."""
-        self.unseen: list[tuple[Player, Arrival]] = []
-        """What came while it computed: a daemon on a CPU looks when the batch is done."""
-        self.ended: list[Plan] = []
-        """What was computed beside, and ended meanwhile."""
+"""What the calendar has. What is at the same time comes in this order: all that is known is found before anybody
+decides."""
 
 
 class _Ran(NamedTuple):
@@ -134,11 +56,14 @@ class World:
             raise UsageError("nobody asked for anything in this trace; record while clients work")
         self._load = load
         self._dice = random.Random(seed)
-        ops = [_PlayedOp(id, id in load.starts) for id in range(load.ops)]
+        ops = [PlayedOp(id, id in load.starts) for id in range(load.ops)]
         beside = load.beside and config.compute.beside
-        self.devices = [
-            Device(SchedulerState([ops], config, make_policy(config), beside=beside)) for _ in range(devices)
-        ]
+
+        def daemon() -> SchedulerState:
+            policy, most = make_policy(config), load.in_flight
+            return SchedulerState([ops], config, policy, max_in_flight=most, beside=beside)
+
+        self.devices = [Device(daemon(), Tape(self._dice.random())) for _ in range(devices)]
         count = clients or len(load.scripts)
         self.players = [
             Player(
@@ -164,31 +89,18 @@ class World:
     def run(self, requests: int = 0) -> None:
         """Plays until every script is at its end; or, beginning again, until so many requests were answered."""
         calendar = self._calendar
-        concerned: dict[Device, None] = {}
         while calendar and not (requests and self.requests >= requests):
-            self.now_us = calendar[0][0]
-            while calendar and calendar[0][0] == self.now_us:  # all that is known is told before anybody decides
-                _, _, what, who = heapq.heappop(calendar)
-                concerned[self._tell(what, who, again=bool(requests))] = None
-            for device in concerned:
-                if device.running is None:
-                    self._turn(device)
-            concerned.clear()
-
-    def _tell(self, what: int, who: object, *, again: bool) -> Device:
-        """Lets happen what the calendar has, and returns the device that it concerns."""
-        if what == _ASK:
-            assert isinstance(who, Player)
-            self._ask(who)
-            return who.device
-        if what == _DONE:
-            assert isinstance(who, _Ran)
-            self._finish(who.device, who.plan, again=again)
-            return who.device
-        assert isinstance(who, Device)
-        if who.looks_us == self.now_us:
-            who.looks_us = -1
-        return who
+            self.now_us, what, _, who = heapq.heappop(calendar)
+            if what == _ASK:
+                assert isinstance(who, Player)
+                self._ask(who)
+            elif what == _DONE:
+                assert isinstance(who, _Ran)
+                self._finish(who.device, who.plan, again=bool(requests))
+            else:
+                assert isinstance(who, Device)
+                if who.looks_us == self.now_us:
+                    self._look(who, again=bool(requests))
 
     def _plan(self, player: Player, delay_us: int) -> None:
         """Puts the player's next step into the calendar, if it has the answers for it."""
@@ -211,10 +123,8 @@ class World:
         if begins:
             player.begins = slot
         arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET))
-        if player.device.running is None:
-            self._see(player, arrival)
-        else:
-            player.device.unseen.append((player, arrival))
+        self._wake(player.device)
+        player.device.unseen.append((player, arrival))
         if player.at < len(script):
             self._plan(player, script.delays_us[player.at])
 
@@ -229,38 +139,62 @@ class World:
             assert isinstance(instruction, Answer)  # refused: a quota
             self._answered(player, instruction, again=False)
 
-    def _turn(self, device: Device) -> None:
-        instructions = device.state.handle(Turn(self.now_us))
-        for instruction in instructions:
-            if isinstance(instruction, Run):
-                plan = instruction.plan
-                if not instruction.beside:
-                    device.running = plan
-                way = Way(self.players[plan.lead.client].script.lane, instruction.beside)
-                batch = plan.op, plan.direction, plan.rows
-                drawn_us = self._load.service.took_us(way, batch, self._dice)
-                self._put(self.now_us + max(1, round(drawn_us)), _DONE, _Ran(device, plan))
-            elif isinstance(instruction, Sleep) and instruction.until_us is not None:
-                self._look(device, max(instruction.until_us, self.now_us + 1))
-        if device.running is None and any(isinstance(each, Run) for each in instructions):
-            self._turn(device)  # as the data plane does: only a turn that starts nothing says until when to sleep
+    def _wake(self, device: Device) -> None:
+        """There will be something to find. Who is awake, or was woken before, is not there any sooner for that."""
+        if device.sleeps:
+            device.sleeps = False
+            self._look_at(device, self.now_us + round(self._load.looks.woken_us(device.tape)))
 
-    def _look(self, device: Device, us: int) -> None:
+    def _look_at(self, device: Device, us: int) -> None:
         if device.looks_us < 0 or us < device.looks_us:
             device.looks_us = us
             self._put(us, _LOOK, device)
 
-    def _finish(self, device: Device, plan: Plan, *, again: bool) -> None:
-        device.ended.append(plan)
-        if device.running not in (None, plan):
-            return  # it computes, and will see this when it is done
-        device.running = None
+    def _look(self, device: Device, *, again: bool) -> None:
+        """Finds all that was asked and computed, and decides; as the data plane's turn does."""
+        device.looks_us, device.sleeps = -1, False
+        if device.running is not None:
+            return  # it looks when that is done
         unseen, device.unseen = device.unseen, []
         for player, arrival in unseen:
             self._see(player, arrival)
+        self._see_ended(device, again=again)
+        instructions = device.state.handle(Turn(self.now_us))
+        for instruction in instructions:
+            if isinstance(instruction, Run):
+                self._start(device, instruction)
+            elif isinstance(instruction, Sleep):
+                device.sleeps = True
+                if instruction.until_us is not None:
+                    self._look_at(device, max(instruction.until_us, self.now_us + 1))
+        if device.running is None and any(isinstance(each, Run) for each in instructions):
+            self._look_at(device, self.now_us)  # only a turn that starts nothing says until when to sleep
+
+    def _start(self, device: Device, instruction: Run) -> None:
+        plan, load = instruction.plan, self._load
+        way = Way(self.players[plan.lead.client].script.lane, instruction.beside)
+        drawn_us = load.service.took_us(way, (plan.op, plan.direction, plan.rows), device.tape)
+        begins_us = self.now_us
+        if load.in_flight > 1:  # a device of its own computes one after the other, and nobody waits meanwhile
+            begins_us = max(begins_us, device.busy_until_us)
+            device.busy_until_us = begins_us + max(1, round(drawn_us))
+        elif not instruction.beside:
+            device.running = plan
+        self._put(begins_us + max(1, round(drawn_us)), _DONE, _Ran(device, plan))
+
+    def _finish(self, device: Device, plan: Plan, *, again: bool) -> None:
+        self._wake(device)
+        device.ended.append(plan)
+        if device.running is plan:
+            device.running = None
+            self._see_ended(device, again=again)  # before it looks: who waits for an answer need not wait for that
+            device.looks_us = -1  # an alarm of before finds it awake
+            self._look_at(device, self.now_us + round(self._load.looks.after_batch_us(device.tape)))
+
+    def _see_ended(self, device: Device, *, again: bool) -> None:
         ended, device.ended = device.ended, []
-        for each in ended:
-            for instruction in device.state.handle(PlanDone(each, self.now_us)):
+        for plan in ended:
+            for instruction in device.state.handle(PlanDone(plan, self.now_us)):
                 assert isinstance(instruction, Answer)  # nobody is dropped
                 self._answered(self.players[instruction.client], instruction, again=again)
 
@@ -288,7 +222,7 @@ class World:
 
     def _put(self, us: int, what: int, who: object) -> None:
         self._order += 1
-        heapq.heappush(self._calendar, (us, self._order, what, who))
+        heapq.heappush(self._calendar, (us, what, self._order, who))
 
 
 def _lane(script: Script, config: DaemonConfig) -> str:
@@ -296,5 +230,8 @@ def _lane(script: Script, config: DaemonConfig) -> str:
     lane = lane_for(config, wish=script.lane, name="", user=script.user, key="")
     if lane not in config.lanes:
         lanes = ", ".join(config.lanes)
-        raise UsageError(f"a client of the trace is in the lane {lane!r}; the configuration has {lanes}")
+        raise UsageError(
+            f"a client of the trace is in the lane {lane!r}; the configuration has {lanes}. Add that lane, or a "
+            "rule that puts the client into one of these"
+        )
     return lane

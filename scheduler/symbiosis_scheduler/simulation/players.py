@@ -1,0 +1,102 @@
+"""Who plays in virtual time: clients that go through their scripts, and devices that have a daemon each."""
+
+from __future__ import annotations
+
+from array import array
+
+from symbiosis_core.ids import ClientId, OpId
+from symbiosis_core.specs import Direction, DType, Plane
+from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.simulation.script import Script
+from symbiosis_scheduler.simulation.tape import Tape
+from symbiosis_scheduler.state import SchedulerState
+from symbiosis_transports.calls import Arrival
+
+__all__ = ["Device", "PlayedOp", "Player"]
+
+
+class PlayedOp:
+    """An op of which nothing matters but its number, and whether it takes token ids."""
+
+    def __init__(self, id: int, begins: bool) -> None:
+        self.id = OpId(id)
+        self.name = f"op {id}"
+        self._planes = (Plane(1, DType.INT64 if begins else DType.FLOAT32),)
+
+    def planes_in(self, direction: Direction) -> tuple[Plane, ...]:
+        return self._planes
+
+    def planes_out(self, direction: Direction) -> tuple[Plane, ...]:
+        return self._planes
+
+
+class Player:
+    """A client that goes through its script, again and again if it is told to."""
+
+    __slots__ = (
+        "answers",
+        "asked_us",
+        "at",
+        "begins",
+        "device",
+        "first_us",
+        "forwards_us",
+        "id",
+        "lane",
+        "last_us",
+        "latencies_us",
+        "offset",
+        "refused",
+        "rows",
+        "script",
+        "slots",
+        "started_us",
+        "waiting",
+    )
+
+    def __init__(self, id: int, script: Script, lane: str, device: Device) -> None:
+        self.id = ClientId(id)
+        self.script = script
+        self.lane = lane
+        self.device = device
+        self.at = 0
+        self.answers = 0
+        self.offset = 0
+        """Answers of the rounds before."""
+        self.waiting = False
+        """Whether its next step is in the calendar."""
+        self.slots = 0
+        self.asked_us: dict[int, tuple[int, int]] = {}
+        """When each open request was asked for, and its rows."""
+        self.rows = self.refused = 0
+        """Rows that were answered; requests that were not."""
+        self.first_us = self.last_us = 0
+        """The first request, and the last answer."""
+        self.latencies_us = array("d")
+        self.forwards_us = array("d")
+        """From the beginning of a forward to the last answer before the next."""
+        self.begins = 0
+        """The slot of the request that began the last forward."""
+        self.started_us = -1
+
+
+class Device:
+    """One daemon on one device."""
+
+    __slots__ = ("busy_until_us", "ended", "looks_us", "running", "sleeps", "state", "tape", "unseen")
+
+    def __init__(self, state: SchedulerState, tape: Tape) -> None:
+        self.state = state
+        self.tape = tape
+        self.running: Plan | None = None
+        """What is computed by the thread that looks: it sees nothing until that is done."""
+        self.looks_us = -1
+        """When it will look, at the earliest."""
+        self.sleeps = True
+        """Whether it must be woken."""
+        self.unseen: list[tuple[Player, Arrival]] = []
+        """What was asked and not found."""
+        self.ended: list[Plan] = []
+        """What others have computed, and nobody has seen yet."""
+        self.busy_until_us = 0
+        """When a device of its own will have computed all that it was given."""
