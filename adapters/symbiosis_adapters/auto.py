@@ -62,14 +62,16 @@ class Handle:
         """How the model is cut, trip by trip, and why; with the graph cut, as of the latest forward. Print it."""
         return explain(self._model)
 
-    def capture(self) -> None:
-        """Has decode steps captured: the first takes seconds, the following a fraction of their time in Python.
+    def capture(self, *, at_once: bool = False) -> None:
+        """Has decode steps captured, which leaves a fraction of their time in Python. It takes seconds.
 
-        Worth it for a client that generates thousands of tokens. With another cut than `graph` it does nothing.
+        Meanwhile steps are computed as ever, and each takes twice as long; or, `at_once`, the first one waits for
+        all of it. Worth it for a client that generates thousands of tokens. With another cut than `graph` it does
+        nothing.
         """
         deferral = vars(self._model).get("symbiosis_deferral")
         if deferral is not None:
-            capture_decoding(self._model, deferral)
+            capture_decoding(self._model, deferral, at_once=at_once)
 
     def statistics(self) -> ChannelStatistics | None:
         """Counters of the data channel; None while detached."""

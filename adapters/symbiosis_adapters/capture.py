@@ -4,14 +4,16 @@ A token costs a client some twenty thousand calls of Python functions, in transf
 largest part of its time. torch.compile can trace a whole forward into a graph, guarded by all that the trace
 depended on; `cutting` makes trips of what is frozen in it, and what is left runs without the modules.
 
-Tracing takes seconds, so it is asked for (`model.symbiosis.capture()`), and it is done for decode steps only: one
-position, no gradient, eval mode. Everything else is computed as ever.
+Tracing takes seconds, so it is asked for (`model.symbiosis.capture()`), it is done for decode steps only (one
+position, no gradient, eval mode), and it goes on between steps that are computed as ever: after each it may take
+as long as the step did. The trace is one of a snapshot; its guards say whether it fits the model of later steps.
 """
 
 from __future__ import annotations
 
 import functools
-import types
+import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -19,13 +21,15 @@ import torch
 from torch import Tensor, fx, nn
 from transformers import PreTrainedModel
 
+from symbiosis_adapters.captured_graph import CapturedGraph
 from symbiosis_adapters.captured_op import enroll
-from symbiosis_adapters.cutting import CannotCutError, Cutting
 from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.deferred import values_in
 from symbiosis_adapters.modules import RemoteLayer, form
 from symbiosis_adapters.placeholder import takes
-from symbiosis_adapters.vectors import Known
+from symbiosis_adapters.snapshot import snapshot
+from symbiosis_adapters.turns import Tracing
+from symbiosis_core.clock import monotonic_us
 from symbiosis_core.logs import event, get_logger
 
 __all__ = ["capture_decoding"]
@@ -35,12 +39,19 @@ log = get_logger(__name__)
 _CONFIG: Final = {
     "specialize_float": True,  # else a number such as a LoRA's scaling becomes a tensor, made anew in every step
     "skip_nnmodule_hook_guards": False,  # else a hook that is put on a layer later would never be called
+    "run_gc_after_compile": False,
 }
+_MOST_MISSES: Final = 3
+"""So many traces, one after the other, may fit no step that comes after them."""
 _classes: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
 
 
-def capture_decoding(model: PreTrainedModel, deferral: Deferral) -> None:
-    """From now on decode steps of `model` are captured. A second time changes nothing."""
+def capture_decoding(model: PreTrainedModel, deferral: Deferral, *, at_once: bool = False) -> None:
+    """From now on decode steps of `model` are captured. A second time changes nothing.
+
+    Args:
+        at_once: a step that has to be traced waits for the whole trace.
+    """
     if "symbiosis_capture" in vars(model):
         return
     dtype = model.dtype
@@ -49,21 +60,30 @@ def capture_decoding(model: PreTrainedModel, deferral: Deferral) -> None:
             known = form(layer)
             assert known is not None  # a remote layer is a linear or an embedding
             layer.captured = (enroll(layer), known[2], dtype)
-    vars(model)["symbiosis_capture"] = _Capture(deferral)
+    vars(model)["symbiosis_capture"] = _Capture(type(model).forward, deferral, at_once=at_once)
     model.__class__ = _capturing(type(model))
 
 
 class _Capture:
     """What is captured of one model. A copy of the model begins anew."""
 
-    def __init__(self, deferral: Deferral) -> None:
-        self.deferral = deferral
-        self.compiled: Callable[..., Any] | None = None
+    def __init__(self, plain: Callable[..., Any], deferral: Deferral, *, at_once: bool) -> None:
+        self._plain, self._deferral, self._at_once = plain, deferral, at_once
+        compiled = torch.compile(plain, backend=self._backend, dynamic=True, fullgraph=True)
+        self._compiled: Callable[..., Any] = torch._dynamo.config.patch(_CONFIG)(compiled)
+        self._run_captured: Callable[..., Any] = torch._dynamo.run(plain)
+        self._tracing: Tracing | None = None
+        self._fits = False
+        """Whether there was a graph for the latest step, or one has been made since."""
+        self._traced = 0
+        self._misses = 0
+        """How many traces there were since a step had a graph."""
+        self._runs = 0
         self._takes = 0
         self._taken = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Capture:
-        return _Capture(self.deferral)
+        return _Capture(self._plain, self._deferral, at_once=self._at_once)
 
     def allows(self, model: nn.Module) -> bool:
         """Whether all frozen layers of `model` are computed by the daemon: no guard would notice if not."""
@@ -72,46 +92,57 @@ class _Capture:
             self._taken = any(isinstance(layer, RemoteLayer) and layer.taken for layer in model.modules())
         return not self._taken
 
-    def forward_of(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns the captured form of a forward of `model`."""
-        if self.compiled is None:
-            bound = types.MethodType(forward, model)
-            compiled = torch.compile(bound, backend=self._backend, dynamic=True)
-            self.compiled = torch._dynamo.config.patch(_CONFIG)(compiled)
-        return self.compiled
-
-    def _backend(self, graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
-        return _Captured(graph, self.deferral)
-
-
-class _Captured:
-    """One graph of torch.compile, cut for every batch size that it meets."""
-
-    def __init__(self, graph: fx.GraphModule, deferral: Deferral) -> None:
-        self._graph = graph
-        self._deferral = deferral
-        self._cuts: dict[tuple[int, ...], tuple[fx.GraphModule, list[Known]]] = {}
-        self._uncut = False
-
-    def __call__(self, *inputs: Any) -> Any:
-        sizes = tuple([len(x) for x in inputs if isinstance(x, Tensor) and x.dtype is torch.int64 and x.ndim])
-        found = self._cuts.get(sizes)
-        if found is not None:
-            cut, vectors = found
-            if all(known.still() for known in vectors):
-                return cut(*inputs)
-            del self._cuts[sizes]
-        cutting = Cutting(self._graph, self._deferral)
-        if self._uncut:
-            return cutting.run_plain(inputs)
-        try:
-            result = cutting.run_once(inputs)
-        except CannotCutError as error:
-            self._uncut = True
-            log.info(event("a captured forward is run uncut", why=error))
-            return Cutting(self._graph, self._deferral).run_plain(inputs)
-        self._cuts[sizes] = cutting.cut(), cutting.vectors
+    def step(self, model: nn.Module, arguments: dict[str, Any]) -> Any:
+        """Returns what a decode step gives, by a graph if one fits, and traces on."""
+        if not self._fits and self._tracing is None and self._misses < _MOST_MISSES:
+            self._begin(model, arguments)
+        if self._at_once:
+            self._trace_on(math.inf)
+        began_us, runs = monotonic_us(), self._runs
+        result = (self._run_captured if self._traced else self._plain)(model, **arguments)
+        self._fits = self._runs != runs
+        if self._fits:
+            self._misses = 0
+        self._trace_on(monotonic_us() - began_us)
         return result
+
+    def _begin(self, model: nn.Module, arguments: dict[str, Any]) -> None:
+        try:
+            copied, given = snapshot(model, arguments)
+        except Exception as error:  # noqa: BLE001  # a user's module may raise anything; steps go on uncaptured
+            self._give_up(error)
+            return
+        self._tracing = Tracing(functools.partial(self._compiled, copied, **given))
+        self._abandon = weakref.finalize(model, self._tracing.abandon)
+
+    def _trace_on(self, most_us: float) -> None:
+        if (tracing := self._tracing) is None:
+            return
+        tracing.go_on(most_us)
+        if not tracing.done:
+            return
+        self._tracing = None
+        self._abandon.detach()
+        if tracing.failure is not None:
+            self._give_up(tracing.failure)
+            return
+        self._traced += 1
+        self._misses += 1
+        self._fits = True  # as far as is known
+        log.info(event("a decode step is traced", seconds=f"{tracing.spent_us / 1e6:.1f}"))
+        if self._misses == _MOST_MISSES:
+            log.info(event("no more decode steps are traced unless this fits", traces=self._traced))
+
+    def _give_up(self, why: BaseException) -> None:
+        self._misses = _MOST_MISSES
+        first = str(why).strip().partition("\n")[0]
+        log.warning(event("decode steps cannot be captured", why=f"{type(why).__name__}: {first}"))
+
+    def _backend(self, graph: fx.GraphModule, examples: list[Tensor]) -> CapturedGraph:
+        return CapturedGraph(graph, self._deferral, self._on_run)
+
+    def _on_run(self) -> None:
+        self._runs += 1
 
 
 def _capturing(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
@@ -124,7 +155,7 @@ def _capturing(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
             capture: _Capture = vars(self)["symbiosis_capture"]
             if not _is_decode_step(self, args, kwargs) or not capture.allows(self):
                 return plain(self, *args, **kwargs)
-            return capture.forward_of(self, plain)(*values_in(args), **values_in(kwargs))
+            return capture.step(self, values_in(kwargs))
 
         named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         _classes[cls] = type(cls.__name__, (cls,), {**named, "forward": forward})
@@ -133,7 +164,7 @@ def _capturing(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 def _is_decode_step(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Whether this forward is one position of every sequence, after others, and nothing is learned from it."""
-    if args or model.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if args or model.training or torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling():
         return False
     x, past = kwargs.get("input_ids"), kwargs.get("past_key_values")
     return isinstance(x, Tensor) and x.ndim == 2 and x.shape[1] == 1 and past is not None

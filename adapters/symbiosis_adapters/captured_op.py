@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from symbiosis_adapters.turns import pause
+
 __all__ = ["OPERATION", "enroll", "layer_of"]
 
 _numbers = itertools.count()
@@ -40,6 +42,7 @@ def _frozen_layer(x: Tensor, number: int, width: int, dtype: torch.dtype) -> Ten
 
 @_frozen_layer.register_fake
 def _(x: Tensor, number: int, width: int, dtype: torch.dtype) -> Tensor:
+    pause()
     lead = x.shape if x.dtype is torch.int64 else x.shape[:-1]
     return x.new_empty((*lead, width), dtype=dtype)
 

@@ -22,14 +22,18 @@ __all__ = ["undefer_checkpoints"]
 
 def undefer_checkpoints(model: PreTrainedModel) -> None:
     """Has checkpointing that is switched on in `model` compute what goes into its blocks first."""
-    switch: Callable[..., Any] = model._set_gradient_checkpointing
+    # Not a closure: a copy of the model has to switch itself, and not keep this one alive.
+    model.__dict__["_set_gradient_checkpointing"] = partial(_set_gradient_checkpointing, model)
 
-    def set_gradient_checkpointing(
-        enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **rest: Any
-    ) -> Any:
-        return switch(enable, _with_values(gradient_checkpointing_func), **rest)
 
-    model.__dict__["_set_gradient_checkpointing"] = set_gradient_checkpointing
+def _set_gradient_checkpointing(
+    model: PreTrainedModel,
+    enable: bool = True,
+    gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+    **rest: Any,
+) -> Any:
+    switch: Callable[..., Any] = type(model)._set_gradient_checkpointing
+    return switch(model, enable, _with_values(gradient_checkpointing_func), **rest)
 
 
 def _with_values(function: Callable[..., Any]) -> Callable[..., Any]:

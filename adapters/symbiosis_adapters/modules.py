@@ -60,7 +60,7 @@ class RemoteLayer(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Makes the trip, unless the weight was taken. torch.compile breaks the graph here, or captures a node."""
-        if torch.compiler.is_compiling():  # asking is much cheaper than `disable` around every call
+        if torch.compiler.is_dynamo_compiling():  # asking is much cheaper than `disable` around every call
             captured = self.captured
             output: torch.Tensor = OPERATION(input, *captured) if captured is not None else _eagerly(self, input)
             return output
@@ -158,7 +158,7 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
     """How often each trip of the graph cut had been made when the latest forward began; for `explain`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling():  # else `begin` is called where the graph breaks
+        if not torch.compiler.is_dynamo_compiling():  # else `begin` is called where the graph breaks
             self.begin()
         return super().forward(input)
 

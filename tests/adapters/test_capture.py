@@ -27,7 +27,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 def captured(pair: Pair) -> Any:
     remote = pair.remote()
-    capture_decoding(remote, remote.symbiosis_deferral)
+    capture_decoding(remote, remote.symbiosis_deferral, at_once=True)
     return adapted(remote, QV)
 
 

@@ -120,7 +120,7 @@ def test_a_name_in_a_tcp_address_reaches_that_base(
 def test_decode_steps_are_captured_on_each_base(daemon: DaemonProcess, paths: dict[str, Path]) -> None:
     for name, path in paths.items():
         base = AutoModelForCausalLM.from_pretrained(f"{daemon.address}#{name}", lane="inference")
-        base.symbiosis.capture()
+        base.symbiosis.capture(at_once=True)
         assert _tokens(base) == _tokens(plain(path).eval())
         base.symbiosis.close()
 

@@ -68,7 +68,7 @@ def open_split(address: str, lane: str, name: str, cut: str, device: str, *, cap
     chosen: dict[str, Any] = {"cut": cut} if cut else {}
     model = AutoModelForCausalLM.from_pretrained(address, lane=lane, name=name, **chosen)
     if capture:
-        model.symbiosis.capture()
+        model.symbiosis.capture(at_once=True)
     return model if device == "cpu" else model.to(device)
 
 
