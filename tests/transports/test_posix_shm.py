@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.errors import ClosedError, DaemonGoneError, RemoteProtocolError, UsageError
+from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, UsageError
 from symbiosis_core.ids import OpId, SlotIndex, Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.arena import Arena
