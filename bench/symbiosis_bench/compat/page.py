@@ -43,7 +43,8 @@ Where a number fails, plain PEFT is run six times more, each time with the last 
 random, and the reason says how far that moves it at most. Such a cell stays one that fails. But where the two are
 of one size, the method itself magnifies rounding, and no other order of sums would give equal numbers. Six draws
 are a sample: what jumps (LoRA-GA begins with singular vectors of gradients, which are equal to 4e-7 where they
-were looked at) may jump farther under the cut.
+were looked at) may jump under the cut and in none of them, as it does on OLMoE: there 9 of 40 draws jump, 5 of
+them just as far as the cut does.
 """
 _PLAINEST: Final = "lora"
 """The method whose trips stand in the summary: LoRA on what attention begins with."""
