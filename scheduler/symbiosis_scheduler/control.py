@@ -7,7 +7,6 @@ carry no tensor larger than `wire.TENSOR_PART_BYTES`.
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -52,6 +51,7 @@ from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.segments import Segments
 from symbiosis_scheduler.survey import survey
 from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_scheduler.users import user_of
 from symbiosis_transports.address import parse
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport
@@ -59,9 +59,6 @@ from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.zmq_link import ControlServer
 
 __all__ = ["ControlPlane"]
-
-_ANYBODY: Final = "tcp"
-"""The user of all clients who came to a port and were asked for no key."""
 
 
 class ControlPlane:
@@ -82,7 +79,6 @@ class ControlPlane:
         self._addresses = addresses
         self._bases = bases
         self._live = live
-        self._user = getpass.getuser()
         self._grants = grants
         self._transports = transports
         self._data = data
@@ -110,22 +106,16 @@ class ControlPlane:
             server.close()
 
     async def _answer(self, address: str, request: Request, key: str) -> Reply:
+        here = parse(address).scheme == "ipc"
         if isinstance(request, Hello):
-            return await self._hello(address, request, self._user_of(address, key))
-        if isinstance(request, Configure | TakeTrace) and parse(address).scheme != "ipc":
+            return await self._hello(address, request, user_of(key, here=here))
+        if isinstance(request, Configure | TakeTrace) and not here:
             raise RefusedError(
                 RefusalCode.PERMISSION,
                 "over the network a daemon is neither configured nor watched",
                 "ask at its ipc:// address, on its own host",
             )
         return await _ANSWERS[type(request)](self, request)
-
-    def _user_of(self, address: str, key: str) -> str:
-        """Whose client it is. At a port without keys nobody knows: it may be any user of this host."""
-        if key:
-            return f"key:{key}"
-        # The socket is for the daemon's user alone, by its mode.
-        return self._user if parse(address).scheme == "ipc" else _ANYBODY
 
     async def _hello(self, address: str, hello: Hello, user: str) -> Reply:
         base = self._bases.find(hello.model)

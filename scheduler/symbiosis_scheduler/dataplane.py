@@ -48,6 +48,7 @@ from symbiosis_scheduler.program import Program
 from symbiosis_scheduler.quotas import Reached
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.state import SchedulerState
+from symbiosis_scheduler.users import user_of
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import spin_budget_us
 
@@ -115,15 +116,16 @@ class DataPlane:
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
         """See `Host.redeem`. Where the kernel says whose process it is, it must be this daemon's user's."""
-        if peer.uid is not None:  # at a port it says nothing: keys guard it, or it is the loopback's
+        here = peer.uid is not None
+        if here:  # at a port the kernel says nothing: keys guard it, or it is the loopback's
             _check_user(peer)
         if self._draining is not None:
             raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")
-        tenant, grant = self._grants.redeem(token, peer.pid)
+        tenant, grant = self._grants.redeem(token, peer.pid, user_of(peer.key, here=here))
         if tenant.lane not in self._priorities:  # there was one when the place was promised
             self._grants.release(tenant.client)
             raise RefusedError(RefusalCode.UNKNOWN_LANE, f"there is no lane {tenant.lane!r} any more")
-        self._newcomers[tenant.client] = _Newcomer(tenant, grant, here=peer.uid is not None)
+        self._newcomers[tenant.client] = _Newcomer(tenant, grant, here)
         return grant
 
     def lend(self, peer: Peer, model: str) -> int:

@@ -32,7 +32,8 @@ class Tenant(NamedTuple):
     reasons: tuple[str, ...]
     """Why this transport, and why not the others."""
     since_us: int
-    user: str = ""
+    user: str
+    """Whose process it is (`users`)."""
     base: BaseId = FIRST_BASE
 
 
@@ -60,10 +61,10 @@ class Grants:
         transport: str,
         reasons: tuple[str, ...] = (),
         *,
-        user: str = "",
+        user: str,
         base: BaseId = FIRST_BASE,
     ) -> tuple[ClientId, Token]:
-        """Promises a place for `VALID_S` seconds.
+        """Promises a place for `VALID_S` seconds, to that user and nobody else.
 
         Raises:
             BusyError: every place is taken or promised: all of them, the lane's, or the user's in it.
@@ -84,19 +85,26 @@ class Grants:
             self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us, user, base)
             return client, token
 
-    def redeem(self, token: Token, pid: int) -> tuple[Tenant, Grant]:
+    def redeem(self, token: Token, pid: int, user: str) -> tuple[Tenant, Grant]:
         """Turns a promise into a place, once. `pid` is what the kernel says, and counts more than what was said.
 
         Raises:
-            RefusedError: the token was never issued, is used, or has lapsed.
+            RefusedError: the token was never issued, is used, has lapsed, or is another user's, who still has it.
         """
         with self._lock:
             self._lapse(monotonic_us())
-            promised = self._issued.pop(token, None)
+            promised = self._issued.get(token)
             if promised is None:
                 raise RefusedError(
                     RefusalCode.BAD_TOKEN, "the token is unknown, used or lapsed", "connect again from the start"
                 )
+            if promised.user != user:
+                raise RefusedError(
+                    RefusalCode.PERMISSION,
+                    f"the token was not given to the user {user!r}",
+                    "connect from the start with the key, or at the socket, that is to be used",
+                )
+            del self._issued[token]
             tenant = promised._replace(pid=pid or promised.pid)
             self._tenants[tenant.client] = tenant
             return tenant, Grant(tenant.client, self._limits.slots, self._limits.slot_bytes)

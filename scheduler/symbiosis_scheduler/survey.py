@@ -91,4 +91,5 @@ def _client(plane: DataPlane, bases: Bases, counted: ClientStatistics, now_us: i
         p99_us=seat.latency.quantile(0.99, now_us),
         arena_bytes=seat.channel.arena_bytes,
         model=bases[counted.base].name,
+        user=seat.tenant.user,
     )

@@ -44,6 +44,8 @@ class ClientStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why this transport was chosen, and why not the others."""
     model: str = ""
     """The base that it works on."""
+    user: str = ""
+    """To whom limits per user apply: `key:NAME`, `tcp` at a port without keys, or the daemon's own user."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

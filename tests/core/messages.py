@@ -88,7 +88,11 @@ _STATUS = DaemonStatus(
     policy="latency_first",
     threads=2,
     draining=False,
-    clients=(ClientStatus(3, "job-7", "training", 4321, "posix_shm", 1.0, 7, 70, 1, 0, 250.0, 900.0, 1 << 20),),
+    clients=(
+        ClientStatus(
+            3, "job-7", "training", 4321, "posix_shm", 1.0, 7, 70, 1, 0, 250.0, 900.0, 1 << 20, user="me"
+        ),
+    ),
     lanes=(LaneStatus("training", 10, 1, 1, 5, 7, 70, 0),),
     batches=BatchStatus(7, 7, 70, 7, 0.5),
     memory=MemoryStatus(265, 1 << 20, 300),
@@ -156,11 +160,11 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"\x82\xa4type\xacstatus_reply\xa6status\xde\x00\x14\xa7version\xa50.1.0\xa3pid\n"
         b"\xa8uptime_s\xcb?\xf8\x00\x00\x00\x00\x00\x00\xa7address\xacipc:///tmp/s\xa5model\xa7smollm2"
         b"\xa5dtype\xa8bfloat16\xabfingerprint\xa4f00d\xa6policy\xadlatency_first\xa7threads\x02\xa8draining\xc2"
-        b"\xa7clients\x91\x8d\xa2id\x03\xa4name\xa5job-7\xa4lane\xa8training\xa3pid\xcd\x10\xe1"
+        b"\xa7clients\x91\xde\x00\x0e\xa2id\x03\xa4name\xa5job-7\xa4lane\xa8training\xa3pid\xcd\x10\xe1"
         b"\xa9transport\xa9posix_shm\xabconnected_s\xcb?\xf0\x00\x00\x00\x00\x00\x00\xa8requests\x07\xa4rowsF"
         b"\xa6queued\x01\xa7refused\x00\xa6p50_us\xcb@o@\x00\x00\x00\x00\x00"
         b"\xa6p99_us\xcb@\x8c \x00\x00\x00\x00\x00"
-        b"\xabarena_bytes\xce\x00\x10\x00\x00\xa5lanes\x91\x88\xa4name\xa8training\xa8priority\n\xa7clients\x01"
+        b"\xabarena_bytes\xce\x00\x10\x00\x00\xa4user\xa2me\xa5lanes\x91\x88\xa4name\xa8training\xa8priority\n\xa7clients\x01"
         b"\xafqueued_requests\x01\xabqueued_rows\x05\xa8requests\x07\xa4rowsF\xa4aged\x00"
         b"\xa7batches\x85\xa5count\x07\xa8requests\x07\xa4rowsF\xa7clients\x07"
         b"\xa6busy_s\xcb?\xe0\x00\x00\x00\x00\x00\x00"

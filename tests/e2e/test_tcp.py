@@ -7,12 +7,12 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from symbiosis_adapters import AutoModelForCausalLM
-from symbiosis_core.errors import BusyError
+from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
 from symbiosis_core.wire import Hello, Welcome
 from symbiosis_transports.keys import ALLOW_VARIABLE, DAEMON_KEY_VARIABLE, KEY_VARIABLE, new_pair
 from symbiosis_transports.registry import names, transport
@@ -36,18 +36,38 @@ def both(tiny_path: Path, tmp_path: Path, port: int) -> Iterator[DaemonProcess]:
     daemon.close()
 
 
+def allow(folder: Path, monkeypatch: pytest.MonkeyPatch, *friends: str) -> None:
+    """Makes keys of a daemon and of those whom it lets in, and has daemons of this process use theirs."""
+    new_pair(folder, "daemon")
+    for name in friends:
+        public, _ = new_pair(folder, name)
+        (folder / "allowed").mkdir(exist_ok=True)
+        public.rename(folder / "allowed" / public.name)
+    monkeypatch.setenv(KEY_VARIABLE, str(folder / "daemon.key_secret"))
+    monkeypatch.setenv(ALLOW_VARIABLE, str(folder / "allowed"))
+
+
+def be(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has clients of this process show the key of that name."""
+    monkeypatch.setenv(KEY_VARIABLE, str(folder / f"{name}.key_secret"))
+    monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(folder / "daemon.key"))
+
+
+def greet(address: str, name: str, wish: str) -> Welcome:
+    """Asks for a place."""
+    ours = tuple(transport(name).capability() for name in names())
+    with ControlClient(address) as link:
+        welcome = link.ask(Hello(name, wish, capabilities=ours))
+    assert isinstance(welcome, Welcome)
+    return welcome
+
+
 def test_training_over_tcp_with_keys_is_training(
     both: DaemonProcess, port: int, tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "allowed").mkdir()
-    for name in ("daemon", "friend"):
-        new_pair(tmp_path, name)
-    (tmp_path / "friend.key").rename(tmp_path / "allowed" / "friend.key")
-    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "daemon.key_secret"))
-    monkeypatch.setenv(ALLOW_VARIABLE, str(tmp_path / "allowed"))
+    allow(tmp_path, monkeypatch, "friend")
     both.start()
-    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "friend.key_secret"))
-    monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(tmp_path / "daemon.key"))
+    be("friend", tmp_path, monkeypatch)
     base = AutoModelForCausalLM.from_pretrained(f"tcp://127.0.0.1:{port}")
     (client,) = both.status().clients
     assert client.transport == "zmq_tcp"
@@ -58,7 +78,10 @@ def test_training_over_tcp_with_keys_is_training(
         train(base, METHODS["lora_qv"], batches), train(plain(tiny_path), METHODS["lora_qv"], batches)
     )
     beside = AutoModelForCausalLM.from_pretrained(both.address)
-    assert {one.transport for one in both.status().clients} == {"zmq_tcp", "posix_shm"}
+    assert {(one.transport, one.user) for one in both.status().clients} == {
+        ("zmq_tcp", "key:friend"),
+        ("posix_shm", getpass.getuser()),
+    }
     for model in (base, beside):
         model.symbiosis.close()
     both.wait_status(lambda status: not status.clients, "both have left")
@@ -79,48 +102,71 @@ user = "key:alice"
 """
 
 
-def test_a_key_has_a_lane_and_limits_of_its_own(
-    tiny_path: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Guarded(NamedTuple):
+    """A daemon that lets in alice and bob, with a socket besides."""
+
+    daemon: DaemonProcess
+    port: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder, listen = tmp_path_factory.mktemp("g"), f"tcp://127.0.0.1:{free_pair()}"
+    (folder / "d.toml").write_text(KEY_LIMITS)
+    daemon = DaemonProcess(folder, str(tiny_path), "--listen", listen, "--config", str(folder / "d.toml"))
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            allow(folder, environment, "alice", "bob")
+            daemon.start()
+        yield Guarded(daemon, listen, folder)
+    finally:
+        daemon.close()
+
+
+def test_a_key_has_a_lane_and_limits_of_its_own(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its clients call themselves and whichever lane they wish: its rule names nothing but the key.
 
     A key without a rule goes where it wishes, and has limits of its own in that lane.
     """
-    (tmp_path / "allowed").mkdir()
-    for name in ("daemon", "alice", "bob"):
-        new_pair(tmp_path, name)
-        (tmp_path / f"{name}.key").rename(
-            tmp_path / (f"{name}.key" if name == "daemon" else f"allowed/{name}.key")
-        )
-    (tmp_path / "d.toml").write_text(KEY_LIMITS)
-    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "daemon.key_secret"))
-    monkeypatch.setenv(ALLOW_VARIABLE, str(tmp_path / "allowed"))
-    listen = f"tcp://127.0.0.1:{port}"
-    daemon = DaemonProcess(tmp_path, str(tiny_path), "--listen", listen, "--config", str(tmp_path / "d.toml"))
-    monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(tmp_path / "daemon.key"))
 
-    def come(key: str, name: str, wish: str, address: str = listen) -> str:
+    def come(key: str, name: str, wish: str, address: str = guarded.port) -> str:
         """Asks for a place, and returns in which lane it is."""
-        monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / f"{key}.key_secret"))
-        ours = tuple(transport(name).capability() for name in names())
-        with ControlClient(address) as link:
-            welcome = link.ask(Hello(name, wish, capabilities=ours))
-        assert isinstance(welcome, Welcome)
-        return welcome.lane
+        be(key, guarded.folder, monkeypatch)
+        return greet(address, name, wish).lane
 
-    try:
-        daemon.start()
-        assert come("alice", "first", "training") == "nightly"
-        for name, wish in itertools.product(("first", "bob", "key:bob"), ("training", "nightly", "no lane")):
-            with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
-                come("alice", name, wish)
-        assert come("bob", "alice", "nightly") == "nightly"
+    assert come("alice", "first", "training") == "nightly"
+    for name, wish in itertools.product(("first", "bob", "key:bob"), ("training", "nightly", "no lane")):
         with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
-            come("bob", "second", "nightly")
-        assert come("bob", "second", "training") == "training"
-        assert come("bob", "local", "nightly", daemon.address) == "nightly"
-    finally:
-        daemon.close()
+            come("alice", name, wish)
+    assert come("bob", "alice", "nightly") == "nightly"
+    with pytest.raises(BusyError, match=r"lanes\.nightly\.max_clients_per_user"):
+        come("bob", "second", "nightly")
+    assert come("bob", "second", "training") == "training"
+    assert come("bob", "local", "nightly", guarded.daemon.address) == "nightly"
+
+
+def test_a_token_is_of_use_to_the_key_that_it_was_given_to_alone(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor at the socket, nor one of the socket to a key; who tries takes nothing from whose it is."""
+    daemon = guarded.daemon
+    rows, shm = transport("zmq_tcp"), transport("posix_shm")
+    port_of_rows, socket = rows.endpoint(guarded.port), shm.endpoint(daemon.address)
+    be("bob", guarded.folder, monkeypatch)
+    his = greet(guarded.port, "bob", "training").token
+    local = greet(daemon.address, "local", "training").token
+    be("alice", guarded.folder, monkeypatch)
+    for thief, endpoint, token in ((rows, port_of_rows, his), (rows, port_of_rows, local), (shm, socket, his)):
+        with pytest.raises(RefusedError, match="not given to the user") as refused:
+            thief.connect(endpoint, token, 10)
+        assert refused.value.code is RefusalCode.PERMISSION
+    assert not daemon.status().clients
+    be("bob", guarded.folder, monkeypatch)
+    channels = [rows.connect(port_of_rows, his, 10), shm.connect(socket, local, 10)]
+    assert {one.user for one in daemon.status().clients} == {"key:bob", getpass.getuser()}
+    for channel in channels:
+        channel.close()
 
 
 NO_KEYS = f"""
@@ -144,13 +190,9 @@ def test_who_comes_to_a_port_without_a_key_is_not_taken_for_the_user_of_the_daem
     (tmp_path / "d.toml").write_text(NO_KEYS)
     listen = f"tcp://127.0.0.1:{port}"
     daemon = DaemonProcess(tmp_path, str(tiny_path), "--listen", listen, "--config", str(tmp_path / "d.toml"))
-    ours = tuple(transport(name).capability() for name in names())
 
     def come(address: str) -> str:
-        with ControlClient(address) as link:
-            welcome = link.ask(Hello("me", "training", capabilities=ours))
-        assert isinstance(welcome, Welcome)
-        return welcome.lane
+        return greet(address, "me", "training").lane
 
     try:
         daemon.start()

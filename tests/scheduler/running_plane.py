@@ -19,6 +19,7 @@ from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.streams import CpuStreams, Event, Streams, open_streams, plans_in_flight
 from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_scheduler.users import user_of
 from symbiosis_transports.inproc import TRANSPORT
 from symbiosis_transports.ports import ClientChannel, Listener, Transport
 
@@ -63,8 +64,9 @@ class Running:
         self._home.start()
         self._await(self.thread.start)
 
-    def connect(self, lane: str = "training") -> ClientChannel:
-        _, token = self.grants.issue("test", lane, 1, self._transport.name)
+    def connect(self, lane: str = "training", *, here: bool = True) -> ClientChannel:
+        """A client of that lane, and of this host or of another one."""
+        _, token = self.grants.issue("test", lane, 1, self._transport.name, user=user_of("", here=here))
         return self._transport.connect(self.endpoint, token, 10)
 
     def ask(self, question: Callable[[DataPlane], T]) -> T:

@@ -279,6 +279,16 @@ def test_a_plan_that_finds_no_memory_fails_alone(run: Callable[..., Running], la
     assert torch.equal(pipeline.run(op, Direction.FORWARD, [x_TW])[0], layers.apply(op, Direction.FORWARD, x_TW))
 
 
+def test_another_user_of_this_host_is_refused(
+    run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever token it shows."""
+    monkeypatch.setattr("symbiosis_transports.inproc.server.Peer", lambda *_: Peer(0, os.getuid() + 1))
+    with pytest.raises(RefusedError) as caught:
+        run().connect()
+    assert caught.value.code is RefusalCode.PERMISSION
+
+
 @pytest.mark.parametrize(("uid", "here"), [(os.getuid(), True), (None, False)])
 def test_whom_the_kernel_does_not_know_computes_elsewhere(
     run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, uid: int | None, here: bool
@@ -286,7 +296,7 @@ def test_whom_the_kernel_does_not_know_computes_elsewhere(
     """So the daemon's products leave it no core."""
     monkeypatch.setattr("symbiosis_transports.inproc.server.Peer", lambda *_: Peer(0, uid))
     running = run()
-    channel = running.connect()
+    channel = running.connect(here=here)
     [client] = running.ask(lambda plane: [each.here for each in plane.state._clients.values()])
     assert client is here
     channel.close()

@@ -12,39 +12,51 @@ from symbiosis_scheduler.grants import Grants
 
 def test_a_token_is_redeemed_once_and_brings_what_was_asked_for() -> None:
     grants = Grants(LimitsConfig(slots=3, slot_bytes=1 << 20))
-    client, token = grants.issue("me", "training", 17, "posix_shm")
-    tenant, grant = grants.redeem(token, 42)
+    client, token = grants.issue("me", "training", 17, "posix_shm", user="me")
+    tenant, grant = grants.redeem(token, 42, "me")
     assert (tenant.client, tenant.name, tenant.lane, tenant.pid) == (client, "me", "training", 42)
     assert (grant.client, grant.slots, grant.slot_bytes) == (client, 3, 1 << 20)
     with pytest.raises(RefusedError) as caught:
-        grants.redeem(token, 42)
+        grants.redeem(token, 42, "me")
     assert caught.value.code is RefusalCode.BAD_TOKEN
+
+
+def test_a_token_is_its_users_alone() -> None:
+    """Whoever else has seen it stays outside, and takes nothing from its user by trying."""
+    grants = Grants(LimitsConfig())
+    client, token = grants.issue("me", "training", 17, "zmq_tcp", user="key:alice")
+    for other in ("key:bob", "tcp", ""):
+        with pytest.raises(RefusedError) as caught:
+            grants.redeem(token, 0, other)
+        assert caught.value.code is RefusalCode.PERMISSION
+    tenant, _ = grants.redeem(token, 0, "key:alice")
+    assert (tenant.client, tenant.user) == (client, "key:alice")
 
 
 def test_a_guessed_token_is_refused() -> None:
     with pytest.raises(RefusedError):
-        Grants(LimitsConfig()).redeem(Token("0" * 32), 1)
+        Grants(LimitsConfig()).redeem(Token("0" * 32), 1, "me")
 
 
 def test_promises_count_against_the_limit_and_places_come_back() -> None:
     grants = Grants(LimitsConfig(max_clients=2))
-    first, token = grants.issue("a", "training", 1, "posix_shm")
-    grants.issue("b", "training", 2, "posix_shm")
+    first, token = grants.issue("a", "training", 1, "posix_shm", user="me")
+    grants.issue("b", "training", 2, "posix_shm", user="me")
     with pytest.raises(BusyError) as caught:
-        grants.issue("c", "training", 3, "posix_shm")
+        grants.issue("c", "training", 3, "posix_shm", user="me")
     assert caught.value.retry_after_s > 0
-    grants.redeem(token, 1)
+    grants.redeem(token, 1, "me")
     grants.release(first)
     grants.release(first)
-    assert grants.issue("c", "training", 3, "posix_shm")[0] == 3
+    assert grants.issue("c", "training", 3, "posix_shm", user="me")[0] == 3
 
 
 def test_a_promise_that_nobody_redeems_lapses(monkeypatch: pytest.MonkeyPatch) -> None:
     now_us = 0
     monkeypatch.setattr("symbiosis_scheduler.grants.monotonic_us", lambda: now_us)
     grants = Grants(LimitsConfig(max_clients=1))
-    _, token = grants.issue("a", "training", 1, "posix_shm")
+    _, token = grants.issue("a", "training", 1, "posix_shm", user="me")
     now_us = 31_000_000
     with pytest.raises(RefusedError):
-        grants.redeem(token, 1)
-    grants.issue("b", "training", 2, "posix_shm")
+        grants.redeem(token, 1, "me")
+    grants.issue("b", "training", 2, "posix_shm", user="me")

@@ -10,6 +10,7 @@ from symbiosis_transports.cuda.seam import EventNumber
 from symbiosis_transports.cuda_ipc.client import CudaClientChannel
 from symbiosis_transports.cuda_ipc.events import OwnEvents
 from symbiosis_transports.cuda_ipc.server import CudaServerChannel
+from symbiosis_transports.fake_cuda import FakeCuda
 from symbiosis_transports.ports import Arrival, Call
 from tests.transports.cuda_world import BoundGrave
 
@@ -19,9 +20,11 @@ __all__ = [
     "Forgetful",
     "Hasty",
     "Impatient",
+    "Presuming",
     "PublishedFirst",
     "RestlessGrave",
     "ShallowGrave",
+    "Spendthrift",
     "Wasteful",
 ]
 
@@ -60,6 +63,24 @@ class Careless(CudaClientChannel):
 
     def _settled(self) -> bool:
         return all(self._is_past(stream, inf) for stream in self._last if stream is not None)
+
+
+class Spendthrift(OwnEvents):
+    """Gives an event to two slots of the next channel."""
+
+    def give_back(self, events: Sequence[EventNumber]) -> None:
+        super().give_back([event for event in events for _ in range(2)])
+
+
+class Presuming(CudaClientChannel):
+    """Records nothing behind the first rows of a slot where the channel before has recorded the event."""
+
+    def publish(self, slot: SlotIndex, call: Call) -> None:
+        assert isinstance(self._cuda, FakeCuda)
+        recorded = self._cuda._events[self._written[slot]].words[0]
+        if self._last[slot] is not None or not recorded:
+            self._cuda.record(self._written[slot], self._cuda.current_stream())
+        self._words.publish(slot, call)
 
 
 class Wasteful(OwnEvents):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from symbiosis_core.errors import DaemonGoneError
 from symbiosis_core.ids import ClientId, OpId, SlotIndex
@@ -71,11 +71,11 @@ class Rules(NamedTuple):
 class Process:
     """Host code that moves when the world says so, and can be killed at any switch."""
 
-    life: ClassVar[int]
+    life: int
     """Switches that it usually sees, about."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self.cuda = SwitchingCuda(world.board, name, world.switch)
+    def __init__(self, world: World, cuda: SwitchingCuda) -> None:
+        self.cuda = cuda
         self.world = world
         self.doomed = 0
         """Switches until it is killed; 0: it is not."""
@@ -103,15 +103,22 @@ class Process:
 
 
 class Client(Process):
-    """Makes its trips, each with a number of its own, on one stream or the other, and looks at every answer."""
+    """Makes its trips, each with a number of its own, on one stream or the other, and looks at every answer.
+
+    One that comes `after` another is the same process with its next channel: on the same streams, with the events
+    that the last channel gave back.
+    """
 
     life = 40
 
-    def __init__(self, world: World, index: int, daemon: Daemon, trips: int) -> None:
-        super().__init__(world, f"client{index}")
+    def __init__(self, world: World, index: int, daemon: Daemon, trips: int, after: Client | None = None) -> None:
+        super().__init__(
+            world, after.cuda if after else SwitchingCuda(world.board, f"client{index}", world.switch)
+        )
         self.words = Words(world.switch, ClientId(index))
-        self.ended = False
-        """Whether the system has done away with the process."""
+        self._next: Client | None = None
+        self._comes_again = world.comes_again and after is None
+        self._ended = False
         self.reported = False
         """Whether the daemon has read the end of its socket."""
         self.trips = trips
@@ -123,12 +130,20 @@ class Client(Process):
         self._begun = 0
         arena = daemon.arenas[index] = DeviceArena(daemon.cuda, SLOTS, _SLOT_BYTES)
         self._pointer = self.cuda.open_memory(daemon.cuda.memory_handle(arena.pointer))
-        own = world.rules.own_events(self.cuda)
-        written = [own.take() for _ in range(SLOTS)]
+        self._own: OwnEvents = after._own if after else world.rules.own_events(self.cuda)
+        written = [self._own.take() for _ in range(SLOTS)]
         answered = [self.cuda.open_event(daemon.cuda.event_handle(event)) for event in arena.answered]
         words: Any = self.words
-        self.channel = world.rules.client_channel(words, own, self._pointer, _SLOT_BYTES, written, answered)
+        self.channel = world.rules.client_channel(words, self._own, self._pointer, _SLOT_BYTES, written, answered)
         daemon.attach(self, [daemon.cuda.open_event(self.cuda.event_handle(event)) for event in written])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the system has done away with the process."""
+        return self._next.ended if self._next is not None else self._ended
+
+    def end(self) -> None:
+        self._ended = True
 
     def step(self) -> None:
         landed = [flight for flight in self._flying if self._answered(flight[0])]
@@ -141,9 +156,18 @@ class Client(Process):
                 self.finished = True  # the daemon is gone, and whoever asked is told
             elif self._begun == self.trips and (self.leaves or not self._flying):
                 self.channel.close()
-                self.finished = self.ended = True
+                self._leave()
         except DaemonGoneError:
             self.finished = True
+
+    def _leave(self) -> None:
+        self.finished = True
+        if self._comes_again and not self.world.daemon.dead:
+            self._next = Client(self.world, len(self.world.clients) + 1, self.world.daemon, self.trips, after=self)
+            self._next.doomed = self.doomed
+            self.world.clients.append(self._next)
+        else:
+            self.end()
 
     def _answered(self, slot: SlotIndex) -> bool:
         return self.words.answered[slot] == self.words.generations[slot]
@@ -158,9 +182,15 @@ class Client(Process):
             def write() -> None:
                 rows[:_ROW] = number.to_bytes(_ROW, "little")
 
+            self._compute()
             self.cuda.launch(write, self._pointer)
             self.channel.publish(slot, _CALL)
         self._flying.append((slot, number))
+
+    def _compute(self) -> None:
+        """Queues what rows are made of: where channels follow each other, so much that it is late now and then."""
+        for _ in range(self.world.random.choice((0, 0, 10, 30)) if self.world.comes_again else 0):
+            self.cuda.launch(lambda: None)
 
     def _receive(self, slot: SlotIndex, number: int) -> None:
         self._flying.remove((slot, number))
@@ -187,7 +217,7 @@ class Daemon(Process):
     life = 120
 
     def __init__(self, world: World) -> None:
-        super().__init__(world, "daemon")
+        super().__init__(world, SwitchingCuda(world.board, "daemon", world.switch))
         self.arenas: dict[int, DeviceArena] = {}
         self.channels: dict[ClientId, CudaServerChannel] = {}
         self.clients: dict[ClientId, Client] = {}

@@ -45,9 +45,13 @@ class Timer:
 class World:
     """Everybody, and a seed that says who moves next."""
 
-    def __init__(self, seed: int, rules: Rules, *, clients: int = 2, trips: int = 4) -> None:
+    def __init__(
+        self, seed: int, rules: Rules, *, clients: int = 2, trips: int = 4, comes_again: bool = False
+    ) -> None:
+        """`comes_again`: every client has a second channel once it has closed its first."""
         self.random = Random(seed)
         self.rules = rules
+        self.comes_again = comes_again
         self.board = MemoryBoard()
         self.stack: list[Process] = []
         self.timers: list[Timer] = []
@@ -61,7 +65,7 @@ class World:
 
     def doom(self, process: Process) -> None:
         """Has a process killed at one of its next switches."""
-        process.doomed = self.random.randrange(1, process.life)
+        process.doomed = self.random.randrange(1, process.life * (2 if self.comes_again else 1))
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
         self.timers.append(Timer(call))
@@ -127,7 +131,7 @@ class World:
 
     def _end(self, client: Client) -> None:
         client.cuda.die(self.random)
-        client.ended = True
+        client.end()
 
     def _end_daemon(self) -> None:
         self.daemon.cuda.die(self.random)

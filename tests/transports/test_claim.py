@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -45,6 +46,19 @@ def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     claim = AddressClaim(f"ipc://{tmp_path}/new/folder/s.sock")
     claim.take()
     assert (tmp_path / "new" / "folder").stat().st_mode & 0o777 == 0o700
+    claim.give_back()
+
+
+@pytest.mark.parametrize(("mode", "fits"), [(0o777, False), (0o1777, True), (0o770, True)])
+def test_a_folder_in_which_everybody_may_exchange_sockets_is_refused(
+    tmp_path: Path, mode: int, fits: bool
+) -> None:
+    """One like /tmp, where only a file's owner may, will do."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(mode)
+    claim = AddressClaim(f"ipc://{tmp_path}/open/s.sock")
+    with contextlib.nullcontext() if fits else pytest.raises(UsageError, match="chmod o-w"):
+        claim.take()
     claim.give_back()
 
 

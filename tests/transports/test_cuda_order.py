@@ -14,6 +14,7 @@ from tests.transports import cuda_broken as broken
 from tests.transports.cuda_world import Rules, StuckError, World
 
 SEEDS: Final = cases(1000, 50_000)
+SEEDS_OF_SECOND_CHANNELS: Final = cases(150, 25_000)
 SEEDS_FOR_A_BROKEN_RULE: Final = 400
 
 KEPT: Final = Rules()
@@ -21,9 +22,9 @@ EARLY: Final = Rules(early=True)
 """The daemon answers when work is queued: what the channel allows, and what clients have to wait for."""
 
 
-def problems(seed: int, rules: Rules, *, kill: str = "") -> list[str]:
+def problems(seed: int, rules: Rules, *, kill: str = "", comes_again: bool = False) -> list[str]:
     """One world, from its first call to the last memory that is freed."""
-    world = World(seed, rules)
+    world = World(seed, rules, comes_again=comes_again)
     if kill:
         world.doom(world.daemon if kill == "daemon" else world.clients[0])
     try:
@@ -66,6 +67,31 @@ def test_nobody_ever_reads_a_wrong_row_and_all_memory_comes_back(rules: Rules, k
 def test_without_any_one_rule_of_order_something_breaks(rules: Rules, kill: str) -> None:
     """Each breaks one rule and nothing else: the worlds above can fail, and they find it."""
     assert any(problems(seed, rules, kill=kill) for seed in range(SEEDS_FOR_A_BROKEN_RULE))
+
+
+@pytest.mark.parametrize(
+    ("rules", "kills"),
+    [pytest.param(KEPT, ["", "client", "daemon"], id="once computed"), pytest.param(EARLY, [""], id="before")],
+)
+def test_events_of_a_channel_that_was_closed_serve_the_next_one(rules: Rules, kills: list[str]) -> None:
+    """While the daemon still has the closed one, its calls that nobody answered, and its memory."""
+    for seed in range(SEEDS_OF_SECOND_CHANNELS):
+        found = problems(seed, rules, kill=kills[seed % len(kills)], comes_again=True)
+        assert not found, f"seed {seed}: {found}"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(Rules(client_channel=broken.Presuming), id="a record of the channel before"),
+        pytest.param(Rules(own_events=broken.Spendthrift), id="an event of two slots"),
+    ],
+)
+def test_an_event_that_speaks_of_other_rows_is_found_in_the_second_channel(rules: Rules) -> None:
+    """And in the second alone: nothing else is broken."""
+    seeds = range(SEEDS_FOR_A_BROKEN_RULE)
+    assert any(problems(seed, rules, comes_again=True) for seed in seeds)
+    assert not any(problems(seed, rules) for seed in range(50))
 
 
 def test_an_answer_before_its_rows_is_a_wrong_row_when_the_daemon_is_killed_then() -> None:

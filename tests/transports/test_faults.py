@@ -263,6 +263,15 @@ def test_a_client_that_is_stopped_holds_its_own_slots_and_goes_on_afterwards(ech
     stayer.close()
 
 
+def test_a_client_that_has_forked_is_seen_to_leave_although_its_child_lives(echo: Echo) -> None:
+    """The child can neither use the channel nor keep its connection; the parent goes on."""
+    with lines("victims", echo.name, echo.endpoint, "fork") as (hear, say):
+        assert sorted([hear(), hear()]) == ["forked", "held"]
+        assert echo.held()["channels"] == 1
+        say("leave")
+        echo.wait(lambda held: held["channels"] == 0)
+
+
 def test_a_daemon_without_descriptors_serves_whom_it_has_and_lets_others_in_later(
     name: str, tmp_path: Path
 ) -> None:

@@ -174,7 +174,7 @@ def made(numbers: Numbers) -> list[memoryview]:
 @many
 @given(source=noise)
 def test_headers_and_rows_in_messages_may_be_anything(source: bytes) -> None:
-    door, peer = cast("Door", DeadEnd()), Peer(b"name", 7, "nowhere")
+    door, peer = cast("Door", DeadEnd()), Peer(b"name", 7, "nowhere", "")
 
     def opened() -> ZmqTcpServerChannel:
         return ZmqTcpServerChannel(

@@ -25,6 +25,7 @@ from symbiosis_transports.keys import (
     daemon_keys,
     new_pair,
 )
+from symbiosis_transports.ports import Grant, Peer
 from symbiosis_transports.testing import EchoDaemon, add_one
 from symbiosis_transports.zmq_link import ControlClient, ControlServer
 from symbiosis_transports.zmq_tcp import TRANSPORT
@@ -111,6 +112,22 @@ def test_all_others_stay_outside(ring: Ring, guarded: EchoDaemon, port: int, who
     channel = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
     assert add_one(channel, b"abc", 3)
     channel.close()
+
+
+def test_whose_key_it_is_the_host_is_told_with_the_token(ring: Ring, port: int) -> None:
+    ring.be_daemon()
+    shown: list[Peer] = []
+
+    class Attentive(EchoDaemon):
+        def redeem(self, token: Token, peer: Peer) -> Grant:
+            shown.append(peer)
+            return super().redeem(token, peer)
+
+    daemon = Attentive(TRANSPORT, f"tcp://127.0.0.1:{port}")
+    ring.be("friend")
+    TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10).close()
+    daemon.close()
+    assert shown == [Peer(0, None, "friend")]
 
 
 def test_control_messages_are_guarded_as_well(ring: Ring, port: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from symbiosis_core.errors import ClosedError, DaemonGoneError, RemoteProtocolError, UsageError
+from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, UsageError
 from symbiosis_core.ids import OpId, SlotIndex, Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.arena import Arena
@@ -161,26 +161,6 @@ def test_garbage_on_an_attached_socket_ends_that_client(daemon: EchoDaemon, conn
         hostile.publish(slot, Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
         hostile.wait(slot, 10)
     assert add_one(honest, b"abc", 3)
-
-
-def test_a_forked_child_neither_uses_nor_keeps_the_channel(daemon: EchoDaemon, connect: Connect) -> None:
-    channel = connect()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            channel.lease_nowait()
-        except ClosedError as error:
-            os.write(write, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    assert b"forked child" in os.read(read, 200)
-    os.close(read)
-    os.waitpid(child, 0)
-    assert add_one(channel, b"abc", 3)
-    channel.close()
-    daemon.wait_until_gone()
 
 
 def test_a_second_daemon_at_the_same_endpoint_is_refused(

@@ -139,6 +139,15 @@ def test_garbage_gets_a_refusal_and_the_daemon_lives(
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
 
 
+def test_a_client_asks_no_socket_that_anybody_could_have_put_there(served: Served, address: str) -> None:
+    path = Path(address.removeprefix("ipc://"))
+    path.parent.chmod(0o777)
+    with pytest.raises(UsageError, match="chmod o-w"):
+        ControlClient(address)
+    path.parent.chmod(0o700)
+    ControlClient(address).close()
+
+
 def test_a_stale_socket_is_taken_over_and_the_new_one_is_private(address: str) -> None:
     path = Path(address.removeprefix("ipc://"))
     path.write_text("stale")

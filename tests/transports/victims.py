@@ -1,24 +1,31 @@
-"""Clients that are killed or stopped.
+"""Clients that are killed or stopped, and one that forks.
 
     python -m tests.transports.victims TRANSPORT ENDPOINT crowd COUNT
     python -m tests.transports.victims TRANSPORT ENDPOINT SIGKILL|SIGSTOP
+    python -m tests.transports.victims TRANSPORT ENDPOINT fork
 
 `crowd` forks clients one after the other, each of which fills its slots and kills itself. With a signal, clients
 make three round trips each, and are hit before their first operation, their second, and so on: see `doom`.
+`fork` is a client that forks, says so, and leaves at the next line that it reads; its child lives until standard
+input ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import sys
 from functools import partial
+from pathlib import Path
 
+from symbiosis_core.errors import ClosedError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call, Transport
 from symbiosis_transports.registry import transport
-from symbiosis_transports.testing import ADD_ONE, NEVER
+from symbiosis_transports.testing import ADD_ONE, NEVER, add_one
 from tests.transports.doom import Doom, one_after_the_other
 
 
@@ -56,12 +63,46 @@ def three_trips(carrier: Transport, endpoint: str, doom: Doom) -> None:
     channel.close()
 
 
+def fork(carrier: Transport, endpoint: str) -> None:
+    """The child tries to use the channel, and looks whether it has any connection."""
+    channel = carrier.connect(endpoint, Token("good"), 20)
+    assert add_one(channel, b"abc", 3)
+    if os.fork() == 0:
+        with contextlib.suppress(ClosedError):
+            channel.lease_nowait()
+            os._exit(1)
+        say(" ".join(["held", *connections()]))
+        sys.stdin.read()
+        os._exit(0)
+    assert add_one(channel, b"abc", 3)
+    say("forked")
+    os.read(sys.stdin.fileno(), 1)
+    channel.close()
+    os.wait()
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def connections() -> list[str]:
+    """Whom the sockets of this process are connected to."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as end:
+            found.append(str(end.getpeername()))
+    return [peer for peer in found if peer]
+
+
 def main() -> None:
     """See above."""
     name, endpoint, how, *count = sys.argv[1:]
     carrier = transport(name)
     if how == "crowd":
         crowd(carrier, endpoint, int(count[0]))
+    elif how == "fork":
+        fork(carrier, endpoint)
     else:
         one_after_the_other(signal.Signals[how], partial(three_trips, carrier, endpoint))
 

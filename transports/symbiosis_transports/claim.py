@@ -14,6 +14,7 @@ from pathlib import Path
 
 from symbiosis_core.errors import UsageError
 from symbiosis_transports.address import Address, parse
+from symbiosis_transports.folder import check_folder
 from symbiosis_transports.keys import check_exposure, daemon_keys
 
 __all__ = ["AddressClaim"]
@@ -35,7 +36,8 @@ class AddressClaim:
         """Takes the address, making its folder if need be.
 
         Raises:
-            UsageError: another daemon lives there, something else stands there, or the folder cannot be written;
+            UsageError: another daemon lives there, something else stands there, the folder cannot be written, or
+                others could put a socket of theirs there;
                 of a tcp address, that it cannot be bound, or must not be without keys.
         """
         if self._address.scheme == "tcp":
@@ -45,6 +47,7 @@ class AddressClaim:
         path = Path(self._address.target)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_folder(path)
             fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(

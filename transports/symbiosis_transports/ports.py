@@ -67,12 +67,14 @@ DeviceRows = DeviceMemory | memoryview
 
 
 class Peer(NamedTuple):
-    """Who is at the other end, as the kernel says."""
+    """Who is at the other end: nobody's word but that of the kernel, or of CURVE."""
 
     pid: int
     """0: not known."""
     uid: int | None
     """None: no user of this host; the transport has asked for a key instead, or listens on the loopback only."""
+    key: str = ""
+    """The name of the key that was shown; empty: none was asked for."""
 
 
 class Grant(NamedTuple):

@@ -31,6 +31,7 @@ from symbiosis_core.logs import event, get_logger
 from symbiosis_core.protocol import ClientConversation
 from symbiosis_core.wire import MAX_REQUEST_BYTES, Refused, Reply, Request, decode_request, encode
 from symbiosis_transports.address import Address, parse
+from symbiosis_transports.folder import check_folder
 from symbiosis_transports.keys import (
     DAEMON_KEY_VARIABLE,
     KEY_VARIABLE,
@@ -148,8 +149,11 @@ class ControlClient:
         self._reached = self._rejected = False
         networked = self._address.scheme == "tcp"
         keys = client_keys() if networked else None
-        if not networked and not Path(self._address.target).exists():
-            raise DaemonGoneError(self._address.control, "there is no such socket")
+        if not networked:
+            path = Path(self._address.target)
+            if not path.exists():
+                raise DaemonGoneError(self._address.control, "there is no such socket")
+            check_folder(path)
         self._conversation = ClientConversation()
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)

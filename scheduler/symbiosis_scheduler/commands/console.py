@@ -1,14 +1,15 @@
-"""Where tables are printed: as wide as the terminal, and wide enough where there is none."""
+"""Where tables are printed, as wide as a terminal or wide enough without one, and what clients may put there."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from rich.console import Console
+from rich.text import Text
 
-__all__ = ["wide_console"]
+__all__ = ["verbatim", "wide_console"]
 
-_LOG_WIDTH: Final = 140
+_LOG_WIDTH: Final = 160
 """Columns where there is no terminal."""
 
 
@@ -16,3 +17,8 @@ def wide_console() -> Console:
     """Returns the console of standard output."""
     console = Console()
     return console if console.is_terminal else Console(width=_LOG_WIDTH)
+
+
+def verbatim(text: str) -> Text:
+    """Returns what a client says of itself to be read and no more: no markup, nothing that moves a cursor."""
+    return Text("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text))

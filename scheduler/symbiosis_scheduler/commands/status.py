@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from symbiosis_core.wire import DaemonStatus, ModelStatus, Status, StatusReply
+from symbiosis_scheduler.commands.console import verbatim, wide_console
 from symbiosis_transports.address import default_address
 
 __all__ = ["client_table", "fetch_status", "held", "lane_table", "learned_lines", "named", "status"]
+
+_TEXTS: Final = ("name", "user", "model", "lane", "transport")
+"""Columns that begin at the left."""
 
 
 def status(
@@ -24,7 +27,7 @@ def status(
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
         return
-    console = Console()
+    console = wide_console()
     console.print(
         f"{named(found)} on {found.device} at {found.address}  "
         f"pid {found.pid}  up {found.uptime_s:.0f} s  policy {found.policy}  "
@@ -45,7 +48,7 @@ def status(
         console.print(line)
     console.print(client_table(found))
     for reasons in dict.fromkeys(client.reasons for client in found.clients):
-        console.print(f"transports: {'; '.join(reasons)}", markup=False, highlight=False)
+        console.print(verbatim(f"transports: {'; '.join(reasons)}"))
     console.print(lane_table(found))
 
 
@@ -88,6 +91,7 @@ def client_table(found: DaemonStatus) -> Table:
     for heading in (
         "id",
         "name",
+        "user",
         "model",
         "lane",
         "pid",
@@ -99,11 +103,12 @@ def client_table(found: DaemonStatus) -> Table:
         "p50",
         "p99",
     ):
-        table.add_column(heading, justify="left" if heading in ("name", "model", "lane", "transport") else "right")
+        table.add_column(heading, justify="left" if heading in _TEXTS else "right")
     for client in found.clients:
         table.add_row(
             str(client.id),
-            client.name,
+            verbatim(client.name),
+            verbatim(client.user),
             client.model,
             client.lane,
             str(client.pid),

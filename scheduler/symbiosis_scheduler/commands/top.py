@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from symbiosis_core.wire import ClientStatus, DaemonStatus, LaneStatus
-from symbiosis_scheduler.commands.console import wide_console
+from symbiosis_scheduler.commands.console import verbatim, wide_console
 from symbiosis_scheduler.commands.status import fetch_status, learned_lines, named
 from symbiosis_transports.address import default_address
 
@@ -66,11 +66,12 @@ def _lanes(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
 
 def _clients(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
     earlier = {client.id: client for client in before.clients}
-    table = _table("client", "model", "lane", "queued", "requests/s", "rows/s", "refused", "p50", "p99")
+    table = _table("client", "user", "model", "lane", "queued", "requests/s", "rows/s", "refused", "p50", "p99")
     for client in now.clients:
         requests, rows = _rates(earlier.get(client.id), client, seconds)
         table.add_row(
-            *(client.name, client.model, client.lane, str(client.queued), requests, rows, str(client.refused)),
+            *(verbatim(client.name), verbatim(client.user), client.model, client.lane),
+            *(str(client.queued), requests, rows, str(client.refused)),
             *(f"{client.p50_us / 1e3:.2f} ms", f"{client.p99_us / 1e3:.2f} ms"),
         )
     return table
@@ -87,5 +88,5 @@ def _rates(
 def _table(*headings: str) -> Table:
     table = Table()
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("lane", "client", "model") else "right")
+        table.add_column(heading, justify="left" if heading in ("client", "user", "model", "lane") else "right")
     return table

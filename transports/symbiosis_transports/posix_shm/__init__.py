@@ -7,6 +7,7 @@ passes the memory at the start, rings a side that sleeps, and tells of the other
     attach.py    what is said at the start: token in, memory out
     listener.py  the daemon's door
     server.py    the daemon's end
+    knock.py     a client at the door, whatever it comes for
     connect.py   a client comes in
     client.py    the client's end
     collect.py   the client's way to the weights themselves

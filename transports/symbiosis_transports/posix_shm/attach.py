@@ -31,6 +31,7 @@ __all__ = [
     "Collect",
     "Goodbye",
     "Handed",
+    "Opening",
     "check_owner",
     "decode_from_daemon",
     "decode_opening",

@@ -208,9 +208,13 @@ class RowsClientChannel:
 
 
 def _forget_in_child() -> None:
-    """ZeroMQ must not be used in a forked child, so there the channel is over without a word to its sockets."""
+    """ZeroMQ must not be used in a forked child, so there the channel is over without a word to its sockets.
+
+    The connection itself is closed, or the daemon would see neither the parent leave nor die.
+    """
     for channel in list(_open_channels):
         channel._closed_because = "this is a forked child; connect again in it, or start workers before connecting"
+        channel._line.forget_in_child()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -40,12 +40,14 @@ _ENDED: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 class Peer:
     """A connected client that has said something."""
 
-    def __init__(self, name: bytes, descriptor: int, where: str) -> None:
+    def __init__(self, name: bytes, descriptor: int, where: str, key: str) -> None:
         self.name = name
         """By which the ROUTER knows it."""
         self.descriptor = descriptor
         self.where = where
         """As ZeroMQ tells it: an address, or the user, group and process."""
+        self.key = key
+        """The name of the key that it has shown; empty: none was asked for."""
 
     def __repr__(self) -> str:
         return f"<Peer {self.name.hex()} {self.where}>"
@@ -148,7 +150,9 @@ class Door:
         self._hear_endings()
         peer = self._peers.get(name.bytes)
         if peer is None:
-            peer = self._peers[name.bytes] = Peer(name.bytes, _descriptor(name), str(name.get("Peer-Address")))
+            key = self._gatekeeper.name_of(name) if self._gatekeeper is not None else ""
+            where = str(name.get("Peer-Address"))
+            peer = self._peers[name.bytes] = Peer(name.bytes, _descriptor(name), where, key)
             self._replace(peer)
         self._said(peer, [frame.buffer for frame in frames])
         return not self._context.closed

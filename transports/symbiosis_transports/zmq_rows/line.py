@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -31,6 +33,8 @@ class Line:
         self.endpoint = endpoint
         self.sent = 0
         self._connected = self._rejected = False
+        self._connection: tuple[int, int] | None = None
+        """The descriptor under this line, and what it stood for when ZeroMQ told of it: numbers are used again."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -40,7 +44,9 @@ class Line:
             beat(self._socket, heartbeat_ms)
         if keys is not None:
             keys.secure(self._socket)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _REJECTED | _ENDED)
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _REJECTED | _ENDED
+        )
         self._poller = zmq.Poller()
         self._poller.register(self._monitor, zmq.POLLIN)
         self._socket.connect(endpoint)
@@ -73,9 +79,13 @@ class Line:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                return [frame.buffer for frame in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._wait(zmq.POLLIN, deadline, timeout_s)
+            else:
+                if self._connection is None:
+                    self._hear()  # the first thing that there is to hear: that there was a connection
+                return [frame.buffer for frame in frames]
 
     def close(self) -> None:
         """Ends the connection. May be called twice."""
@@ -84,6 +94,17 @@ class Line:
             self._monitor.close(linger=0)
             self._socket.close(linger=0)
             self._context.term()
+
+    def forget_in_child(self) -> None:
+        """Closes the copy that a forked child has of the connection, and nothing of ZeroMQ's.
+
+        As long as somebody has a copy, the daemon does not see that this side has closed the connection, or died.
+        """
+        if self._connection is not None:
+            descriptor, inode = self._connection
+            with contextlib.suppress(OSError):  # it was closed before the fork
+                if os.fstat(descriptor).st_ino == inode:
+                    os.close(descriptor)
 
     def _wait(self, for_what: int, deadline: float, timeout_s: float) -> None:
         self._poller.register(self._socket, for_what)
@@ -99,8 +120,11 @@ class Line:
             raise DaemonSilentError(self.endpoint, timeout_s)
 
     def _hear(self) -> None:
-        event = parse_monitor_message(self._monitor.recv_multipart())["event"]
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        message = parse_monitor_message(self._monitor.recv_multipart())
+        event = message["event"]
+        if event == zmq.EVENT_CONNECTED:
+            self._connection = _identified(message["value"])
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._connected = True
         elif event & _REJECTED:
             self._rejected = True
@@ -108,3 +132,11 @@ class Line:
             raise DaemonGoneError(self.endpoint, "the keys of the two sides do not go together")
         else:
             raise DaemonGoneError(self.endpoint, "the connection broke" if self._connected else "nobody listens")
+
+
+def _identified(descriptor: int) -> tuple[int, int]:
+    """Returns the descriptor with the number of its inode; 0, which no socket has, where it is closed already."""
+    try:
+        return descriptor, os.fstat(descriptor).st_ino
+    except OSError:
+        return descriptor, 0

@@ -81,4 +81,4 @@ def _make(door: Door, peer: Peer, grant: Grant, host: Host) -> tuple[RowsServerC
 
 def _owner(peer: Peer) -> Owner:
     """Nobody of this host: either it has shown a key, or it came over the loopback."""
-    return Owner(0, None)
+    return Owner(0, None, peer.key)

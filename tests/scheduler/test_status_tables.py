@@ -1,0 +1,47 @@
+"""What an operator reads of a daemon: whose every client is, and nothing that a client does to the terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console, RenderableType
+
+from symbiosis_core.wire import DaemonStatus, StatusReply
+from symbiosis_scheduler.commands.status import client_table
+from symbiosis_scheduler.commands.top import screen
+from tests.core.messages import REPLIES
+
+
+def daemon_with(name: str, user: str) -> DaemonStatus:
+    reply = REPLIES["status_reply"]
+    assert isinstance(reply, StatusReply)
+    (client,) = reply.status.clients
+    return replace(reply.status, clients=(replace(client, name=name, user=user),))
+
+
+def printed(shown: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+    console.print(shown)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("user", ["alice", "key:alice", "tcp"])
+def test_whose_a_client_is_stands_in_both_tables(user: str) -> None:
+    status = daemon_with("job-7", user)
+    for shown in (client_table(status), screen(status, status)):
+        text = printed(shown)
+        assert "user" in text
+        assert f" {user} " in text
+
+
+@pytest.mark.parametrize("name", ["[/]", "[red]boss", "two\nlines", "\x1b[2J\x1b]0;title\x07", "\x9b2J"])
+def test_a_client_writes_nothing_but_its_name(name: str) -> None:
+    """It chooses its name by itself: neither markup nor the terminal's own commands are obeyed."""
+    status = daemon_with(name, "tcp")
+    for shown in (client_table(status), screen(status, status)):
+        text = printed(shown)
+        assert "".join(sign if sign.isprintable() else "\ufffd" for sign in name) in text
+        assert not set("\x1b\x9b\x07") & set(text)

@@ -1,0 +1,96 @@
+"""A socket is for its owner: by its mode, and where that was opened to all, by the kernel's word for who comes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from symbiosis_core.errors import RemoteProtocolError, UsageError
+from symbiosis_core.ids import Token
+from symbiosis_transports.claim import AddressClaim
+from symbiosis_transports.ports import Grant, Peer, Transport
+from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
+from symbiosis_transports.registry import transport
+from symbiosis_transports.testing import EchoDaemon, add_one
+from symbiosis_transports.zmq_link import ControlClient
+from tests.transports.other_user import NOBODY
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Open to all, and in nobody's folder: tests' own are root's alone."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+class Attentive(EchoDaemon):
+    """Remembers who came."""
+
+    def __init__(self, carrier: Transport, endpoint: str) -> None:
+        self.seen: list[Peer] = []
+        super().__init__(carrier, endpoint)
+
+    def redeem(self, token: Token, peer: Peer) -> Grant:
+        self.seen.append(peer)
+        return super().redeem(token, peer)
+
+
+def somebody(name: str, endpoint: str, what: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.transports.other_user", name, endpoint, what]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def came_of(name: str, endpoint: str) -> str:
+    """What another user gets who comes as a client."""
+    said, _ = somebody(name, endpoint, "come").communicate()
+    return said.rstrip()
+
+
+@pytest.mark.parametrize("name", ["posix_shm", "zmq_ipc"])
+def test_another_user_stays_outside_also_where_the_socket_was_opened_to_all(name: str, folder: Path) -> None:
+    carrier = transport(name)
+    endpoint = carrier.endpoint(f"ipc://{folder}/d.sock")
+    daemon = Attentive(carrier, endpoint)
+    if name == "posix_shm":  # of ZeroMQ's nobody is told that it may not, it tries on
+        assert came_of(name, endpoint) == "Permission denied"
+    assert daemon.seen == []
+    Path(endpoint.removeprefix("ipc://")).chmod(0o666)
+    assert came_of(name, endpoint) == "bad_token", "the echo's answer to other users"
+    assert [peer.uid for peer in daemon.seen] == [NOBODY]
+    ours = carrier.connect(endpoint, Token("good"), 20)
+    assert add_one(ours, b"abc", 3)
+    ours.close()
+    daemon.close()
+
+
+def test_a_socket_of_another_user_is_neither_asked_nor_taken_over(folder: Path) -> None:
+    folder.chmod(0o1777)
+    path = folder / "d.sock"
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        os.chown(path, NOBODY, NOBODY)
+        for use in (AddressClaim(f"ipc://{path}").take, lambda: ControlClient(f"ipc://{path}")):
+            with pytest.raises(UsageError, match=f"belongs to user {NOBODY}"):
+                use()
+
+
+def test_a_client_has_nothing_to_do_with_another_users_daemon(folder: Path) -> None:
+    endpoint = POSIX_SHM.endpoint(f"ipc://{folder}/d.sock")
+    with somebody("posix_shm", endpoint, "sit") as impostor:
+        assert impostor.stdout is not None
+        assert impostor.stdout.readline() == "sits\n"
+        with pytest.raises(RemoteProtocolError, match=f"belongs to user {NOBODY}"):
+            POSIX_SHM.connect(endpoint, Token("good"), 20)

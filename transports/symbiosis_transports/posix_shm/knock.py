@@ -1,0 +1,81 @@
+"""A client at the data socket, whatever it comes for: one opening, one answer, and the descriptor with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TypeVar
+
+import msgspec
+
+from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RemoteProtocolError
+from symbiosis_core.protocol import refusal
+from symbiosis_core.wire import Refused
+from symbiosis_transports.posix_shm.attach import (
+    MAX_DATAGRAM_BYTES,
+    VERSION,
+    Attached,
+    Goodbye,
+    Handed,
+    Opening,
+    check_owner,
+    decode_from_daemon,
+    encode,
+)
+
+__all__ = ["knock"]
+
+T = TypeVar("T", Attached, Handed)
+
+
+def knock(endpoint: str, opening: Opening, wanted: type[T], timeout_s: float) -> tuple[socket.socket, T, int]:
+    """Returns the connection, the answer of that kind, and its descriptor. Both are the caller's to close.
+
+    What the descriptor stands for is the caller's to check.
+
+    Raises:
+        RefusedError: the daemon says no.
+        DaemonGoneError: nobody listens there, or it hung up.
+        DaemonSilentError: no answer within `timeout_s`.
+        RemoteProtocolError: who listens there is no daemon of this version, or of another user.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    sock.settimeout(timeout_s)
+    fds: list[int] = []
+    try:
+        sock.connect(endpoint)
+        check_owner(sock, endpoint)
+        sock.send(encode(opening))
+        datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
+        answer = _read(datagram, endpoint, wanted)
+        if len(fds) != 1:
+            raise RemoteProtocolError(f"the daemon at {endpoint} lent nothing: no descriptor came with its answer")
+        os.set_inheritable(fds[0], False)  # recv_fds takes no flag that would have it so from the start (3.13)
+    except BaseException as error:
+        sock.close()
+        for fd in fds:
+            os.close(fd)
+        if isinstance(error, TimeoutError):
+            raise DaemonSilentError(endpoint, timeout_s) from None
+        if isinstance(error, OSError):
+            raise DaemonGoneError(endpoint, error.strerror or str(error)) from None
+        raise
+    return sock, answer, fds[0]
+
+
+def _read(datagram: bytes, endpoint: str, wanted: type[T]) -> T:
+    if not datagram:
+        raise DaemonGoneError(endpoint, "it hung up before it answered")
+    try:
+        message = decode_from_daemon(datagram)
+    except msgspec.MsgspecError as error:
+        raise RemoteProtocolError(f"who listens at {endpoint} is no daemon: {error}") from None
+    if isinstance(message, Refused):
+        raise refusal(message)
+    if isinstance(message, Goodbye):
+        raise DaemonGoneError(endpoint, message.reason)
+    if not isinstance(message, wanted):
+        raise RemoteProtocolError(f"the daemon at {endpoint} answered {message!r:.100}, not {wanted.__name__}")
+    if message.version != VERSION:
+        raise RemoteProtocolError(f"the daemon speaks data plane version {message.version}, not {VERSION}")
+    return message
