@@ -154,8 +154,10 @@ class Cutting(fx.Interpreter):
             each._index: self._new.call_function(operator.getitem, (answers, position))
             for position, each in enumerate(asked)
         }
+        shapes = {each._index: each._shape for each in wanted}
         for index, node in trip.derived.items():
-            source = there[node.args[0]]
+            width = shapes[node.args[0]][-1]
+            source = self._new.call_method("view", (there[node.args[0]], (*shapes[index][:-1], width)))
             if node.fn == "take":
                 there[index] = self._new.call_method("narrow", (source, -1, node.start, node.width))
             else:

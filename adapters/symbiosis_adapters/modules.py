@@ -25,6 +25,7 @@ from symbiosis_adapters.deferred import value_of
 from symbiosis_adapters.lenders import Lending
 from symbiosis_adapters.placeholder import FrozenWeight, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
+from symbiosis_adapters.refusals import TIE
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
@@ -44,6 +45,8 @@ class RemoteLayer(nn.Module):
     remote: Callable[[torch.Tensor], torch.Tensor]
     remote_path: str
     """The module path in the base model."""
+    labels: dict[str, str]
+    """Of its placeholders, by the parameter's name here: which of the daemon's weights the op computes with."""
     weight: torch.Tensor
     captured: tuple[int, int, torch.dtype] | None = None
     """The number of the layer in captured graphs, and the width and type of what comes out; see `capture`."""
@@ -71,6 +74,18 @@ class RemoteLayer(nn.Module):
 
     def begin(self) -> None:
         """Notes that the layer is about to be called."""
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Registers a parameter. Another layer's placeholder is taken first, for no op of the daemon has it here.
+
+        So a head can be tied to a table that the daemon has not tied it to; both are computed here then.
+
+        Raises:
+            UsageError: the daemon does not lend.
+        """
+        if isinstance(param, FrozenWeight) and param.label != self.labels.get(name):
+            take(param, f"tying {self.remote_path} to it", TIE)
+        super().register_parameter(name, param)
 
     def extra_repr(self) -> str:
         return ", ".join(part for part in (super().extra_repr(), f"remote={self.remote_path}") if part)
@@ -211,12 +226,13 @@ def make_remote(
         raise UsageError(f"{path} renormalizes its table in every forward (max_norm), which a frozen base forbids")
     layer.__class__ = remote_class(type(layer))
     assert isinstance(layer, RemoteLayer)
-    layer.remote, layer.remote_path = remote, path
+    layer.remote, layer.remote_path, layer.labels = remote, path, {}
     for leaf, old in layer._parameters.items():
         if old is not None:
             if id(old) not in placeholders:
                 placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}", lending)
             layer._parameters[leaf] = placeholders[id(old)]
+            layer.labels[leaf] = placeholders[id(old)].label
 
 
 def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:

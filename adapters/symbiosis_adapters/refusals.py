@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from symbiosis_core.errors import RefusedError, UsageError
 
-__all__ = ["LEND", "RETYPE", "described", "refusal"]
+__all__ = ["LEND", "RETYPE", "TIE", "described", "refusal"]
 
 LEND: Final = (
     "Attach to a daemon on this host that lends its weights, or use an adapter that leaves them alone (for LoRA: "
@@ -19,6 +19,10 @@ _TRAIN: Final = (
 RETYPE: Final = (
     "The daemon computes in its own dtype for all its clients. Use torch.autocast, or a daemon that was started "
     "with the other dtype; adapters may have any dtype"
+)
+TIE: Final = (
+    "Attach to a daemon on this host that lends its weights, or leave the two apart, as the daemon has them: set "
+    "config.tie_word_embeddings to False"
 )
 _NOT_THE_CALLER: Final = frozenset({"torch", "symbiosis_adapters"})
 

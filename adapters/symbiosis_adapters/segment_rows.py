@@ -57,14 +57,17 @@ def answers(trip: Trip, recording: Recording, wanted: Sequence[StandIn]) -> list
     if not trip.derived:
         return list(values)
     there = {each._index: value for each, value in zip(asked, values, strict=True)}
+    shapes = {each._index: each._shape for each in wanted}
     with torch.set_grad_enabled(recording.mode.grad):
         for index, node in trip.derived.items():
-            there[index] = _derive(node, there[node.args[0]])
+            there[index] = _derive(node, there[node.args[0]], shapes[index])
     return [there[each._index] for each in wanted]
 
 
-def _derive(node: NodeKey, source: Tensor) -> Tensor:
-    """Returns a cast, or columns: a view of their source, as torch has it."""
+def _derive(node: NodeKey, source: Tensor, shape: torch.Size) -> Tensor:
+    """Returns a cast, or columns, of the source or of a view of it: a view of their source, as torch has it."""
+    if source.shape[:-1] != shape[:-1]:
+        source = source.view(*shape[:-1], source.shape[-1])
     if node.fn == "take":
         return source.narrow(-1, node.start, node.width)
     return source.to(torch_dtype(DType(node.dtype)))

@@ -63,6 +63,17 @@ def test_a_captured_step_is_an_eager_one_and_notices_changes() -> None:
     assert_same_steps(mine, plain, PROMPT)
 
 
+def test_columns_of_a_view_have_its_shape_in_a_captured_graph() -> None:
+    def turned(_module: Any, _args: Any, out: Tensor) -> Tensor:
+        return out + torch.cat(out.view(-1, out.shape[-1]).chunk(2, -1), -1).flip(1).view(out.shape)
+
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    for model in (plain, mine):
+        model.base_model.model.model.layers[1].mlp.register_forward_hook(turned)
+    assert_same_steps(mine, plain, PROMPT)
+
+
 def test_a_hook_that_is_put_on_after_the_capture_is_called() -> None:
     pair = Pair("llama")
     plain, mine = adapted(pair.plain(), QV), captured(pair)

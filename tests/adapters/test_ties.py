@@ -14,6 +14,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.placeholder import takes
+from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import CONFIGS, VOCABULARY, LocalBase, Pair
 
@@ -66,3 +68,33 @@ def test_what_the_daemon_has_tied_stays_tied() -> None:
     assert pair.spec.ties == (("model.embed_tokens.weight", "lm_head.weight"),)
     ours = pair.remote()
     assert ours.lm_head.weight is ours.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS, Cut.LINEAR, Cut.LENT])
+def test_tying_by_hand_gives_the_head_the_tables_values_as_with_plain_transformers(path: Path, cut: Cut) -> None:
+    theirs, ours = plain(path), LocalBase(plain(path), DType.FLOAT32, str(path)).remote(cut)
+    with torch.no_grad():
+        apart = ours(IDS).logits + 0
+        theirs.tie_weights()
+        ours.tie_weights()
+        assert ours.lm_head.weight is ours.model.embed_tokens.weight
+        torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits)
+        assert not torch.allclose(ours(IDS).logits, apart)
+
+
+def test_tying_by_hand_is_refused_where_nothing_is_lent_and_changes_nothing(path: Path) -> None:
+    ours = LocalBase(plain(path), DType.FLOAT32, str(path), allow="nobody").remote()
+    with torch.no_grad():
+        apart = ours(IDS).logits + 0
+        said = r"embed_tokens\.weight: tying lm_head to it.*tie_weights.*leave the two apart"
+        with pytest.raises(UsageError, match=said):
+            ours.tie_weights()
+        assert torch.equal(ours(IDS).logits, apart)
+
+
+def test_tying_a_model_that_is_not_to_be_tied_takes_no_weight(path: Path) -> None:
+    ours = LocalBase(AutoModelForCausalLM.from_pretrained(path), DType.FLOAT32, str(path)).remote()
+    before = takes()
+    ours.tie_weights()
+    assert takes() == before
+    assert ours.lm_head.weight is not ours.model.embed_tokens.weight

@@ -29,6 +29,22 @@ def test_columns_share_the_memory_of_a_whole_that_is_kept(layer: Layer) -> None:
     assert layer.trips == 1
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_cast_and_columns_of_a_view_have_its_shape_beside_the_whole(layer: Layer, grad: bool) -> None:
+    deferred, plain, x, y = layer.both(grad=grad)
+    found, expected = (
+        [tall.to(torch.bfloat16), *tall.chunk(2, -1)]
+        for tall in (each.view(3, 2, D) for each in (deferred, plain))
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine * 1, theirs * 1)
+    assert layer.trips == 1
+    if grad:
+        for parts in (found, expected):
+            sum(part.sum() for part in parts).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
+
 def test_what_makes_no_view_in_torch_raises_torchs_error(layer: Layer) -> None:
     deferred, plain, _, _ = layer.both()
     for each in (deferred, plain):

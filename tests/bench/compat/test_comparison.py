@@ -105,14 +105,16 @@ def test_a_cell_that_fails_says_how_far_plain_peft_is_from_itself(
     step: str, plain: Any, remote: Any, shaken: Any, off: str
 ) -> None:
     failed = judged(observed(**{step: plain}), observed(**{step: remote}))
-    told = unsteady(failed, observed(**{step: plain}), observed(**{step: shaken}))
+    told = unsteady(
+        failed, observed(**{step: plain}), [observed(**{step: each}) for each in (plain, shaken, plain)]
+    )
     assert told.outcome is Outcome.FAIL
     assert told.reason == f"{failed.reason}; the last bit of the weights moves plain PEFT by {off}"
 
 
 def test_what_no_rounding_explains_is_left_as_it_is() -> None:
     failed = judged(observed(), observed(tokens=torch.tensor([1, 3])))
-    assert unsteady(failed, observed(), observed(tokens=torch.tensor([1, 3]))) == failed
+    assert unsteady(failed, observed(), [observed(tokens=torch.tensor([1, 3]))]) == failed
 
 
 def test_where_plain_peft_fails_there_is_nothing_to_compare() -> None:
