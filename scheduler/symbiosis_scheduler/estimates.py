@@ -1,40 +1,60 @@
-"""A mean and how far values stray from it, in two numbers, as TCP keeps them of its round trips (RFC 6298)."""
+"""What is usual of a time that varies, from the last few of them.
+
+Means would do where times only scatter. These do more: a client computes for 2 ms, is put aside by the operating
+system for 6, and reads a human's next message after a minute. A mean that took the minute in would be wrong for
+the next thirty tokens; the middle of the last nine is wrong for none.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 __all__ = ["Estimate"]
 
-_LEAST_SLACK_US: Final = 200
-"""Whoever is estimated is given at least this much more than usual."""
+_KEPT: Final = 9
 
 
 class Estimate:
-    """Of times in microseconds. Negative until something was added."""
+    """Of times in microseconds, by the last nine. Negative until something was added."""
 
-    __slots__ = ("deviation", "mean")
+    __slots__ = ("_latest", "_sorted")
 
     def __init__(self) -> None:
-        self.mean = self.deviation = -1.0
+        self._latest: deque[float] = deque(maxlen=_KEPT)
+        self._sorted: list[float] | None = None
+        """The latest in order; None: not since one was added."""
 
     def __repr__(self) -> str:
-        return f"<Estimate {self.mean:.0f} +- {self.deviation:.0f} us>" if self.known else "<Estimate of nothing>"
+        return f"<Estimate {self.usual:.0f} +- {self.deviation:.0f} us>" if self.known else "<Estimate of nothing>"
 
     @property
     def known(self) -> bool:
         """Whether there is anything to go by."""
-        return self.mean >= 0
+        return bool(self._latest)
 
     @property
-    def late(self) -> float:
-        """When to stop waiting."""
-        return self.mean + max(4 * self.deviation, _LEAST_SLACK_US)
+    def usual(self) -> float:
+        """The middle one."""
+        return self.at(0.5)
+
+    @property
+    def deviation(self) -> float:
+        """How far from the usual the middle half lies, at most; half of the first while there is one."""
+        if len(self._latest) == 1:
+            return self._latest[0] / 2
+        usual = self.at(0.5)
+        return max(usual - self.at(0.25), self.at(0.75) - usual)
 
     def add(self, us: float) -> None:
         """Takes one more time into account."""
-        if self.mean < 0:
-            self.mean, self.deviation = us, us / 2
-            return
-        self.deviation += (abs(us - self.mean) - self.deviation) / 4
-        self.mean += (us - self.mean) / 8
+        self._latest.append(us)
+        self._sorted = None
+
+    def at(self, share: float) -> float:
+        """Returns the time that this share of the latest did not exceed."""
+        if not self._latest:
+            return -1.0
+        if self._sorted is None:
+            self._sorted = sorted(self._latest)
+        return self._sorted[int(share * (len(self._sorted) - 1) + 0.5)]

@@ -10,6 +10,7 @@ trial that fails. A trial that pays makes up for it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -85,6 +86,17 @@ class Holds:
         """Returns when a request was first held; None: it was not."""
         begun = self._begun.get(lead)
         return None if begun is None else begun.began_us
+
+    def awaited_elsewhere(self, cell: Iterable[Request]) -> bool:
+        """Whether one of those who wait for the same is awaited at another place, and should not be held here."""
+        if not self._begun:
+            return False
+        return any(
+            request.client in begun.missing
+            for request in cell
+            for held, begun in self._begun.items()
+            if (held.op, held.direction) != (request.op, request.direction)
+        )
 
     def hold(
         self, lead: Request, now_us: int, wait_us: float, worth_us: float, missing: frozenset[ClientId]

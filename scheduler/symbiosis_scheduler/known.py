@@ -47,7 +47,6 @@ class Known:
         self.costs.learn(plan.op, plan.direction, plan.rows, took_us)
         answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])
         self.travellers.answered(plan, answered, now_us)
-        self.convoys.finished(plan, answered)
 
     def left(self, client: ClientId) -> None:
         """A client is gone."""

@@ -177,7 +177,7 @@ class SchedulerState:
             clients,
             self._tallies.lanes(self._queues, Counter([client.lane for client in clients])),
             self._tallies.batches(),
-            self.known.convoys.holds.status(travellers.error.mean, travellers.pause.mean),
+            self.known.convoys.holds.status(travellers.error.usual, travellers.pause.usual),
             self._tallies.bases(),
             self._tracks.in_flight,
             self._draining,

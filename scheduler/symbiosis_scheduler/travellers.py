@@ -9,7 +9,7 @@ Pure: `now` is an argument, and all that is kept is a few numbers per client and
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator
 from typing import Final
 
 from symbiosis_core.ids import ClientId, OpId
@@ -22,8 +22,12 @@ __all__ = ["Place", "Traveller", "Travellers"]
 
 _PLACES: Final = 512
 """Places kept per client; a model has about two per layer."""
-_USUALLY_LASTS: Final = 4.0
-"""Forwards for which a convoy is thought to last before any has ended."""
+_USUALLY_LASTS: Final = 32.0
+"""Trips for which company is thought to last before any has ended: about a forward."""
+_LASTING_STEP: Final = 1 / 64
+"""How much one company that ended counts."""
+_ACTIVE_US: Final = 100_000
+"""For how long after a request a client counts among those who want the daemon."""
 _UNKNOWN_US: Final = 1000
 """How long somebody is thought to think of whom nothing is known yet."""
 
@@ -36,27 +40,36 @@ class Traveller:
     __slots__ = (
         "answered_us",
         "by_place",
-        "companions",
+        "company",
+        "expected",
         "first_token",
-        "forward",
-        "gain_us",
-        "gaining_us",
         "lane",
-        "paused",
-        "pauses",
         "place",
         "rows",
         "start_rows",
         "started_us",
-        "starts_with",
         "thinking",
+        "thought_us",
         "together",
+        "trip",
+        "trip_of",
+        "trips",
     )
 
     def __init__(self, lane: str) -> None:
         self.lane = lane
-        self.companions: frozenset[ClientId] = frozenset()
+        self.company: frozenset[ClientId] = frozenset()
         """Who was answered together with it last, itself included."""
+        self.together = 0
+        """Trips for which it has had company without a break."""
+        self.expected = True
+        """Whether anybody waits for it; not after it kept somebody waiting in vain, until it asks again."""
+        self.trip = 0
+        """How many requests of its forward came before its last one."""
+        self.trips = 0
+        """Requests of its last whole forward."""
+        self.trip_of: dict[Place, int] = {}
+        """At which trip of a forward it last asked for what."""
         self.answered_us = -1
         """When its last request was answered; -1: it is waiting for an answer."""
         self.place: Place | None = None
@@ -64,36 +77,35 @@ class Traveller:
         """Of its last request."""
         self.thinking = Estimate()
         """From an answer to the next request."""
+        self.thought_us: int | None = None
+        """The same before its last request; None: that was its first, or an earlier one was not answered."""
         self.by_place: dict[Place, Estimate] = {}
         self.started_us = -1
         """When its forward began."""
-        self.starts_with: OpId | None = None
         self.start_rows = 0
         self.first_token = True
         """Whether its forward reads a prompt: the first one, or one with more rows than the one before."""
-        self.forward = Estimate()
-        """From the start of one forward to the start of the next."""
-        self.gaining_us = 0.0
-        """What its forward could have saved so far, had somebody like it been beside it."""
-        self.gain_us = 0.0
-        """The same of its last whole forward."""
-        self.together = -1
-        """Forwards gone through in company to the end, without a break; -1: it did not begin in any."""
-        self.paused = 0
-        """Forwards for which nobody waits for it at a rendezvous."""
-        self.pauses = 1
 
-    def due_us(self, now_us: int) -> tuple[float, float]:
-        """Returns when its next request is expected, and when it is late. Only for one that was answered."""
+    def trips_to(self, place: Place) -> int | None:
+        """Returns as which of its next requests it will ask for this, from 1; None: that is not known."""
+        at = self.trip_of.get(place)
+        if at is None or not self.thinking.known:
+            return None
+        if at > self.trip:
+            return at - self.trip
+        return at - self.trip + self.trips if self.trips > self.trip else None
+
+    def due_us(self, now_us: int, service_us: float) -> float:
+        """Returns when its next request is expected; what it waits for takes `service_us`."""
+        if self.answered_us < 0:
+            return now_us + service_us + (self.thinking.usual if self.thinking.known else _UNKNOWN_US)
         known = self.by_place.get(self.place) if self.place is not None else None
         if known is None or not known.known:
             known = self.thinking
         if not known.known:
-            return self.answered_us + _UNKNOWN_US / 2, self.answered_us + _UNKNOWN_US
-        expected_us = self.answered_us + known.mean
-        if expected_us <= now_us:  # any moment now: as far off as it usually strays
-            expected_us = now_us + known.deviation
-        return expected_us, self.answered_us + known.late
+            return self.answered_us + _UNKNOWN_US
+        expected_us = self.answered_us + known.usual
+        return expected_us if expected_us > now_us else now_us + known.deviation  # overdue: any moment now
 
 
 class Travellers:
@@ -103,10 +115,12 @@ class Travellers:
         self.starts: Final[set[OpId]] = set()
         """Ops that take token ids, so that a forward begins with them."""
         self.all: Final[dict[ClientId, Traveller]] = {}
+        self._latest: dict[ClientId, int] = {}
+        """When each asked last; who asked last comes last."""
         self.error = Estimate()
         """By how much predicted arrivals were off."""
         self.lasting = _USUALLY_LASTS
-        """For how many forwards a convoy lasts."""
+        """For how many trips who was answered together comes back together."""
         self.pause = Estimate()
         """How long clients think, all together: what the error is to be measured by."""
 
@@ -119,42 +133,49 @@ class Travellers:
         if traveller is None:
             traveller = self.all[request.client] = Traveller(request.lane)
         now_us = request.arrived_us
+        self._latest.pop(request.client, None)  # else it would keep its old place in the order
+        self._latest[request.client] = now_us
+        traveller.thought_us = None
         if traveller.answered_us >= 0:
-            self._thought(traveller, now_us - traveller.answered_us)
+            traveller.thought_us = now_us - traveller.answered_us
+            self._thought(traveller, traveller.thought_us)
             traveller.answered_us = -1
         traveller.rows = request.rows
+        traveller.expected = True
+        traveller.trip += 1
         if request.direction is Direction.FORWARD and request.op in self.starts:
-            if traveller.started_us >= 0:
-                traveller.forward.add(now_us - traveller.started_us)
-            self._note_company(traveller)
-            traveller.started_us, traveller.starts_with = now_us, request.op
+            traveller.started_us = now_us
             traveller.first_token = request.rows > traveller.start_rows
             traveller.start_rows = request.rows
-            traveller.gain_us, traveller.gaining_us = traveller.gaining_us, 0.0
-            traveller.paused = max(0, traveller.paused - 1)
+            traveller.trip, traveller.trips = 0, traveller.trip
+        traveller.trip_of[request.op, request.direction] = traveller.trip
 
-    def answered(self, plan: Plan, clients: Collection[ClientId], now_us: int) -> None:
+    def answered(self, plan: Plan, clients: frozenset[ClientId], now_us: int) -> None:
         """Requests of these clients were answered by that plan; all of them travel on."""
         place = (plan.op, plan.direction)
-        in_company = len(clients) > 1 and plan.op in self.starts
         for client in clients:
             traveller = self.all.get(client)
-            if traveller is not None:
-                traveller.answered_us, traveller.place = now_us, place
-                if in_company and traveller.together < 0:
-                    traveller.together = 0
+            if traveller is None:
+                continue
+            traveller.answered_us, traveller.place = now_us, place
+            if len(clients & traveller.company) > 1:
+                traveller.together += 1
+            elif len(traveller.company) > 1:
+                self.lasting += (traveller.together - self.lasting) * _LASTING_STEP
+                traveller.together = 0
+            traveller.company = clients
 
     def left(self, client: ClientId) -> None:
         """A client is gone."""
-        self.all.pop(client, None)
+        if client in self.all:
+            del self.all[client], self._latest[client]
 
-    def _note_company(self, traveller: Traveller) -> None:
-        """Learns, where a forward begins, how long companions stay together."""
-        if len(traveller.companions) > 1:
-            traveller.together = max(traveller.together, 0) + 1
-        elif traveller.together >= 0:
-            self.lasting += (traveller.together - self.lasting) / 8
-            traveller.together = -1
+    def active(self, now_us: int) -> Iterator[ClientId]:
+        """Yields who has asked for something a moment ago, the latest first."""
+        for client in reversed(self._latest):
+            if now_us - self._latest[client] > _ACTIVE_US:
+                break
+            yield client
 
     def _thought(self, traveller: Traveller, us: int) -> None:
         place = traveller.place
@@ -163,9 +184,10 @@ class Travellers:
         if known is None:
             if len(traveller.by_place) >= _PLACES:
                 traveller.by_place.clear()
+                traveller.trip_of.clear()
             known = traveller.by_place[place] = Estimate()
         elif known.known:
-            self.error.add(abs(us - known.mean))
+            self.error.add(abs(us - known.usual))
             self.pause.add(us)
         known.add(us)
         traveller.thinking.add(us)

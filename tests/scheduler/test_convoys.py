@@ -60,9 +60,13 @@ def play(
     hold_us: int,
     until_us: int = 400_000,
     noise: float = 0.2,
+    late: float = 0.0,
     reading_us: int = READING_US,
 ) -> Played:
-    """Lets clients run through all ops again and again, and the scheduler serve them."""
+    """Lets clients run through all ops again and again, and the scheduler serve them.
+
+    This share of thinking, `late`, takes 5 ms longer: the operating system had put the client aside.
+    """
     config = DaemonConfig(
         lanes={
             "inference": LaneConfig(priority=0, max_wait_us=0, max_hold_us=hold_us),
@@ -103,6 +107,7 @@ def play(
                 step[who] += 1
                 forwards[who] += step[who] % LAYERS == 0
                 pause = int(clients[who].thinking_us * dice.uniform(1 - noise, 1 + noise))
+                pause += 5000 * (late > 0 and dice.random() < late)
                 heapq.heappush(events, (now + pause, next(order), "ask", who))
         if running is None:
             for instruction in state.handle(Turn(now)):
@@ -130,6 +135,28 @@ def test_scattered_clients_come_together() -> None:
     assert apart.occupancy < 2
     assert together.occupancy > 3.5
     assert sum(together.forwards.values()) > 1.5 * sum(apart.forwards.values())
+
+
+def test_who_is_late_now_and_then_is_not_lost() -> None:
+    """The convoy waits for it: it would have to be met again, and is late no more often than before."""
+    apart, together = (
+        play(scattered(4), hold_us=hold_us, late=0.01, until_us=2_000_000) for hold_us in (0, 50_000)
+    )
+    assert together.occupancy > 3.5
+    assert sum(together.forwards.values()) > 1.5 * sum(apart.forwards.values())
+
+
+def test_eight_come_together_soon() -> None:
+    """Within a quarter of the time, of which there are about four forwards of who goes alone."""
+    assert play(scattered(8), hold_us=50_000).occupancy > 7
+
+
+def test_nobody_is_held_at_a_daemon_that_is_idle_for_most_of_the_time() -> None:
+    """A joint batch takes less than two, but nobody waited for either."""
+    clients = [Client(6000, begins_us=1), Client(6000, begins_us=3000)]
+    apart, together = (play(clients, hold_us=hold_us, until_us=4_000_000) for hold_us in (0, 50_000))
+    assert together.occupancy < 1.1
+    assert sum(together.forwards.values()) >= 0.99 * sum(apart.forwards.values())
 
 
 def test_a_client_alone_is_never_held() -> None:

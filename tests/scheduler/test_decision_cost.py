@@ -41,35 +41,39 @@ def steps(function: Callable[[], object]) -> int:
     return count
 
 
+NOW_US = 400
+
+
 def one_op(count: int) -> list[Request]:
-    return [request(client, op=0) for client in range(count)]
+    return [request(client, op=0, arrived_us=NOW_US) for client in range(count)]
 
 
 def own_ops(count: int) -> list[Request]:
-    return [request(client, op=client) for client in range(count)]
+    return [request(client, op=client, arrived_us=NOW_US) for client in range(count)]
 
 
 def two_lanes(count: int) -> list[Request]:
     return [
-        request(client, ("inference", "training")[client % 2], op=client % 8, rows=40) for client in range(count)
+        request(client, ("inference", "training")[client % 2], op=client % 8, rows=40, arrived_us=NOW_US)
+        for client in range(count)
     ]
 
 
 def decision(policy: str, load: Callable[[int], list[Request]], count: int) -> int:
-    """Returns the steps of a decision over so many requests, whose clients all have companions that are away."""
+    """Returns the steps of a decision over so many requests, whose clients all have company that is away."""
     bench = Counter(DaemonConfig(policy=PolicyConfig(name=policy), lanes=LANES))
-    everybody = [request(client, op=0) for client in range(2 * count)]
-    for each in everybody:
-        bench.known.arrived(each)
+    bench.known.travellers.starts.add(OpId(0))
+    for now_us in (0, 200):
+        everybody = [request(client, op=0, arrived_us=now_us) for client in range(2 * count)]
+        for each in everybody:
+            bench.known.arrived(each)
+        plan = Plan(OpId(0), each.direction, tuple([Part(each, 0, 1) for each in everybody]))
+        bench.known.finished(plan, 1000, now_us + 100)
     for rows in (1, 2, 4, 8, 64, 256):
         bench.known.costs.learn(OpId(0), each.direction, rows, 1000 + rows)
-    plan = Plan(OpId(0), each.direction, tuple([Part(each, 0, 1) for each in everybody]))
-    bench.known.finished(plan, 1000, 100)
-    for each in load(count):
-        bench.queues.push(each)
-        bench.known.travellers.all[each.client].answered_us = -1
+    bench.push(*load(count))
     assert ClientId(2 * count - 1) in bench.known.travellers.all
-    return steps(lambda: bench.policy.plan(200, bench.queues, bench.known))
+    return steps(lambda: bench.policy.plan(NOW_US, bench.queues, bench.known))
 
 
 @pytest.mark.parametrize("policy", policy_names())

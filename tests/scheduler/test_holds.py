@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.holds import Holds
@@ -38,6 +40,14 @@ def test_who_leaves_while_it_is_held_is_forgotten() -> None:
     holds.left(ClientId(1))
     holds.started(plan(lead), 10)
     assert holds.count == 0 and holds.began_us(lead) is None
+
+
+def test_who_is_awaited_elsewhere_is_known_and_where_it_is_awaited_it_is_not_elsewhere() -> None:
+    holds, lead, other = Holds(), request(1), request(2)
+    there = msgspec.structs.replace(other, op=OpId(7))
+    assert not holds.awaited_elsewhere([there])
+    holds.hold(lead, 0, 1, 2, frozenset({ClientId(2)}))
+    assert holds.awaited_elsewhere([there]) and not holds.awaited_elsewhere([other])
 
 
 def fail(holds: Holds, times: int) -> int:

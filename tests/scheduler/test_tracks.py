@@ -222,19 +222,19 @@ def test_a_batch_took_until_it_was_computed_and_not_until_it_was_seen() -> None:
 
 
 def begun_before_another(at: Desk, lanes: tuple[str, str]) -> list[Run]:
-    """Two clients begin a forward every 10 ms, and much is gained where both do it together; returns what is run
-    when one begins a millisecond before the other is due."""
-    travellers = at.state.known.travellers
-    travellers.starts.add(OPS[0].id)
+    """Two clients do one forward after the other, whose batch costs the same for one and for two; returns what is
+    run when one begins its fourth a moment before the other."""
+    at.state.known.travellers.starts.add(OPS[0].id)
     for client, lane in enumerate(lanes):
         at.join(client, lane)
-        at.arrive(client, arrival())
+    for generation in (1, 2, 3):
+        for client in (0, 1):
+            at.arrive(client, arrival(generation=generation))
         at.finish()
-    for traveller in travellers.all.values():
-        traveller.forward.add(10_000)
-        traveller.gaining_us = traveller.gain_us = 5_000
-    at.now_us = 9_000
-    at.arrive(0, arrival(generation=2))
+        at.now_us += 20
+    for rows, us in ((1, 1000), (2, 1010)):
+        at.state.known.costs.learn(OPS[0].id, arrival().call.direction, rows, us)
+    at.arrive(0, arrival(generation=4))
     return runs(at)
 
 
@@ -246,20 +246,22 @@ def test_a_forward_is_held_for_another_of_its_own_track_only(other: str, held: b
     assert (begun_before_another(at, ("inference", other)) == []) == held
 
 
-def test_companions_of_other_days_are_not_waited_for_across_tracks() -> None:
+def test_company_of_other_days_is_not_waited_for_across_tracks() -> None:
     """They shared batches under a configuration of one level, and are two tracks now."""
     one = {name: LaneConfig(priority=0, max_hold_us=50_000) for name in ("inference", "training")}
     two = {"inference": one["inference"], "training": LaneConfig(priority=9)}
     for lanes, held in ((one, True), (two, False)):
         at = desk(DaemonConfig(lanes=one))
-        for rows, us in ((1, 1000), (2, 1010)):
-            at.state.known.costs.learn(OPS[0].id, arrival().call.direction, rows, us)
         for client, lane in enumerate(one):
             at.join(client, lane)
-            at.arrive(client, arrival())
-        (together,) = at.turn()
-        at.done(together)
+        for generation in (1, 2):
+            for client in (0, 1):
+                at.arrive(client, arrival(generation=generation))
+            (together,) = at.turn()
+            at.done(together)
+            at.now_us += 10
+        for rows, us in ((1, 1000), (2, 1010)):
+            at.state.known.costs.learn(OPS[0].id, arrival().call.direction, rows, us)
         at.tell(Adopt(DaemonConfig(lanes=lanes), LatencyFirst(DaemonConfig(lanes=lanes))))
-        at.now_us = 10
-        at.arrive(0, arrival(generation=2))
+        at.arrive(0, arrival(generation=3))
         assert (runs(at) == []) == held

@@ -10,6 +10,7 @@ from symbiosis_scheduler.travellers import Travellers
 
 ONE = ClientId(1)
 THINKING_US = {0: 100, 1: 5000}
+SERVICE_US = 1000.0
 
 
 def request(op: int, now_us: int, rows: int = 1) -> Request:
@@ -25,7 +26,9 @@ def travel(travellers: Travellers, rounds: int, now_us: int = 0, rows: int = 1) 
             asked = request(op, now_us, rows)
             travellers.arrived(asked)
             now_us += 1000
-            travellers.answered(Plan(OpId(op), Direction.FORWARD, (Part(asked, 0, rows),)), [ONE], now_us)
+            travellers.answered(
+                Plan(OpId(op), Direction.FORWARD, (Part(asked, 0, rows),)), frozenset({ONE}), now_us
+            )
             now_us += THINKING_US[op]
     return now_us - THINKING_US[1]
 
@@ -33,18 +36,52 @@ def travel(travellers: Travellers, rounds: int, now_us: int = 0, rows: int = 1) 
 def test_thinking_is_known_by_place() -> None:
     travellers = Travellers()
     answered_us = travel(travellers, 20)
-    expected_us, late_us = travellers.all[ONE].due_us(answered_us)
-    assert abs(expected_us - answered_us - THINKING_US[1]) < 50
-    assert expected_us < late_us < expected_us + 1000
-    assert travellers.error.mean < 50 < travellers.pause.mean
+    assert travellers.all[ONE].due_us(answered_us, SERVICE_US) == answered_us + THINKING_US[1]
+    assert travellers.error.usual < 50 < travellers.pause.usual
 
 
-def test_who_is_overdue_is_expected_any_moment_until_it_is_late() -> None:
+def test_who_is_overdue_is_expected_any_moment() -> None:
     travellers = Travellers()
-    answered_us = travel(travellers, 20)
-    now_us = answered_us + THINKING_US[1] + 10
-    expected_us, late_us = travellers.all[ONE].due_us(now_us)
-    assert now_us <= expected_us <= late_us
+    now_us = travel(travellers, 20) + THINKING_US[1] + 10
+    assert now_us <= travellers.all[ONE].due_us(now_us, SERVICE_US) < now_us + THINKING_US[1]
+
+
+def test_who_waits_for_an_answer_comes_after_it() -> None:
+    travellers = Travellers()
+    now_us = travel(travellers, 20) + THINKING_US[1]
+    travellers.arrived(request(0, now_us))
+    usual_us = travellers.all[ONE].thinking.usual
+    assert usual_us > 0 and travellers.all[ONE].due_us(now_us, SERVICE_US) == now_us + SERVICE_US + usual_us
+
+
+def test_one_long_pause_changes_nothing() -> None:
+    """A human reads an answer for a minute, and the next prompt's tokens come as before."""
+    travellers = Travellers()
+    now_us = travel(travellers, 20) + 60_000_000
+    answered_us = travel(travellers, 1, now_us)
+    assert travellers.all[ONE].due_us(answered_us, SERVICE_US) == answered_us + THINKING_US[1]
+
+
+def test_it_is_known_how_many_requests_lie_between_a_client_and_a_place() -> None:
+    travellers = Travellers()
+    travellers.starts.add(OpId(0))
+    travellers.arrived(request(0, 0))
+    traveller = travellers.all[ONE]
+    assert traveller.trips_to((OpId(1), Direction.FORWARD)) is None, "it was never there"
+    travel(travellers, 3, 1000)
+    to = {op: traveller.trips_to((OpId(op), Direction.FORWARD)) for op in (0, 1, 2)}
+    assert to == {0: 1, 1: 2, 2: None}
+
+
+def test_who_asked_last_is_named_first_and_who_fell_silent_not_at_all() -> None:
+    travellers = Travellers()
+    travellers.arrived(request(0, 1000))
+    two = Request(
+        ClientId(2), SlotIndex(0), Generation(1), "inference", OpId(0), Direction.FORWARD, 1, 2000, 0, 4096
+    )
+    travellers.arrived(two)
+    assert list(travellers.active(3000)) == [ClientId(2), ONE]
+    assert list(travellers.active(101_500)) == [ClientId(2)]
 
 
 def test_a_forward_with_more_rows_than_the_one_before_reads_a_prompt() -> None:
