@@ -64,20 +64,27 @@ def three_trips(carrier: Transport, endpoint: str, doom: Doom) -> None:
 
 
 def fork(carrier: Transport, endpoint: str) -> None:
-    """The child tries to use the channel, and looks whether it has any connection."""
+    """The child tries to use the channel, and looks whether it has any connection.
+
+    It waits at a pipe of its own: were it to read standard input as well, either could take the other's line.
+    """
     channel = carrier.connect(endpoint, Token("good"), 20)
     assert add_one(channel, b"abc", 3)
+    ended, end = os.pipe()
     if os.fork() == 0:
+        os.close(end)
         with contextlib.suppress(ClosedError):
             channel.lease_nowait()
             os._exit(1)
         say(" ".join(["held", *connections()]))
-        sys.stdin.read()
+        os.read(ended, 1)
         os._exit(0)
     assert add_one(channel, b"abc", 3)
     say("forked")
-    os.read(sys.stdin.fileno(), 1)
+    sys.stdin.readline()
     channel.close()
+    sys.stdin.read()
+    os.close(end)
     os.wait()
 
 
