@@ -13,8 +13,8 @@ batch). So the first to come to a place is held for those who are on their way t
   waited for rather than lost, for it would have to be met again.
 
 Whoever is awaited goes where it is awaited, and waits for nobody on the way, or all would wait for one another.
-Who does not come in time is expected no more until it asks again. A lane's `max_hold_us` bounds every wait.
-`holds` keeps the books, and ends holding where it does not pay.
+Who does not come in time is expected no more for some trips, and each time for twice as many. A lane's
+`max_hold_us` bounds every wait. `holds` keeps the books, and ends holding where it does not pay.
 
 Pure: `now` is an argument, and all that is kept is a few numbers per client.
 """
@@ -57,7 +57,9 @@ class _Meeting(NamedTuple):
     wait_us: float
     """Until the last of them is due."""
     worth_us: float
-    """What is saved if they come at once: in this round, or where somebody is met anew, in all rounds together."""
+    """What the joint batch takes less than theirs one after the other."""
+    trips: float
+    """For how many trips the wait is: where somebody is met anew, as many as company lasts."""
     patience_us: float
     """For how long the lead is held at most."""
 
@@ -85,77 +87,88 @@ class Convoys:
         Only for clients of the lanes that `queues` has: all others are planned by themselves, and never join. A
         plan has at most `max_rows` rows.
         """
-        latest_us = lead.arrived_us + most_us
-        if latest_us <= now_us or len(self._travellers.all) < 2:
+        if not most_us or len(self._travellers.all) < 2:
             return None
         cell = queues.lane(lead.lane).level.cells[lead.op, lead.direction]
+        latest_us = self._latest_us(cell, queues)
+        if latest_us <= now_us:
+            self._give_up(self.holds.missing(lead), cell)
+            return None
         if self.holds.awaited_elsewhere(cell.parts):
             return None
-        meeting = self._best_meeting(lead, cell, queues, now_us, max_rows)
+        meeting = self._best_meeting(lead, cell, queues, now_us, latest_us, max_rows)
         if meeting is None or not self.holds.allowed(lead):
             return None
         began_us = self.holds.began_us(lead)
         until_us = int(min(latest_us, (now_us if began_us is None else began_us) + meeting.patience_us))
         if until_us <= now_us:
-            self._give_up(meeting.joining)
+            self._give_up(meeting.joining, cell)
             return None
-        self.holds.hold(lead, now_us, meeting.wait_us, meeting.worth_us, meeting.joining)
+        self.holds.hold(lead, now_us, meeting.wait_us, meeting.worth_us, meeting.joining, meeting.trips)
         return until_us
 
+    def _latest_us(self, cell: Cell, queues: Queues) -> int:
+        """Returns until when nobody in this cell has waited for longer than its lane allows."""
+        waiting = islice(cell.parts, _LOOKED_AT)
+        return min([each.arrived_us + queues.lane(each.lane).config.max_hold_us for each in waiting])
+
     def _best_meeting(
-        self, lead: Request, cell: Cell, queues: Queues, now_us: int, max_rows: int
+        self, lead: Request, cell: Cell, queues: Queues, now_us: int, latest_us: int, max_rows: int
     ) -> _Meeting | None:
         """Returns the meeting that saves most, of those with the next one to come, the next two, and so on."""
         traveller = self._travellers.all[lead.client]
         alone_us = self._costs.expected_us(lead.op, lead.direction, lead.rows)
         if alone_us is None or traveller.thought_us is None:
             return None
-        active = [
-            (client, self._travellers.all[client])
-            for client in islice(self._travellers.active(now_us), _LOOKED_AT)
-            if queues.has(self._travellers.all[client].lane)
-        ]
+        lanes = {lane.name for lane in queues.lane(lead.lane).level.lanes}
+        travellers = ((client, self._travellers.all[client]) for client in self._travellers.active(now_us))
+        active = list(islice((each for each in travellers if each[1].lane in lanes), _LOOKED_AT))
         here, rows = len(cell.parts), cell.rows
         slowest_us = traveller.thinking.usual
-        apart_us = max(slowest_us + alone_us, len(active) * alone_us)
+        each_us = [self._costs.expected_us(lead.op, lead.direction, other.rows) or 0.0 for _, other in active]
+        apart_us = max(slowest_us + alone_us, sum(each_us))
+        saved_us = self._costs.expected_us(lead.op, lead.direction, rows) or 0.0
         best: _Meeting | None = None
         best_us = 0.0
-        coming = self._coming(lead, active, queues, now_us, alone_us)
-        for position, (due_us, _, other) in enumerate(coming, 1):
-            rows += other.rows
-            if rows > max_rows:
+        joining: list[ClientId] = []
+        for due_us, client, other in self._coming(lead, active, cell, now_us, alone_us):
+            if due_us > latest_us:
                 break
-            together = here + position
+            if rows + other.rows > max_rows:
+                continue
+            rows += other.rows
+            joining.append(client)
+            together = here + len(joining)
             joint_us = self._costs.expected_us(lead.op, lead.direction, rows)
-            assert joint_us is not None  # as `alone_us`
+            other_us = self._costs.expected_us(lead.op, lead.direction, other.rows)
+            assert joint_us is not None and other_us is not None  # as `alone_us`
+            saved_us += other_us
             slowest_us = max(slowest_us, other.thinking.at(together / (together + 1)))
             shorter_us = apart_us - max(slowest_us + joint_us, len(active) / together * joint_us)
             patience_us = shorter_us * self._travellers.lasting
             wait_us = due_us - now_us
             if patience_us - wait_us > _NEARLY * best_us:
                 best_us = patience_us - wait_us
-                joining = frozenset([client for _, client, _ in coming[:position]])
-                anew = not joining <= traveller.company
-                round_us = apart_us - min(traveller.thought_us, slowest_us) - joint_us
-                best = _Meeting(joining, wait_us, patience_us if anew else round_us, patience_us)
+                trips = 1.0 if traveller.company.issuperset(joining) else self._travellers.lasting
+                best = _Meeting(frozenset(joining), wait_us, saved_us - joint_us, trips, patience_us)
         return best
 
     def _coming(
         self,
         lead: Request,
         active: Sequence[tuple[ClientId, Traveller]],
-        queues: Queues,
+        cell: Cell,
         now_us: int,
         service_us: float,
     ) -> list[_Coming]:
         """Returns who is on the way to where `lead` is, the soonest first."""
         place = (lead.op, lead.direction)
         company = self._travellers.all[lead.client].company
-        here = {request.client for request, _ in queues.waiting(lead.op, lead.direction)}
+        here = {request.client for request in cell.parts}
         found = []
         for client, other in active:
-            if not other.expected or client in here:
-                continue
+            if other.distrusted or client in here or (other.answered_us < 0 and other.lane != lead.lane):
+                continue  # what waits in another lane may be planned only after the lead
             trips = other.trips_to(place)
             if trips is None and client in company and other.answered_us >= 0:
                 trips = 1  # on its first way through the model it is thought to go where its company goes
@@ -166,7 +179,9 @@ class Convoys:
                 found.append(_Coming(due_us, client, other))
         return sorted(found)
 
-    def _give_up(self, clients: frozenset[ClientId]) -> None:
-        for client in clients:
-            self._travellers.all[client].expected = False
-        self.missed += 1
+    def _give_up(self, clients: frozenset[ClientId], cell: Cell) -> None:
+        missed = clients - {request.client for request in cell.parts}
+        for client in missed:
+            if (traveller := self._travellers.all.get(client)) is not None:
+                traveller.distrust()
+        self.missed += bool(missed)

@@ -42,13 +42,19 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class _Begun:
-    __slots__ = ("began_us", "expected_us", "missing", "worth_us")
+    __slots__ = ("awaited", "began_us", "expected_us", "missing", "trips", "worth_us")
 
-    def __init__(self, began_us: int, expected_us: float, worth_us: float, missing: frozenset[ClientId]) -> None:
+    def __init__(
+        self, began_us: int, wait_us: float, worth_us: float, missing: frozenset[ClientId], trips: float
+    ) -> None:
         self.began_us = began_us
-        self.expected_us = expected_us
+        self.expected_us = worth_us - wait_us / trips
         self.worth_us = worth_us
+        self.trips = trips
         self.missing = missing
+        """Who was awaited when it began."""
+        self.awaited = missing
+        """Who is awaited now."""
 
 
 class Holds:
@@ -92,18 +98,39 @@ class Holds:
         if not self._begun:
             return False
         return any(
-            request.client in begun.missing
+            request.client in begun.awaited
             for request in cell
             for held, begun in self._begun.items()
             if (held.op, held.direction) != (request.op, request.direction)
         )
 
+    def missing(self, lead: Request) -> frozenset[ClientId]:
+        """Returns who is awaited by a request; nobody if it is not held."""
+        begun = self._begun.get(lead)
+        return frozenset() if begun is None else begun.awaited
+
     def hold(
-        self, lead: Request, now_us: int, wait_us: float, worth_us: float, missing: frozenset[ClientId]
+        self,
+        lead: Request,
+        now_us: int,
+        wait_us: float,
+        worth_us: float,
+        missing: frozenset[ClientId],
+        trips: float = 1.0,
     ) -> None:
-        """A request is held: joining is worth so much, and the missing are expected after `wait_us`."""
-        if lead not in self._begun:
-            self._begun[lead] = _Begun(now_us, worth_us - wait_us, worth_us, missing)
+        """A request is held: joining is worth so much, and the missing are expected after `wait_us`.
+
+        The wait is for so many trips, and counts as one of them.
+        """
+        begun = self._begun.get(lead)
+        if begun is None:
+            self._begun[lead] = _Begun(now_us, wait_us, worth_us, missing, trips)
+        else:
+            begun.awaited = missing
+
+    def forget(self, lead: Request) -> None:
+        """A request is not computed any more."""
+        self._begun.pop(lead, None)
 
     def started(self, plan: Plan, now_us: int) -> None:
         """A plan starts: the holds of its requests end."""
@@ -137,7 +164,7 @@ class Holds:
     def _end(self, lead: Request, begun: _Begun, now_us: int, clients: set[ClientId]) -> None:
         came = len(begun.missing & clients)
         waited_us = now_us - begun.began_us
-        actual_us = begun.worth_us * came / max(1, len(begun.missing)) - waited_us
+        actual_us = begun.worth_us * came / max(1, len(begun.missing)) - waited_us / begun.trips
         self.latest.append(Ended(lead.client, begun.expected_us, actual_us, waited_us, came > 0))
         self.count += 1
         self.hits += came > 0

@@ -330,6 +330,7 @@ class SchedulerState:
             if request in event.failed and entry.refusal is None:
                 entry.refusal = event.failed[request]
                 self._queues.discard(request)
+                self.known.convoys.holds.forget(request)
             if not entry.in_flight and (entry.refusal is not None or not entry.rows_left):
                 answers.append(self._answer(client, entry))
                 if client.here and not client.open:

@@ -24,10 +24,16 @@ _PLACES: Final = 512
 """Places kept per client; a model has about two per layer."""
 _USUALLY_LASTS: Final = 32.0
 """Trips for which company is thought to last before any has ended: about a forward."""
+_LASTS_LEAST: Final = 8
+_LASTS_MOST: Final = 128
+"""What a company that lasted for less or more counts as: those who meet by chance do not last, whatever they would
+if they were held."""
+_FIRST_DISTRUST: Final = 8
+_LONGEST_DISTRUST: Final = 1024
 _LASTING_STEP: Final = 1 / 64
 """How much one company that ended counts."""
 _ACTIVE_US: Final = 100_000
-"""For how long after a request a client counts among those who want the daemon."""
+"""For how long after a request or its answer a client counts among those who want the daemon."""
 _UNKNOWN_US: Final = 1000
 """How long somebody is thought to think of whom nothing is known yet."""
 
@@ -38,11 +44,13 @@ class Traveller:
     """What is known of one client."""
 
     __slots__ = (
+        "_distrust",
         "answered_us",
         "by_place",
         "company",
-        "expected",
+        "distrusted",
         "first_token",
+        "forwards",
         "lane",
         "place",
         "rows",
@@ -62,14 +70,17 @@ class Traveller:
         """Who was answered together with it last, itself included."""
         self.together = 0
         """Trips for which it has had company without a break."""
-        self.expected = True
-        """Whether anybody waits for it; not after it kept somebody waiting in vain, until it asks again."""
+        self.distrusted = 0
+        """For how many more requests nobody waits for it, after it kept somebody waiting in vain."""
+        self._distrust = _FIRST_DISTRUST
+        self.forwards = 0
+        """How many it began."""
         self.trip = 0
         """How many requests of its forward came before its last one."""
         self.trips = 0
         """Requests of its last whole forward."""
-        self.trip_of: dict[Place, int] = {}
-        """At which trip of a forward it last asked for what."""
+        self.trip_of: dict[Place, tuple[int, int]] = {}
+        """In which forward, and as which trip of it, it last asked for what."""
         self.answered_us = -1
         """When its last request was answered; -1: it is waiting for an answer."""
         self.place: Place | None = None
@@ -88,12 +99,21 @@ class Traveller:
 
     def trips_to(self, place: Place) -> int | None:
         """Returns as which of its next requests it will ask for this, from 1; None: that is not known."""
-        at = self.trip_of.get(place)
-        if at is None or not self.thinking.known:
-            return None
+        forward, at = self.trip_of.get(place, (-2, 0))
+        if self.forwards - forward > 1 or not self.thinking.known:
+            return None  # it has come by another way since
         if at > self.trip:
             return at - self.trip
         return at - self.trip + self.trips if self.trips > self.trip else None
+
+    def distrust(self) -> None:
+        """It was waited for in vain: for a while nobody does, and twice as long each time until it has company."""
+        self.distrusted = self._distrust
+        self._distrust = min(2 * self._distrust, _LONGEST_DISTRUST)
+
+    def trust(self) -> None:
+        """It has come."""
+        self._distrust = _FIRST_DISTRUST
 
     def due_us(self, now_us: int, service_us: float) -> float:
         """Returns when its next request is expected; what it waits for takes `service_us`."""
@@ -116,7 +136,7 @@ class Travellers:
         """Ops that take token ids, so that a forward begins with them."""
         self.all: Final[dict[ClientId, Traveller]] = {}
         self._latest: dict[ClientId, int] = {}
-        """When each asked last; who asked last comes last."""
+        """When each asked or was answered last; the latest comes last."""
         self.error = Estimate()
         """By how much predicted arrivals were off."""
         self.lasting = _USUALLY_LASTS
@@ -133,22 +153,22 @@ class Travellers:
         if traveller is None:
             traveller = self.all[request.client] = Traveller(request.lane)
         now_us = request.arrived_us
-        self._latest.pop(request.client, None)  # else it would keep its old place in the order
-        self._latest[request.client] = now_us
+        self._seen(request.client, now_us)
         traveller.thought_us = None
         if traveller.answered_us >= 0:
             traveller.thought_us = now_us - traveller.answered_us
             self._thought(traveller, traveller.thought_us)
             traveller.answered_us = -1
         traveller.rows = request.rows
-        traveller.expected = True
+        traveller.distrusted = max(0, traveller.distrusted - 1)
         traveller.trip += 1
         if request.direction is Direction.FORWARD and request.op in self.starts:
             traveller.started_us = now_us
             traveller.first_token = request.rows > traveller.start_rows
             traveller.start_rows = request.rows
             traveller.trip, traveller.trips = 0, traveller.trip
-        traveller.trip_of[request.op, request.direction] = traveller.trip
+            traveller.forwards += 1
+        traveller.trip_of[request.op, request.direction] = traveller.forwards, traveller.trip
 
     def answered(self, plan: Plan, clients: frozenset[ClientId], now_us: int) -> None:
         """Requests of these clients were answered by that plan; all of them travel on."""
@@ -157,11 +177,15 @@ class Travellers:
             traveller = self.all.get(client)
             if traveller is None:
                 continue
+            self._seen(client, now_us)
             traveller.answered_us, traveller.place = now_us, place
+            if len(clients) > 1:
+                traveller.trust()
             if len(clients & traveller.company) > 1:
                 traveller.together += 1
             elif len(traveller.company) > 1:
-                self.lasting += (traveller.together - self.lasting) * _LASTING_STEP
+                lasted = min(max(traveller.together, _LASTS_LEAST), _LASTS_MOST)
+                self.lasting += (lasted - self.lasting) * _LASTING_STEP
                 traveller.together = 0
             traveller.company = clients
 
@@ -171,11 +195,15 @@ class Travellers:
             del self.all[client], self._latest[client]
 
     def active(self, now_us: int) -> Iterator[ClientId]:
-        """Yields who has asked for something a moment ago, the latest first."""
+        """Yields who has asked for something or was answered a moment ago, the latest first."""
         for client in reversed(self._latest):
             if now_us - self._latest[client] > _ACTIVE_US:
                 break
             yield client
+
+    def _seen(self, client: ClientId, now_us: int) -> None:
+        self._latest.pop(client, None)  # else it would keep its old place in the order
+        self._latest[client] = now_us
 
     def _thought(self, traveller: Traveller, us: int) -> None:
         place = traveller.place

@@ -42,6 +42,8 @@ class Client(NamedTuple):
     begins_us: int = 0
     rows: int = 1
     leaves_us: int | None = None
+    silent_us: int | None = None
+    """When it stops asking, without leaving."""
     lane: str = "inference"
 
 
@@ -107,6 +109,9 @@ def play(
                 step[who] += 1
                 forwards[who] += step[who] % LAYERS == 0
                 pause = int(clients[who].thinking_us * dice.uniform(1 - noise, 1 + noise))
+                silent_us = clients[who].silent_us
+                if silent_us is not None and now >= silent_us:
+                    continue
                 pause += 5000 * (late > 0 and dice.random() < late)
                 heapq.heappush(events, (now + pause, next(order), "ask", who))
         if running is None:
@@ -215,3 +220,26 @@ def test_a_newcomer_joins_a_convoy() -> None:
     clients = [*scattered(3), Client(700, begins_us=150_000)]
     played = play(clients, hold_us=50_000, until_us=600_000)
     assert played.occupancy > 3
+
+
+def test_nobody_is_held_for_a_lower_lane_that_is_planned_only_afterwards() -> None:
+    """There is one track. The client of the lane below waits for the lead, so the lead cannot wait for it."""
+    clients = [Client(700), *[Client(700, begins_us=900 * n, lane="training") for n in (1, 2, 3)]]
+    assert play(clients, hold_us=50_000) == play(clients, hold_us=0)
+
+
+def test_a_prompt_of_many_rows_loses_nothing_by_those_who_decode() -> None:
+    """The others' rows are few, and cost what they cost, not what the prompt does."""
+    clients = [Client(700, rows=400), *scattered(3)]
+    apart, together = (play(clients, hold_us=hold_us, until_us=1_200_000) for hold_us in (0, 50_000))
+    assert together.forwards[0] >= 0.95 * apart.forwards[0]
+    assert together.worst_us <= 2 * apart.worst_us
+
+
+def test_of_two_one_that_falls_silent_is_waited_for_once() -> None:
+    clients = [Client(700), Client(700, begins_us=3000, leaves_us=None)]
+    fallen = [clients[0], clients[1]._replace(silent_us=150_000)]
+    played = play(fallen, hold_us=50_000, until_us=600_000)
+    alone = play([Client(700)], hold_us=0, until_us=600_000)
+    assert played.forwards[0] > 0.8 * alone.forwards[0]
+    assert played.worst_us <= 50_000 + 2 * (READING_US + ROW_US)

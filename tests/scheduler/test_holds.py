@@ -50,6 +50,22 @@ def test_who_is_awaited_elsewhere_is_known_and_where_it_is_awaited_it_is_not_els
     assert holds.awaited_elsewhere([there]) and not holds.awaited_elsewhere([other])
 
 
+def test_a_wait_for_somebody_who_is_met_anew_counts_for_all_the_trips_that_company_lasts() -> None:
+    holds, lead = Holds(), request(1)
+    holds.hold(lead, 0, wait_us=3200, worth_us=1000, missing=frozenset({ClientId(2)}), trips=32)
+    holds.started(plan(lead, request(2)), 6400)
+    (ended,) = holds.latest
+    assert (ended.expected_us, ended.actual_us, ended.waited_us) == (900, 800, 6400)
+
+
+def test_what_is_not_computed_any_more_is_not_held() -> None:
+    holds, lead = Holds(), request(1)
+    holds.hold(lead, 0, 1, 2, frozenset({ClientId(2)}))
+    assert holds.missing(lead) == {ClientId(2)}
+    holds.forget(lead)
+    assert not holds.missing(lead)
+
+
 def fail(holds: Holds, times: int) -> int:
     """Lets nobody come, as long as holding is allowed, and returns how often it was."""
     held = 0

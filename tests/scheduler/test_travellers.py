@@ -99,3 +99,51 @@ def test_nothing_is_known_of_who_left() -> None:
     travel(travellers, 1)
     travellers.left(ONE)
     assert not travellers.all
+
+
+def test_a_way_that_is_not_taken_any_more_is_forgotten() -> None:
+    """Nobody waits at a place where a client does not come by since it has another adapter."""
+    travellers = Travellers()
+    travellers.starts.add(OpId(0))
+    now_us = travel(travellers, 3)
+    place = (OpId(1), Direction.FORWARD)
+    for _ in range(2):
+        now_us += 5000
+        assert travellers.all[ONE].trips_to(place) is not None
+        asked = request(0, now_us)
+        travellers.arrived(asked)
+        travellers.answered(
+            Plan(OpId(0), Direction.FORWARD, (Part(asked, 0, 1),)), frozenset({ONE}), now_us + 1000
+        )
+    assert travellers.all[ONE].trips_to(place) is None
+
+
+def test_who_was_waited_for_in_vain_is_not_expected_for_longer_and_longer_until_it_has_come() -> None:
+    travellers = Travellers()
+    now_us = travel(travellers, 2)
+    traveller = travellers.all[ONE]
+    traveller.distrust()
+    first = traveller.distrusted
+    traveller.distrust()
+    assert traveller.distrusted == 2 * first > 0
+    travel(travellers, first, now_us + 5000)
+    assert not traveller.distrusted, "two requests a round"
+    traveller.trust()
+    traveller.distrust()
+    assert traveller.distrusted == first
+
+
+def test_chance_meetings_teach_nothing_of_how_long_company_lasts_where_it_is_held_together() -> None:
+    travellers = Travellers()
+    for step in range(400):
+        pair = [
+            Request(ClientId(n), SlotIndex(0), Generation(1), "x", OpId(0), Direction.FORWARD, 1, 0, 0, 4096)
+            for n in (1, 2)
+        ]
+        for each in pair:
+            travellers.arrived(each)
+        plan = Plan(OpId(0), Direction.FORWARD, tuple([Part(each, 0, 1) for each in pair]))
+        together = frozenset({ClientId(1), ClientId(2)})
+        for clients in [together] if step % 2 else [frozenset({client}) for client in together]:
+            travellers.answered(plan, clients, step)
+    assert travellers.lasting >= 8
