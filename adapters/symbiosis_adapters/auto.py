@@ -17,7 +17,7 @@ import transformers
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
-from symbiosis_adapters.capture import capture_decoding
+from symbiosis_adapters.capture import capture_decoding, stop_capturing
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation, explain
 from symbiosis_adapters.heads import Head
@@ -79,6 +79,7 @@ class Handle:
 
     def close(self) -> None:
         """Leaves the daemon, and ends a private one; the model cannot compute any more."""
+        stop_capturing(self._model)
         _leave(self.session, self._private)
 
 

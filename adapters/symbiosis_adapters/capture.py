@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -32,7 +33,7 @@ from symbiosis_adapters.turns import Tracing
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.logs import event, get_logger
 
-__all__ = ["capture_decoding"]
+__all__ = ["capture_decoding", "stop_capturing"]
 
 log = get_logger(__name__)
 
@@ -43,6 +44,8 @@ _CONFIG: Final = {
 }
 _MOST_MISSES: Final = 3
 """So many traces, one after the other, may fit no step that comes after them."""
+_LONGEST_TURN_US: Final = 500_000.0
+"""A step may have waited for a daemon to come back; the next wait is not to be as long."""
 _classes: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
 
 
@@ -73,6 +76,8 @@ class _Capture:
         self._compiled: Callable[..., Any] = torch._dynamo.config.patch(_CONFIG)(compiled)
         self._run_captured: Callable[..., Any] = torch._dynamo.run(plain)
         self._tracing: Tracing | None = None
+        self._turn = threading.Lock()
+        """Of the thread that traces on; who decodes with the model meanwhile does so uncaptured."""
         self._fits = False
         """Whether there was a graph for the latest step, or one has been made since."""
         self._traced = 0
@@ -94,19 +99,37 @@ class _Capture:
 
     def step(self, model: nn.Module, arguments: dict[str, Any]) -> Any:
         """Returns what a decode step gives, by a graph if one fits, and traces on."""
-        if not self._fits and self._tracing is None and self._misses < _MOST_MISSES:
-            self._begin(model, arguments)
-        if self._at_once:
-            self._trace_on(math.inf)
-        began_us, runs = monotonic_us(), self._runs
-        result = (self._run_captured if self._traced else self._plain)(model, **arguments)
-        self._fits = self._runs != runs
-        if self._fits:
-            self._misses = 0
-        self._trace_on(monotonic_us() - began_us)
-        return result
+        if not self._turn.acquire(blocking=False):
+            return self._plain(model, **arguments)
+        try:
+            if not self._fits and self._tracing is None and self._misses < _MOST_MISSES:
+                self._begin(model, arguments)
+            if self._at_once:
+                self._trace_on(math.inf)
+            began_us, runs = monotonic_us(), self._runs
+            result = (self._run_captured if self._traced else self._plain)(model, **arguments)
+            self._fits = self._runs != runs
+            if self._fits:
+                self._misses = 0
+            self._trace_on(min(monotonic_us() - began_us, _LONGEST_TURN_US))
+            return result
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            self._turn.release()
+
+    def stop(self) -> None:
+        """Ends a trace that is under way, and lets go what it holds: a copy of the step's arguments."""
+        tracing, self._tracing = self._tracing, None
+        if tracing is not None:
+            self._abandon.detach()
+            tracing.abandon()
 
     def _begin(self, model: nn.Module, arguments: dict[str, Any]) -> None:
+        if (why := _untraceable()) is not None:
+            self._give_up(RuntimeError(why))
+            return
         try:
             copied, given = snapshot(model, arguments)
         except Exception as error:  # noqa: BLE001  # a user's module may raise anything; steps go on uncaptured
@@ -153,13 +176,32 @@ def _capturing(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
         @functools.wraps(plain)
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             capture: _Capture = vars(self)["symbiosis_capture"]
-            if not _is_decode_step(self, args, kwargs) or not capture.allows(self):
+            if not _is_decode_step(self, args, kwargs):
+                return plain(self, *args, **kwargs)
+            if not capture.allows(self):
+                capture.stop()
                 return plain(self, *args, **kwargs)
             return capture.step(self, values_in(kwargs))
 
         named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         _classes[cls] = type(cls.__name__, (cls,), {**named, "forward": forward})
     return _classes[cls]
+
+
+def _untraceable() -> str | None:
+    """Returns why nothing that is done now can be traced; None: it can."""
+    if torch._dynamo.config.disable or torch._dynamo.eval_frame._stance.stance != "default":
+        return "torch.compile is switched off, or set to a stance"
+    if torch._C._len_torch_function_stack():
+        return "a torch function mode, such as a default device, is active"
+    return None
+
+
+def stop_capturing(model: nn.Module) -> None:
+    """Ends a trace of the model that is under way, if there is one."""
+    capture: _Capture | None = vars(model).get("symbiosis_capture")
+    if capture is not None:
+        capture.stop()
 
 
 def _is_decode_step(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ __all__ = ["snapshot"]
 
 
 def snapshot(model: nn.Module, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns both, copied as one. Tensors are shared, so it takes no memory to speak of."""
+    """Returns both, copied as one. Tensors are shared: a cache that grows into new ones is held as it was."""
     memo: dict[int, Any] = {}
     for module in model.modules():  # a parameter's own way to be copied asks no mode
         for store in (module._parameters, module._buffers):

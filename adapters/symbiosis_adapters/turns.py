@@ -58,7 +58,8 @@ class Tracing:
         self.failure: BaseException | None = None
         self.spent_us = 0
         """In all turns together."""
-        self._mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads()
+        self._threads = torch.get_num_threads()
+        self._modes = _Modes()
         self._turn_ends_us: float = 0.0
         self._abandoned = False
         self._mine = threading.Semaphore(0)
@@ -74,29 +75,47 @@ class Tracing:
         self._turn_ends_us = began_us + most_us
         with _unnoticed():
             self._mine.release()
+            interrupt = self._wait()
+        self.spent_us += monotonic_us() - began_us
+        if interrupt is not None:
+            raise interrupt
+
+    def _wait(self) -> BaseException | None:
+        """Waits for the end of the turn, interrupts or not: else the tracer would work beside the client."""
+        interrupt: BaseException | None = None
+        while True:
             try:
                 self._yours.acquire()
-            except BaseException:
-                self._turn_ends_us = 0.0  # an interrupted client gets its turn back all the same
-                self._yours.acquire()
-                raise
-        self.spent_us += monotonic_us() - began_us
+            except BaseException as error:  # noqa: BLE001  # raised when the turn is over
+                self._turn_ends_us, interrupt = 0.0, error
+            else:
+                return interrupt
 
     def abandon(self) -> None:
-        """Ends the trace, wherever it stands."""
+        """Ends the trace, wherever it stands.
+
+        A model may be collected while something else is compiled, and by the thread that compiles. The tracer
+        wants the lock that this thread has then: it ends afterwards, and is not waited for.
+        """
+        if self._abandoned or self.done:
+            return
         self._abandoned = True
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is self._thread:
+            return
+        if torch._dynamo.convert_frame.compile_lock._is_owned():  # type: ignore[attr-defined]
+            self._mine.release()
+        else:
             self.go_on(0)
 
     def _run(self, trace: Callable[[], Any]) -> None:
-        grad, inference, threads = self._mode
         self._mine.acquire()
         _here.tracing = self
         try:
             if not self._abandoned:
-                torch.set_num_threads(threads)
-                with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+                torch.set_num_threads(self._threads)
+                with self._modes.entered():
                     trace()
+                self.failure = RuntimeError("nothing was compiled; is torch.compile switched off?")
         except (TracedError, _AbandonedError):
             pass
         except BaseException as error:  # noqa: BLE001  # the client goes on without the graph, and says why
@@ -113,6 +132,29 @@ class Tracing:
                 self._mine.acquire()
         if self._abandoned:
             raise _AbandonedError
+
+
+class _Modes:
+    """The modes of the thread that makes this, for another to enter: graphs are guarded by them."""
+
+    def __init__(self) -> None:
+        self._grad, self._inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        self._casts = [
+            torch.autocast(
+                device, torch.get_autocast_dtype(device), cache_enabled=torch.is_autocast_cache_enabled()
+            )
+            for device in ("cpu", "cuda")
+            if torch.is_autocast_enabled(device)
+        ]
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        with contextlib.ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(self._inference))
+            modes.enter_context(torch.set_grad_enabled(self._grad))
+            for cast in self._casts:
+                modes.enter_context(cast)
+            yield
 
 
 @contextlib.contextmanager

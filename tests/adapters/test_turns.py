@@ -139,6 +139,42 @@ def test_a_model_that_is_gone_is_not_traced_any_more(capturing: Capturing) -> No
     assert not torch.compiler.is_compiling()
 
 
+def test_a_step_under_autocast_is_captured_for_such_steps(capturing: Capturing) -> None:
+    """The tracer is another thread, and autocast is a thread's own."""
+    mine, capture = capturing(Pair("llama"))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = Sampling(mine)
+        while not capture._traced:
+            ours.step()
+        before = capture._runs
+        ours.step()
+    assert capture._runs > before
+
+
+def test_a_default_device_is_nothing_to_trace_under(capturing: Capturing) -> None:
+    mine, capture = capturing(Pair("llama"))
+    ours = Sampling(mine)
+    with torch.device("cpu"):
+        ours.step()
+    assert not tracers() and not capture._traced
+
+
+def test_a_step_that_fails_and_a_stop_end_the_trace(capturing: Capturing) -> None:
+    mine, capture = capturing(Pair("llama"))
+    Sampling(mine).step()
+    (thread,) = tracers()
+    capture.stop()
+    thread.join(60)
+    assert not tracers()
+    Sampling(mine).step()
+    (thread,) = tracers()
+    with pytest.raises(ZeroDivisionError):
+        capture._traced, capture._run_captured = True, lambda *_, **__: 1 / 0
+        Sampling(mine).step()
+    thread.join(60)
+    assert not tracers()
+
+
 def test_what_cannot_be_traced_is_run_as_ever_and_said_once(
     capturing: Capturing, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,3 +213,53 @@ def test_a_turn_ends_at_the_next_pause_and_an_abandoned_trace_ends_there() -> No
     assert tracing.done
     assert tracing.failure is None
     assert reached == [0, 1]
+
+
+def paused_trace() -> Tracing:
+    """One that stands at a pause, inside of a compilation, as a real one does."""
+
+    def trace() -> None:
+        with torch._dynamo.convert_frame.compile_lock:
+            while True:
+                pause()
+
+    tracing = Tracing(trace)
+    tracing.go_on(0)
+    return tracing
+
+
+def test_who_compiles_may_collect_a_model_that_is_traced() -> None:
+    """The collector calls it in the thread that has the lock which the tracer wants."""
+    tracing = paused_trace()
+    with torch._dynamo.convert_frame.compile_lock:
+        tracing.abandon()
+        assert not tracing.done
+    for thread in tracers():
+        thread.join(60)
+    assert tracing.done
+
+
+def test_however_often_a_client_is_interrupted_a_turn_ends_before_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracing, interrupts = paused_trace(), [KeyboardInterrupt("one"), KeyboardInterrupt("two")]
+    waited = tracing._yours.acquire
+
+    def acquire() -> bool:
+        if interrupts:
+            raise interrupts.pop()
+        return waited()
+
+    monkeypatch.setattr(tracing._yours, "acquire", acquire)
+    with pytest.raises(KeyboardInterrupt):
+        tracing.go_on(1e9)
+    assert not interrupts and not tracing.done
+    assert vars(tracing._yours)["_value"] == 0, "no end of a turn is left over"
+    tracing.abandon()
+    assert tracing.done
+
+
+def test_a_trace_that_comes_back_without_a_graph_has_failed() -> None:
+    tracing = Tracing(lambda: None)
+    tracing.go_on(0)
+    assert tracing.done and "nothing was compiled" in str(tracing.failure)
