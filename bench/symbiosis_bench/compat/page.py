@@ -51,6 +51,11 @@ _PLAINEST: Final = "lora"
 _LEGEND = """
 - A number: the cell passes, in so many trips per block and forward; beside it the cut, where another one served it
   than was asked for.
+- `0`: no trip in a block. The method takes the weights of every layer that it adapts, here all linears of the
+  blocks, or trains their biases, and the client computes those layers itself. A weight that is only read stays the
+  daemon's page. One that the method changes or replaces, as PiSSA and OLoRA do with that of each adapted layer, is
+  the client's own copy: of those layers there is one for each client. What is not adapted stays remote, such as
+  the embedding and the head.
 - A number in parentheses: all passes but the merge, which needs the base's real weights.
 - `weights`: the method reads or changes the base's real weights, which this daemon does not lend.
 - `-`: plain PEFT fails itself; it does not count.
@@ -82,7 +87,7 @@ def page(report: Report) -> str:
             if methods:
                 parts += [f"### {group}, cut {cut}\n", _table(report, cut, methods, failed)]
     parts += ["## Reasons\n", "### What fails\n", _AMOUNTS, _list(failed.items(), numbered=True)]
-    parts += ["### What needs real weights\n", _weights(report.cells)]
+    parts += ["### What was refused because weights were not lent\n", _weights(report.cells)]
     parts += ["### Where plain PEFT fails itself\n", _list(_reasons(report.cells, Outcome.NOT_PLAIN).items())]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -120,7 +125,7 @@ def _by_family(report: Report) -> str:
 
 def _score(report: Report) -> str:
     rows: list[tuple[str, ...]] = [
-        ("cut", "cells that plain PEFT passes", "pass", "pass all but the merge", "need real weights", "fail")
+        ("cut", "cells that plain PEFT passes", "pass", "pass all but the merge", "refused weights", "fail")
     ]
     for cut in report.cuts:
         counts = score(cell for cell in report.cells if cell.cut == cut)
