@@ -19,12 +19,12 @@ __all__ = ["by_hand", "page"]
 _BY_HAND: Final = "\n## PEFT's own tests\n"
 _HEAD = """# Compatibility
 
-Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page; nothing
-but its last two sections is written by hand. Every cell is a tiny random model of the family, saved, served by a
-daemon of its own in float32, and adapted with the method, beside the same with plain PEFT in one process and from
-one seed. Compared are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of
-the largest entry; with the floor below), tokens generated greedily from a left-padded batch, the saved adapter
-loaded in plain PEFT, and the merged model.
+Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page up to
+"PEFT's own tests"; what follows is written by hand. Every cell is a tiny random model of the family, saved,
+served by a daemon of its own in float32, and adapted with the method, beside the same with plain PEFT in one
+process and from one seed. Compared are: the trained parameters, the loss (1e-5 relative), every gradient and the
+logits (1e-4 of the largest entry; with the floor below), tokens generated greedily from a left-padded batch, the
+saved adapter loaded in plain PEFT, and the merged model.
 
 What is not shown: speed, other element types, other ways to configure a method, and quality: the models are
 random.
@@ -42,9 +42,7 @@ own noise.
 Where a number fails, plain PEFT is run six times more, each time with the last bit of every weight changed at
 random, and the reason says how far that moves it at most. Such a cell stays one that fails. But where the two are
 of one size, the method itself magnifies rounding, and no other order of sums would give equal numbers. Six draws
-are a sample: what jumps (LoRA-GA begins with singular vectors of gradients, which are equal to 4e-7 where they
-were looked at) may jump under the cut and in none of them, as it does on OLMoE: there 9 of 40 draws jump, 5 of
-them just as far as the cut does.
+are a sample: what jumps may jump under the cut and in none of them.
 """
 _PLAINEST: Final = "lora"
 """The method whose trips stand in the summary: LoRA on what attention begins with."""
