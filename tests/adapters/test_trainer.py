@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -57,37 +57,67 @@ def test_the_trainer_logs_the_losses_of_a_plain_base(tmp_path: Path, checkpointi
 
 def test_its_checkpoint_holds_the_adapter_alone_and_loads(tmp_path: Path) -> None:
     pair = Pair("llama")
-    trained = train(adapt(pair.remote(), lora(QV)), tmp_path)
-    checkpoint = tmp_path / "checkpoint-4"
+    plain = train(adapt(pair.plain(), lora(QV)), tmp_path / "plain")
+    trained = train(adapt(pair.remote(), lora(QV)), tmp_path / "remote")
+    checkpoint = tmp_path / "remote" / "checkpoint-4"
     assert (checkpoint / "adapter_model.safetensors").exists()
     assert not (checkpoint / "model.safetensors").exists()
     loaded = PeftModel.from_pretrained(pair.plain(), checkpoint).eval()
-    assert trained.model is not None
-    trained.model.eval()
-    expected = trained.model(input_ids=IDS).logits
-    torch.testing.assert_close(loaded(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
+    for trainer in (plain, trained):
+        assert trainer.model is not None
+        expected = trainer.model.eval()(input_ids=IDS).logits
+        torch.testing.assert_close(loaded(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_training_resumes_from_a_checkpoint(tmp_path: Path) -> None:
+def test_training_resumes_from_a_checkpoint_of_a_plain_base(tmp_path: Path) -> None:
+    """And goes on with the plain base's losses; its own checkpoint is as good."""
     pair = Pair("llama")
-    whole = train(adapt(pair.remote(), lora(QV)), tmp_path / "whole")
-    resumed = train(adapt(pair.remote(), lora(QV)), tmp_path / "again")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-    assert losses(resumed)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
+    whole = train(adapt(pair.plain(), lora(QV)), tmp_path / "plain")
+    resumed = train(adapt(pair.remote(), lora(QV)), tmp_path / "remote")
+    for kind in ("plain", "remote"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / kind / "checkpoint-2"))
+        assert losses(resumed)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
 
 
-def test_accelerate_prepares_it() -> None:
+def test_accelerate_steps_as_on_a_plain_base() -> None:
     pair = Pair("llama")
-    model = adapt(pair.remote(), lora(QV))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    found, expected = accelerated(pair.remote()), accelerated(pair.plain())
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    for name, (start, end) in expected[1].items():
+        change = end - start
+        assert change.abs().max() > 0, name
+        torch.testing.assert_close(
+            found[1][name].end - start, change, rtol=0, atol=1e-4 * change.abs().max().item()
+        )
+
+
+class Stepped(NamedTuple):
+    """A trained parameter, before and after."""
+
+    start: torch.Tensor
+    end: torch.Tensor
+
+
+def accelerated(base: Any) -> tuple[list[float], dict[str, Stepped]]:
+    """Returns the losses of three steps with accelerate, and what they changed.
+
+    SGD, for Adam's first steps are signs, which hide what gradients differ in.
+    """
+    model = adapt(base, lora(QV, init_lora_weights=False))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
     accelerator = Accelerator(cpu=True)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    loss = prepared(input_ids=IDS, labels=IDS).loss
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
-    optimizer.step()
-    expected = adapt(pair.plain(), lora(QV))(input_ids=IDS, labels=IDS).loss
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    prepared, optimizer = accelerator.prepare(model, torch.optim.SGD(trained.values(), lr=0.1))
+    found = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = prepared(input_ids=IDS, labels=IDS).loss
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
+        optimizer.step()
+        found.append(loss.item())
+    return found, {name: Stepped(before[name], parameter.detach()) for name, parameter in trained.items()}
 
 
 def test_an_optimizer_over_all_parameters_leaves_the_base_alone() -> None:

@@ -19,12 +19,12 @@ __all__ = ["by_hand", "page"]
 _BY_HAND: Final = "\n## PEFT's own tests\n"
 _HEAD = """# Compatibility
 
-Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page; nothing
-but its last two sections is written by hand. Every cell is a tiny random model of the family, saved, served by a
-daemon of its own in float32, and adapted with the method, beside the same with plain PEFT in one process and from
-one seed. Compared are: the trained parameters, the loss (1e-5 relative), every gradient and the logits (1e-4 of
-the largest entry; with the floor below), tokens generated greedily from a left-padded batch, the saved adapter
-loaded in plain PEFT, and the merged model.
+Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page up to
+"PEFT's own tests"; what follows is written by hand. Every cell is a tiny random model of the family, saved,
+served by a daemon of its own in float32, and adapted with the method, beside the same with plain PEFT in one
+process and from one seed. Compared are: the trained parameters, the loss (1e-5 relative), every gradient and the
+logits (1e-4 of the largest entry; with the floor below), tokens generated greedily from a left-padded batch, the
+saved adapter loaded in plain PEFT, and the merged model.
 
 What is not shown: speed, other element types, other ways to configure a method, and quality: the models are
 random.
@@ -42,15 +42,18 @@ own noise.
 Where a number fails, plain PEFT is run six times more, each time with the last bit of every weight changed at
 random, and the reason says how far that moves it at most. Such a cell stays one that fails. But where the two are
 of one size, the method itself magnifies rounding, and no other order of sums would give equal numbers. Six draws
-are a sample: what jumps (LoRA-GA begins with singular vectors of gradients, which are equal to 4e-7 where they
-were looked at) may jump under the cut and in none of them, as it does on OLMoE: there 9 of 40 draws jump, 5 of
-them just as far as the cut does.
+are a sample: what jumps may jump under the cut and in none of them.
 """
 _PLAINEST: Final = "lora"
 """The method whose trips stand in the summary: LoRA on what attention begins with."""
 _LEGEND = """
 - A number: the cell passes, in so many trips per block and forward; beside it the cut, where another one served it
   than was asked for.
+- `0`: no trip in a block. The method takes the weights of every layer that it adapts, here all linears of the
+  blocks, or trains their biases, and the client computes those layers itself. A weight that is only read stays the
+  daemon's page. One that the method changes or replaces, as PiSSA and OLoRA do with that of each adapted layer, is
+  the client's own copy: of those layers there is one for each client. What is not adapted stays remote, such as
+  the embedding and the head.
 - A number in parentheses: all passes but the merge, which needs the base's real weights.
 - `weights`: the method reads or changes the base's real weights, which this daemon does not lend.
 - `-`: plain PEFT fails itself; it does not count.
@@ -82,7 +85,7 @@ def page(report: Report) -> str:
             if methods:
                 parts += [f"### {group}, cut {cut}\n", _table(report, cut, methods, failed)]
     parts += ["## Reasons\n", "### What fails\n", _AMOUNTS, _list(failed.items(), numbered=True)]
-    parts += ["### What needs real weights\n", _weights(report.cells)]
+    parts += ["### What was refused because weights were not lent\n", _weights(report.cells)]
     parts += ["### Where plain PEFT fails itself\n", _list(_reasons(report.cells, Outcome.NOT_PLAIN).items())]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -120,7 +123,7 @@ def _by_family(report: Report) -> str:
 
 def _score(report: Report) -> str:
     rows: list[tuple[str, ...]] = [
-        ("cut", "cells that plain PEFT passes", "pass", "pass all but the merge", "need real weights", "fail")
+        ("cut", "cells that plain PEFT passes", "pass", "pass all but the merge", "refused weights", "fail")
     ]
     for cut in report.cuts:
         counts = score(cell for cell in report.cells if cell.cut == cut)

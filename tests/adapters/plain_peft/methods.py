@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, Callable[[], PeftConfig]]] = {
     "lora head": ("llama", lora([*QV, "lm_head"])),
     "lora norms": ("llama", lora(QV, modules_to_save=["norm"])),
     "lora last layer": ("llama", lora(QV, layers_to_transform=[LAYERS - 1])),
+    "lora layers pattern": ("llama", lora(QV, layers_to_transform=[LAYERS - 1], layers_pattern="layers")),
     "lora qwen2": ("qwen2", lora("all-linear")),
     "lora gemma": ("gemma", lora("all-linear")),
     "lora gemma3": ("gemma3_text", lora([*QV, "embed_tokens"])),
