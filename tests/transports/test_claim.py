@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,22 @@ def test_a_file_that_stands_there_is_left_alone(tmp_path: Path, name: str) -> No
     (tmp_path / name).unlink()
     claim.take()
     claim.give_back()
+
+
+@pytest.mark.parametrize(("link", "says"), [(os.symlink, "is a link"), (os.link, "is left alone")])
+def test_a_lock_that_is_another_files_name_leaves_that_file_alone(
+    tmp_path: Path, link: Callable[[Path, Path], None], says: str
+) -> None:
+    """Root may serve in somebody's folder, who could have it cut any file to nothing."""
+    notes, address = tmp_path / "notes", f"ipc://{tmp_path}/s.sock"
+    notes.write_text("root's notes")
+    link(notes, tmp_path / "s.sock.lock")
+    with pytest.raises(UsageError, match=f"s.sock.lock .*{says}.* choose another address"):
+        AddressClaim(address).take()
+    assert notes.read_text() == "root's notes"
+
+
+def test_a_lock_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.sock.lock")
+    with pytest.raises(UsageError, match="is no lock of a daemon of yours"):
+        AddressClaim(f"ipc://{tmp_path}/s.sock").take()

@@ -87,6 +87,16 @@ def test_a_socket_of_another_user_is_neither_asked_nor_taken_over(folder: Path) 
                 use()
 
 
+def test_a_lock_of_another_user_is_not_written_to(folder: Path) -> None:
+    folder.chmod(0o700)
+    lock = folder / "d.sock.lock"
+    lock.write_text("theirs")
+    os.chown(lock, NOBODY, NOBODY)
+    with pytest.raises(UsageError, match=f"of user {NOBODY}, and is no lock of a daemon of yours"):
+        AddressClaim(f"ipc://{folder}/d.sock").take()
+    assert lock.read_text() == "theirs"
+
+
 def test_a_client_has_nothing_to_do_with_another_users_daemon(folder: Path) -> None:
     endpoint = POSIX_SHM.endpoint(f"ipc://{folder}/d.sock")
     with somebody("posix_shm", endpoint, "sit") as impostor:
