@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +61,20 @@ def test_a_folder_in_which_everybody_may_exchange_sockets_is_refused(
     claim = AddressClaim(f"ipc://{tmp_path}/open/s.sock")
     with contextlib.nullcontext() if fits else pytest.raises(UsageError, match="chmod o-w"):
         claim.take()
+    claim.give_back()
+
+
+def test_a_folder_that_is_everybodys_gets_an_address_in_it_that_fits(tmp_path: Path) -> None:
+    """Like an emptyDir of Kubernetes, which is root's, so that nobody else could change its mode."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(UsageError) as refused:
+        AddressClaim(f"ipc://{shared}/d.sock").take()
+    (named,) = re.findall(r"such as (ipc://\S+),", str(refused.value))
+    claim = AddressClaim(named)
+    claim.take()
+    assert (shared / "symbiosis").stat().st_mode & 0o777 == 0o700
     claim.give_back()
 
 

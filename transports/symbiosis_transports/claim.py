@@ -48,7 +48,7 @@ class AddressClaim:
         path = Path(self._address.target)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_folder(path)
+            check_folder(path, asking=False)
             fd = _open_lock(f"{path}.lock")
         except OSError as error:
             raise UsageError(
