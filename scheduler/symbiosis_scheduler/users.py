@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from functools import cache
 from typing import Final
 
 __all__ = ["user_of"]
@@ -25,8 +26,12 @@ def user_of(key: str, *, here: bool) -> str:
     return _own() if here else _ANYBODY
 
 
+@cache
 def _own() -> str:
-    """The user of this process; in a container it often has a number and no name."""
+    """The user of this process; in a container it often has a number and no name.
+
+    Asked once: the answer may come over a network, for which no other client is to wait, and stays the same so.
+    """
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # KeyError before Python 3.13

@@ -387,6 +387,25 @@ def test_what_a_client_asked_counts_from_when_it_asked_and_the_rest_is_the_daemo
     assert [load.looks.woken_us(tape) for _ in range(3)] == [10, 40, 10]
 
 
+def test_a_client_cannot_have_asked_before_it_was_answered_or_was_there() -> None:
+    """When it asked is its own word: one that says 1 would be late by all the time that the host is up."""
+    desk = Desk()
+    desk.now_us = 1000
+    recorder = recorded(desk)
+    desk.now_us = 5000
+    desk.join(1)
+    for found_us in (5010, 5170):
+        desk.now_us = found_us
+        desk.arrive(1, arrival(generation=found_us, asked_us=1))
+        (plan,) = desk.turn()
+        desk.now_us += 90
+        desk.done(plan)
+    desk.now_us = 6000
+    desk.arrive(1, arrival(generation=6000, asked_us=7000))
+    asks = [(record[1], record[-1]) for record in records(recorder.take(9000)) if record[0] == Kind.ASK]
+    assert asks == [(4010, 10), (4170, 70), (5000, 0)]
+
+
 def test_who_asked_while_a_batch_was_computed_is_found_by_the_look_after_it() -> None:
     """And says nothing of how late one looks who is woken."""
     looks, tape = Looks(), Tape(0)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Iterator
 
 import pytest
 
+from symbiosis_scheduler import users
 from symbiosis_scheduler.users import user_of
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    users._own.cache_clear()
+    yield
+    users._own.cache_clear()
 
 
 def test_a_key_is_a_user_of_its_own_wherever_it_is_shown() -> None:
@@ -28,3 +37,10 @@ def test_a_user_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch, err
 
     monkeypatch.setattr(getpass, "getuser", nameless)
     assert user_of("", here=True) == f"uid:{os.getuid()}"
+
+
+def test_the_system_is_asked_for_the_users_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be slow to answer, or change its mind."""
+    names = iter(["ann", "bob"])
+    monkeypatch.setattr(getpass, "getuser", lambda: next(names))
+    assert [user_of("", here=True) for _ in range(2)] == ["ann", "ann"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,20 @@ def test_a_folder_in_which_everybody_may_exchange_sockets_is_refused(
     claim.give_back()
 
 
+def test_a_folder_that_is_everybodys_gets_an_address_in_it_that_fits(tmp_path: Path) -> None:
+    """Like an emptyDir of Kubernetes, which is root's, so that nobody else could change its mode."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(UsageError) as refused:
+        AddressClaim(f"ipc://{shared}/d.sock").take()
+    (named,) = re.findall(r"such as (ipc://\S+),", str(refused.value))
+    claim = AddressClaim(named)
+    claim.take()
+    assert (shared / "symbiosis").stat().st_mode & 0o777 == 0o700
+    claim.give_back()
+
+
 def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="choose a path you may write"):
@@ -80,3 +96,22 @@ def test_a_file_that_stands_there_is_left_alone(tmp_path: Path, name: str) -> No
     (tmp_path / name).unlink()
     claim.take()
     claim.give_back()
+
+
+@pytest.mark.parametrize(("link", "says"), [(os.symlink, "is a link"), (os.link, "is left alone")])
+def test_a_lock_that_is_another_files_name_leaves_that_file_alone(
+    tmp_path: Path, link: Callable[[Path, Path], None], says: str
+) -> None:
+    """Root may serve in somebody's folder, who could have it cut any file to nothing."""
+    notes, address = tmp_path / "notes", f"ipc://{tmp_path}/s.sock"
+    notes.write_text("root's notes")
+    link(notes, tmp_path / "s.sock.lock")
+    with pytest.raises(UsageError, match=f"s.sock.lock .*{says}.* choose another address"):
+        AddressClaim(address).take()
+    assert notes.read_text() == "root's notes"
+
+
+def test_a_lock_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.sock.lock")
+    with pytest.raises(UsageError, match="is no lock of a daemon of yours"):
+        AddressClaim(f"ipc://{tmp_path}/s.sock").take()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,9 +14,11 @@ from typing import Final
 
 import pytest
 
-from symbiosis_core.errors import RemoteProtocolError, UsageError
+from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, UsageError
 from symbiosis_core.ids import Token
+from symbiosis_core.wire import Status
 from symbiosis_transports.claim import AddressClaim
+from symbiosis_transports.folder import check_folder
 from symbiosis_transports.ports import Grant, Peer, Transport
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.registry import transport
@@ -26,6 +29,7 @@ from tests.transports.other_user import NOBODY
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 ROOT: Final = Path(__file__).parents[2]
+SOMEBODY: Final = 1234
 
 
 @pytest.fixture
@@ -85,6 +89,54 @@ def test_a_socket_of_another_user_is_neither_asked_nor_taken_over(folder: Path) 
         for use in (AddressClaim(f"ipc://{path}").take, lambda: ControlClient(f"ipc://{path}")):
             with pytest.raises(UsageError, match=f"belongs to user {NOBODY}"):
                 use()
+
+
+def test_root_asks_the_daemon_of_a_folders_owner_and_does_not_take_its_place(folder: Path) -> None:
+    path = folder / "d.sock"
+    os.chown(folder, NOBODY, NOBODY)
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        os.chown(path, NOBODY, NOBODY)
+        folder.chmod(0o755)
+        with ControlClient(f"ipc://{path}") as client, pytest.raises(DaemonGoneError, match="nobody listens"):
+            client.ask(Status())
+        with pytest.raises(UsageError, match=f"belongs to user {NOBODY}"):
+            AddressClaim(f"ipc://{path}").take()
+        folder.chmod(0o1777)  # in a user namespace anybody may be shown as that owner
+        with pytest.raises(UsageError, match=f"belongs to user {NOBODY}"):
+            ControlClient(f"ipc://{path}")
+
+
+@pytest.mark.parametrize(("owner", "fits"), [(NOBODY, True), (SOMEBODY + 1, False)])
+def test_a_folder_like_tmp_may_be_the_overflow_users_where_the_socket_is_ours(
+    folder: Path, owner: int, fits: bool
+) -> None:
+    """As /tmp is in a container with a user namespace."""
+    folder.chmod(0o1777)
+    os.chown(folder, owner, owner)
+    os.seteuid(SOMEBODY)
+    try:
+        for asking in (False, True):
+            with contextlib.nullcontext() if fits else pytest.raises(UsageError, match=f"to user {owner}, who"):
+                check_folder(folder / "d.sock", asking=asking)
+            (folder / "d.sock").touch()
+        os.seteuid(0)
+        os.chown(folder / "d.sock", NOBODY, NOBODY)
+        os.seteuid(SOMEBODY)
+        with pytest.raises(UsageError, match=f"d.sock belongs to user {NOBODY}"):
+            check_folder(folder / "d.sock", asking=True)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_lock_of_another_user_is_not_written_to(folder: Path) -> None:
+    folder.chmod(0o700)
+    lock = folder / "d.sock.lock"
+    lock.write_text("theirs")
+    os.chown(lock, NOBODY, NOBODY)
+    with pytest.raises(UsageError, match=f"of user {NOBODY}, and is no lock of a daemon of yours"):
+        AddressClaim(f"ipc://{folder}/d.sock").take()
+    assert lock.read_text() == "theirs"
 
 
 def test_a_client_has_nothing_to_do_with_another_users_daemon(folder: Path) -> None:

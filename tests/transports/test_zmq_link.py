@@ -164,6 +164,15 @@ def test_no_daemon_is_said_at_once(address: str) -> None:
         ControlClient(address)
 
 
+def test_a_folder_that_has_just_vanished_is_a_daemon_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was seen there a moment ago."""
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    with pytest.raises(DaemonGoneError, match="no such socket"):
+        ControlClient(f"ipc://{tmp_path}/gone/d.sock")
+
+
 def test_a_dead_daemons_socket_is_told_from_a_silent_one(tmp_path: Path) -> None:
     path = tmp_path / "dead.sock"
     dead = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

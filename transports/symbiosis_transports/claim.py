@@ -6,6 +6,7 @@ without a word. So a lock on a file beside it decides. The kernel gives the lock
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -47,8 +48,8 @@ class AddressClaim:
         path = Path(self._address.target)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_folder(path)
-            fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            check_folder(path, asking=False)
+            fd = _open_lock(f"{path}.lock")
         except OSError as error:
             raise UsageError(
                 f"cannot listen at {self._address.control}: {error.strerror}; choose a path you may write"
@@ -74,6 +75,31 @@ class AddressClaim:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _open_lock(name: str) -> int:
+    """Opens the file that is locked and written to, which may be in the folder of somebody who wishes us to write
+    elsewhere: so it is a file of this user's, or root's, under this one name.
+
+    Raises:
+        UsageError: it is a link, or something else.
+    """
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UsageError(
+            f"{name} is a link, and what it points to is left alone: choose another address"
+        ) from None
+    there = os.fstat(fd)
+    if stat.S_ISREG(there.st_mode) and there.st_nlink <= 1 and there.st_uid in (0, os.geteuid()):
+        return fd
+    os.close(fd)
+    raise UsageError(
+        f"{name} is there, of user {there.st_uid}, and is no lock of a daemon of yours; it is left alone: "
+        "choose another address"
+    )
 
 
 def _check_free(address: Address) -> None:

@@ -2,40 +2,57 @@
 
 A socket's mode says who may connect to it. Who may rename and replace it, its folder's says. Both sides look there
 for the control socket, since ZeroMQ does not tell a client whom it has reached.
+
+Not looked at: whether a group may write into the folder, which is taken for its owner's wish, and the folders
+above it, whose owners, and whoever may write into them, can put another folder in its place.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from symbiosis_core.errors import UsageError
 
 __all__ = ["check_folder"]
 
+_OVERFLOW_UID: Final = 65534
+"""Whom a user namespace shows as the owner of what belongs to users outside it: /tmp is root's, outside."""
 
-def check_folder(path: Path) -> None:
+
+def check_folder(path: Path, *, asking: bool) -> None:
     """Lets a socket be used that is this user's, or root's, in a folder where that stays so.
 
-    Root may use a folder of somebody else, as in a container into which one is mounted.
+    Root may use a folder of somebody else, as in a container into which one is mounted; `asking`, not taking the
+    address, it may also use the socket of the folder's owner. A folder like /tmp may be the overflow user's.
 
     Raises:
         UsageError: the socket or its folder are another user's, or everybody may exchange what stands there.
+        FileNotFoundError: there is no folder, or, `asking`, no socket.
     """
-    trusted = (0, os.geteuid())
-    with contextlib.suppress(FileNotFoundError):
-        if (owner := path.lstat().st_uid) not in trusted:
-            raise UsageError(f"{path} belongs to user {owner}; choose another address")
     folder = path.parent.stat()
-    if folder.st_uid not in trusted and os.geteuid() != 0:
+    root, for_all, sticky = os.geteuid() == 0, folder.st_mode & stat.S_IWOTH, folder.st_mode & stat.S_ISVTX
+    trusted = {0, os.geteuid()}
+    try:
+        owner = path.lstat().st_uid
+    except FileNotFoundError:
+        if asking:
+            raise
+    else:
+        if owner not in trusted and not (asking and root and owner == folder.st_uid and not for_all):
+            raise UsageError(f"{path} belongs to user {owner}; choose another address")
+    if for_all and sticky:  # only the folder's owner may exchange what is another's
+        trusted.add(_OVERFLOW_UID)
+    if folder.st_uid not in trusted and not root:
         raise UsageError(
             f"{path.parent} belongs to user {folder.st_uid}, who could put another socket in the place of "
             f"{path.name}; choose a folder of your own"
         )
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+    if for_all and not sticky:
         raise UsageError(
             f"everybody may write into {path.parent}, and put another socket in the place of {path.name}; "
-            f"choose a folder of your own, or `chmod o-w {path.parent}`"
+            "choose a folder of your own, which may be one in it that the daemon makes, such as "
+            f"ipc://{path.parent}/symbiosis/{path.name}, or `chmod o-w {path.parent}`"
         )

@@ -150,10 +150,10 @@ class ControlClient:
         networked = self._address.scheme == "tcp"
         keys = client_keys() if networked else None
         if not networked:
-            path = Path(self._address.target)
-            if not path.exists():
-                raise DaemonGoneError(self._address.control, "there is no such socket")
-            check_folder(path)
+            try:
+                check_folder(Path(self._address.target), asking=True)
+            except (FileNotFoundError, NotADirectoryError):
+                raise DaemonGoneError(self._address.control, "there is no such socket") from None
         self._conversation = ClientConversation()
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)

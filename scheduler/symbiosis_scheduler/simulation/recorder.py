@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from symbiosis_core.ids import ClientId
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.events import (
     Answer,
@@ -41,6 +42,8 @@ class Recorder:
         self._ops: set[int] = set()
         self._running: dict[Plan, tuple[int, int, bool]] = {}
         """When each plan began, how long after a look, and whether beside."""
+        self._free_us: dict[ClientId, int] = {}
+        """When a client could ask at the earliest: it was answered last, or joined, since the recording began."""
         self._looked_us = -1
         """When the look began that the next turn ends, if it has found something."""
         self._looks = True
@@ -77,19 +80,23 @@ class Recorder:
                         unknown.add(slot)
                     else:
                         self._note_op(op)
-                        late_us = max(0, now_us - call.asked_us) if call.asked_us else 0
+                        free_us = self._free_us.get(event.client, self._began_us)
+                        late_us = now_us - min(now_us, max(call.asked_us, free_us)) if call.asked_us else 0
                         self._write(Kind.ASK, us, event.client, slot, op, call.direction, call.rows, late_us)
             case PlanDone():
                 self._note_batch(event, us)
             case ClientJoined():
+                self._free_us[event.client] = now_us
                 self._write(Kind.JOIN, us, event.client, event.lane, event.user)
             case ClientLeft():
+                self._free_us.pop(event.client, None)
                 self._write(Kind.LEAVE, us, event.client)
             case Turn():
                 self._looked(event.now_us - self._began_us)
                 self._note_turn(instructions, us)
         for each in instructions:
             if isinstance(each, Answer) and each.slot not in unknown:
+                self._free_us[each.client] = now_us
                 self._write(Kind.ANSWER, us, each.client, each.slot, each.refusal is not None)
 
     def _looked(self, us: int) -> None:

@@ -33,7 +33,7 @@ class Line:
         self.endpoint = endpoint
         self.sent = 0
         self._connected = self._rejected = False
-        self._connection: tuple[int, int] | None = None
+        self._connection: tuple[int, tuple[int, int]] | None = None
         """The descriptor under this line, and what it stood for when ZeroMQ told of it: numbers are used again."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
@@ -101,9 +101,9 @@ class Line:
         As long as somebody has a copy, the daemon does not see that this side has closed the connection, or died.
         """
         if self._connection is not None:
-            descriptor, inode = self._connection
+            descriptor, identity = self._connection
             with contextlib.suppress(OSError):  # it was closed before the fork
-                if os.fstat(descriptor).st_ino == inode:
+                if _identity(descriptor) == identity:
                     os.close(descriptor)
 
     def _wait(self, for_what: int, deadline: float, timeout_s: float) -> None:
@@ -134,9 +134,15 @@ class Line:
             raise DaemonGoneError(self.endpoint, "the connection broke" if self._connected else "nobody listens")
 
 
-def _identified(descriptor: int) -> tuple[int, int]:
-    """Returns the descriptor with the number of its inode; 0, which no socket has, where it is closed already."""
+def _identified(descriptor: int) -> tuple[int, tuple[int, int]]:
+    """Returns the descriptor with what it stands for; zeros, which no socket has, where it is closed already."""
     try:
-        return descriptor, os.fstat(descriptor).st_ino
+        return descriptor, _identity(descriptor)
     except OSError:
-        return descriptor, 0
+        return descriptor, (0, 0)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """A file may have the number of a socket's inode, on a device of its own."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino

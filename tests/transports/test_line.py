@@ -1,0 +1,31 @@
+"""A client's line closes in a forked child what is its own, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from symbiosis_transports.zmq_rows import line as lines
+from symbiosis_transports.zmq_rows.line import Line
+
+
+@pytest.mark.parametrize(("device", "closed"), [(8, True), (9, False)])
+def test_a_file_with_the_number_of_the_connections_inode_is_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: int, closed: bool
+) -> None:
+    """Numbers are a device's own: the descriptor may have been given to a file on another one since."""
+    line = Line(f"ipc://{tmp_path}/d.sock", most_bytes=1)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    with monkeypatch.context() as system:
+        system.setattr(os, "fstat", lambda _: os.stat_result((0, 77, 8, 1, 0, 0, 0, 0, 0, 0)))
+        line._connection = lines._identified(descriptor)
+        system.setattr(os, "fstat", lambda _: os.stat_result((0, 77, device, 1, 0, 0, 0, 0, 0, 0)))
+        line.forget_in_child()
+    if closed:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+    else:
+        os.close(descriptor)
+    line.close()
