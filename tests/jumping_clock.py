@@ -65,6 +65,6 @@ def jumping_clock(folder: Path) -> str:
     try:
         subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
     except subprocess.CalledProcessError:
-        pytest.skip("the C compiler cannot make such a library")
+        pytest.skip("the C compiler cannot make such a library")  # no headers, or no shared libraries
     subprocess.run([sys.executable, "-c", _LOOK], env={**os.environ, PRELOAD: str(library)}, check=True)
     return str(library)

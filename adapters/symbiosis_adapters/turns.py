@@ -102,7 +102,7 @@ class Tracing:
         self._abandoned = True
         if threading.current_thread() is self._thread:
             return
-        if torch._dynamo.convert_frame.compile_lock._is_owned():  # type: ignore[attr-defined]
+        if torch._dynamo.convert_frame.compile_lock._is_owned():  # type: ignore[attr-defined]  # not typed
             self._mine.release()
         else:
             self.go_on(0)

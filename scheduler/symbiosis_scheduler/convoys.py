@@ -125,8 +125,11 @@ class Convoys:
         active = list(islice((each for each in travellers if each[1].lane in lanes), _LOOKED_AT))
         here, rows = len(cell.parts), cell.rows
         slowest_us = traveller.thinking.usual
-        each_us = [self._costs.expected_us(lead.op, lead.direction, other.rows) or 0.0 for _, other in active]
-        apart_us = max(slowest_us + alone_us, sum(each_us))
+        costs_us = {
+            rows: self._costs.expected_us(lead.op, lead.direction, rows) or 0.0
+            for rows in {other.rows for _, other in active}
+        }
+        apart_us = max(slowest_us + alone_us, sum([costs_us[other.rows] for _, other in active]))
         saved_us = self._costs.expected_us(lead.op, lead.direction, rows) or 0.0
         best: _Meeting | None = None
         best_us = 0.0
@@ -140,9 +143,8 @@ class Convoys:
             joining.append(client)
             together = here + len(joining)
             joint_us = self._costs.expected_us(lead.op, lead.direction, rows)
-            other_us = self._costs.expected_us(lead.op, lead.direction, other.rows)
-            assert joint_us is not None and other_us is not None  # as `alone_us`
-            saved_us += other_us
+            assert joint_us is not None  # as `alone_us`
+            saved_us += costs_us[other.rows]
             slowest_us = max(slowest_us, other.thinking.at(together / (together + 1)))
             shorter_us = apart_us - max(slowest_us + joint_us, len(active) / together * joint_us)
             patience_us = shorter_us * self._travellers.lasting

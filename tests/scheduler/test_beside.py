@@ -125,7 +125,7 @@ def test_when_it_was_computed_is_told_and_not_only_when_that_was_seen(
             told.extend([what] if isinstance(what, PlanDone) else [])
             return handle(what)
 
-        plane.state.handle = heard  # type: ignore[method-assign, assignment]
+        plane.state.handle = heard  # type: ignore[method-assign, assignment]  # listened to
 
     running.ask(listen)
     began_us = monotonic_us()
