@@ -51,7 +51,7 @@ def usual_shape(rows: float) -> float:
 class Curve:
     """The time of one op in one direction, by rows."""
 
-    __slots__ = ("_known", "_rows", "_seen", "_us")
+    __slots__ = ("_expected", "_known", "_rows", "_seen", "_us")
 
     def __init__(self, points: tuple[Point, ...] = ()) -> None:
         self._rows = [0.0] * _BUCKETS
@@ -59,6 +59,8 @@ class Curve:
         self._seen = [0] * _BUCKETS
         self._known: list[int] = []
         """The buckets that were seen, in order."""
+        self._expected: dict[int, float] = {}
+        """What was asked since it last learned, by rows: a decision asks for the same few again and again."""
         for point in points:
             bucket = _bucket(int(point.rows))
             self._rows[bucket], self._us[bucket], self._seen[bucket] = point.rows, point.us, point.seen
@@ -75,6 +77,7 @@ class Curve:
 
     def learn(self, rows: int, us: float) -> None:
         """So many rows took so long."""
+        self._expected.clear()
         bucket = _bucket(rows)
         seen = self._seen[bucket]
         self._seen[bucket] = seen + 1
@@ -89,6 +92,13 @@ class Curve:
 
     def expected_us(self, rows: int) -> float | None:
         """Returns how long so many rows will take; None where nothing was ever measured."""
+        expected_us = self._expected.get(rows)
+        if expected_us is None and self._known:
+            expected_us = self._expected[rows] = self._at(rows)
+        return expected_us
+
+    def _at(self, rows: int) -> float:
+        """Returns where the curve lies; it has a point."""
         below = above = -1
         for bucket in self._known:
             if self._rows[bucket] <= rows:
@@ -96,8 +106,6 @@ class Curve:
             else:
                 above = bucket
                 break
-        if below < 0 and above < 0:
-            return None
         if below < 0 or above < 0:
             at = max(below, above)
             return self._us[at] * usual_shape(rows) / usual_shape(self._rows[at])
@@ -145,10 +153,11 @@ class Costs:
 
     def expected_us(self, op: OpId, direction: Direction, rows: int) -> float | None:
         """Returns how long a batch will take; None before anything of that base and direction was run."""
-        curve = self._curves.get((op, direction))
-        if curve is None:
-            curve = self._typical_of(op, direction)
-        return curve.expected_us(rows)
+        return self.curve(op, direction).expected_us(rows)
+
+    def curve(self, op: OpId, direction: Direction) -> Curve:
+        """Returns what answers for an op in one direction; to be asked, not to be taught."""
+        return self._curves.get((op, direction)) or self._typical_of(op, direction)
 
     def saving_us(self, op: OpId, direction: Direction, rows: int, others: int) -> float:
         """Returns what is saved by computing `rows` and `others` together instead of one after the other."""

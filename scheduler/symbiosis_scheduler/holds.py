@@ -10,17 +10,19 @@ trial that fails. A trial that pays makes up for it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from symbiosis_core.ids import ClientId
 from symbiosis_core.wire import HoldStatus
+from symbiosis_scheduler.meetings import Meeting
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.request import Request
+from symbiosis_scheduler.travellers import Traveller
 
-__all__ = ["Ended", "Holds"]
+__all__ = ["Ended", "Held", "Holds"]
 
 _JUDGED: Final = 16
 """Holds after which it is seen whether they paid."""
@@ -41,27 +43,46 @@ class Ended(msgspec.Struct, frozen=True):
     """Whether anybody came who was waited for."""
 
 
-class _Begun:
-    __slots__ = ("awaited", "began_us", "expected_us", "missing", "trips", "worth_us")
+class Held:
+    """A request that is held, and what for."""
 
-    def __init__(
-        self, began_us: int, wait_us: float, worth_us: float, missing: frozenset[ClientId], trips: float
-    ) -> None:
+    __slots__ = ("awaited", "began_us", "decided_us", "due_us", "first", "here", "until_us")
+
+    def __init__(self, began_us: int, first: Meeting) -> None:
         self.began_us = began_us
-        self.expected_us = worth_us - wait_us / trips
-        self.worth_us = worth_us
-        self.trips = trips
-        self.missing = missing
-        """Who was awaited when it began."""
-        self.awaited = missing
-        """Who is awaited now."""
+        self.first = first
+        """What it was held for when it began: that is what the books compare with."""
+        self.answered(began_us, 0, frozenset(), first)
+
+    def answered(self, now_us: int, until_us: int, here: frozenset[ClientId], meeting: Meeting) -> None:
+        """It was decided anew, with these clients there."""
+        self.awaited = meeting.joining
+        self.here = here
+        """Who was there."""
+        self.decided_us = now_us
+        self.due_us = now_us + meeting.wait_us
+        """When the last of those who are awaited is expected."""
+        self.until_us = until_us
+
+    def stands(self, here: frozenset[ClientId], now_us: int, travellers: Mapping[ClientId, Traveller]) -> bool:
+        """Whether nothing has happened that the decision rests on.
+
+        Nobody came or went, nobody is late, and of all who are awaited nobody asked or was answered since.
+        """
+        if now_us >= self.due_us or now_us >= self.until_us or here != self.here:
+            return False
+        for client in self.awaited:
+            other = travellers.get(client)
+            if other is None or other.seen_us > self.decided_us:
+                return False
+        return True
 
 
 class Holds:
     """All holds since the start, in sums, and the latest of them."""
 
     def __init__(self) -> None:
-        self._begun: dict[Request, _Begun] = {}
+        self._held: dict[Request, Held] = {}
         self.latest: Final[deque[Ended]] = deque(maxlen=_TOLD)
         self.count = self.hits = 0
         self.expected_us = self.actual_us = 0.0
@@ -79,75 +100,56 @@ class Holds:
         """Whether holding has turned itself off for now."""
         return self._paused > 0
 
-    def allowed(self, lead: Request) -> bool:
-        """Says whether `lead` may be held. Asked once an occasion: while holding is off, it counts them."""
-        if lead in self._begun:
-            return True
+    def allowed(self) -> bool:
+        """Says whether one more may be held. Asked once an occasion: while holding is off, it counts them."""
         if self._paused:
             self._paused -= 1
             return False
         return True
 
-    def began_us(self, lead: Request) -> int | None:
-        """Returns when a request was first held; None: it was not."""
-        begun = self._begun.get(lead)
-        return None if begun is None else begun.began_us
+    def of(self, lead: Request) -> Held | None:
+        """Returns how a request is held; None: it is not."""
+        return self._held.get(lead)
 
-    def awaited_elsewhere(self, cell: Iterable[Request]) -> bool:
-        """Whether one of those who wait for the same is awaited at another place, and should not be held here."""
-        if not self._begun:
-            return False
-        return any(
-            request.client in begun.awaited
-            for request in cell
-            for held, begun in self._begun.items()
-            if (held.op, held.direction) != (request.op, request.direction)
-        )
+    def awaited_elsewhere(self, here: frozenset[ClientId], lead: Request) -> bool:
+        """Whether somebody who waits here, for the same as `lead`, is awaited elsewhere and should not be held."""
+        for request, held in self._held.items():
+            if request.op == lead.op and request.direction == lead.direction:
+                continue
+            if not held.awaited.isdisjoint(here):
+                return True
+        return False
 
-    def missing(self, lead: Request) -> frozenset[ClientId]:
-        """Returns who is awaited by a request; nobody if it is not held."""
-        begun = self._begun.get(lead)
-        return frozenset() if begun is None else begun.awaited
+    def hold(self, lead: Request, now_us: int, until_us: int, here: frozenset[ClientId], meeting: Meeting) -> None:
+        """A request is held for others, while these wait with it.
 
-    def hold(
-        self,
-        lead: Request,
-        now_us: int,
-        wait_us: float,
-        worth_us: float,
-        missing: frozenset[ClientId],
-        trips: float = 1.0,
-    ) -> None:
-        """A request is held: joining is worth so much, and the missing are expected after `wait_us`.
-
-        The wait is for so many trips, and counts as one of them.
+        The wait is for so many trips as the meeting says, and counts as one of them.
         """
-        begun = self._begun.get(lead)
-        if begun is None:
-            self._begun[lead] = _Begun(now_us, wait_us, worth_us, missing, trips)
-        else:
-            begun.awaited = missing
+        held = self._held.get(lead)
+        if held is None:
+            held = self._held[lead] = Held(now_us, meeting)
+        held.answered(now_us, until_us, here, meeting)
 
     def forget(self, lead: Request) -> None:
         """A request is not computed any more."""
-        self._begun.pop(lead, None)
+        self._held.pop(lead, None)
 
     def started(self, plan: Plan, now_us: int) -> None:
         """A plan starts: the holds of its requests end."""
-        if not self._begun:
+        if not self._held:
             return
         clients: set[ClientId] | None = None
         for part in plan.parts:
-            begun = self._begun.pop(part.request, None)
-            if begun is not None:
+            held = self._held.pop(part.request, None)
+            if held is not None:
                 if clients is None:
                     clients = plan.clients
-                self._end(part.request, begun, now_us, clients)
+                self._end(part.request, held, now_us, clients)
 
     def left(self, client: ClientId) -> None:
         """A client is gone, and with it what was held of it."""
-        for request in [request for request in self._begun if request.client == client]:
-            del self._begun[request]
+        for request in [request for request in self._held if request.client == client]:
+            del self._held[request]
 
     def status(self, error_us: float, pause_us: float) -> HoldStatus:
         """Returns what there is to tell."""
@@ -161,14 +163,16 @@ class Holds:
             off=self.off,
         )
 
-    def _end(self, lead: Request, begun: _Begun, now_us: int, clients: set[ClientId]) -> None:
-        came = len(begun.missing & clients)
-        waited_us = now_us - begun.began_us
-        actual_us = begun.worth_us * came / max(1, len(begun.missing)) - waited_us / begun.trips
-        self.latest.append(Ended(lead.client, begun.expected_us, actual_us, waited_us, came > 0))
+    def _end(self, lead: Request, held: Held, now_us: int, clients: set[ClientId]) -> None:
+        meeting = held.first
+        came = len(meeting.joining & clients)
+        waited_us = now_us - held.began_us
+        expected_us = meeting.worth_us - meeting.wait_us / meeting.trips
+        actual_us = meeting.worth_us * came / max(1, len(meeting.joining)) - waited_us / meeting.trips
+        self.latest.append(Ended(lead.client, expected_us, actual_us, waited_us, came > 0))
         self.count += 1
         self.hits += came > 0
-        self.expected_us += begun.expected_us
+        self.expected_us += expected_us
         self.actual_us += actual_us
         self._balance_us += actual_us
         self._judged += 1
