@@ -9,6 +9,10 @@ rows cost 1.2 times one row, 256 rows 16 times), and every batch that is run rep
 An op that was never run is answered for by all others of its base and direction. Curves can be written down and
 taken up again: a *key* names an op by its content, and numbers differ from one daemon to the next.
 
+Batches that are computed beside others (see `tracks`) teach the same curves, though they take longer: a decision
+asks what a batch will take as things are, which is what most of the last ones took, and compares batches of the
+same op that are stretched alike. A batch that failed teaches nothing.
+
 Pure: nothing here looks at a clock.
 """
 
@@ -29,6 +33,7 @@ __all__ = ["Costs", "Curve", "Curves", "Point", "cost_key", "usual_shape"]
 _BUCKETS: Final = 25
 """Powers of two of rows; `limits.max_rows` is at most 2 ** 24."""
 _LEAST_STEP: Final = 0.02
+_REMEMBERED: Final = 128
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +133,8 @@ class Costs:
         self._typical: dict[tuple[BaseId, Direction], Curve] = {}
         self.learned = 0
         """Batches that were taken into account since the start."""
+        self.error = 0.0
+        """By which share of what was expected the last `_REMEMBERED` batches or so were off, one at most each."""
 
     def __repr__(self) -> str:
         return f"<Costs of {len(self._curves)} ops and directions, from {self.learned} batches>"
@@ -144,12 +151,16 @@ class Costs:
 
     def learn(self, op: OpId, direction: Direction, rows: int, us: float) -> None:
         """A batch of so many rows took so long."""
+        expected_us = self.expected_us(op, direction, rows)
         curve = self._curves.get((op, direction))
         if curve is None:
             curve = self._curves[op, direction] = Curve()
         curve.learn(rows, us)
         self._typical_of(op, direction).learn(rows, us)
         self.learned += 1
+        if expected_us is not None:
+            error = min(abs(us - expected_us) / expected_us, 1.0)
+            self.error += (error - self.error) / min(self.learned, _REMEMBERED)
 
     def expected_us(self, op: OpId, direction: Direction, rows: int) -> float | None:
         """Returns how long a batch will take; None before anything of that base and direction was run."""

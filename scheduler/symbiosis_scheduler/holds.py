@@ -1,46 +1,40 @@
 """The ledger of holds: what each was expected to save, and what it did; and whether holding goes on.
 
-A hold begins when a request is first held and ends when it starts. Expected is the saving of the joint batch
-less the time until the others were predicted to be there; actual is the saving, as far as they came, less the
-time that was really waited. Where the last holds together have cost more than they saved, the predictions are
-bad, and nobody is held for a while: for as many occasions as `_FIRST_PAUSE`, and twice as many with every further
-trial that fails. A trial that pays makes up for it.
+A hold begins when a request is first held and ends when its plan is done. Expected is the saving of the joint
+batch less the time until the others were predicted to be there. Actual is measured: what those who came would have
+taken by themselves, by the curves, less what the joint batch really took and less the time that was really waited.
+A hold for which nobody came has cost its wait. A batch counts as no longer than twice what its rows take apart, so
+one during which the machine was elsewhere is one bad hold of sixteen and not all of them; one that failed says
+nothing.
+
+Where the last holds together have cost more than they saved, predictions or curves are bad, and nobody is held for
+a while: for as many occasions as `_FIRST_PAUSE`, and twice as many with every further trial that fails. A trial
+that pays makes up for it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from symbiosis_core.ids import ClientId
 from symbiosis_core.wire import HoldStatus
+from symbiosis_scheduler.costs import Curve
 from symbiosis_scheduler.meetings import Meeting
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.request import Request
 from symbiosis_scheduler.travellers import Traveller
 
-__all__ = ["Ended", "Held", "Holds"]
+__all__ = ["Held", "Holds"]
 
 _JUDGED: Final = 16
 """Holds after which it is seen whether they paid."""
 _FIRST_PAUSE: Final = 32
 _LONGEST_PAUSE: Final = 4096
-_TOLD: Final = 32
-"""The latest holds, for whoever looks."""
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """One hold, in microseconds."""
-
-    client: ClientId
-    expected_us: float
-    actual_us: float
-    waited_us: int
-    hit: bool
-    """Whether anybody came who was waited for."""
+_LONGEST: Final = 2.0
+"""In times of what its rows take apart: as no longer than that a joint batch counts."""
+_REMEMBERED: Final = 128
+"""Holds that the error of predicted arrivals is about."""
 
 
 class Held:
@@ -78,14 +72,26 @@ class Held:
         return True
 
 
+class _Started(NamedTuple):
+    """A hold whose plan is under way."""
+
+    meeting: Meeting
+    waited_us: int
+    came: frozenset[ClientId]
+    """Of those who were awaited when it began."""
+
+
 class Holds:
-    """All holds since the start, in sums, and the latest of them."""
+    """All holds since the start, in sums."""
 
     def __init__(self) -> None:
         self._held: dict[Request, Held] = {}
-        self.latest: Final[deque[Ended]] = deque(maxlen=_TOLD)
-        self.count = self.hits = 0
+        self._started: dict[Plan, list[_Started]] = {}
+        self.count = self.hits = self.waited_us = 0
         self.expected_us = self.actual_us = 0.0
+        self.due_error_us = 0.0
+        """By how much those who were awaited came earlier or later than predicted."""
+        self._dues = 0
         self._balance_us = 0.0
         self._judged = 0
         self._paused = 0
@@ -135,23 +141,38 @@ class Holds:
         self._held.pop(lead, None)
 
     def started(self, plan: Plan, now_us: int) -> None:
-        """A plan starts: the holds of its requests end."""
+        """A plan starts: nobody waits for its requests any more."""
         if not self._held:
             return
-        clients: set[ClientId] | None = None
-        for part in plan.parts:
-            held = self._held.pop(part.request, None)
-            if held is not None:
-                if clients is None:
-                    clients = plan.clients
-                self._end(part.request, held, now_us, clients)
+        ended = [held for part in plan.parts if (held := self._held.pop(part.request, None)) is not None]
+        if ended:
+            arrived_us = {part.request.client: part.request.arrived_us for part in plan.parts}
+            self._started[plan] = [self._start(held, arrived_us, now_us) for held in ended]
+
+    def finished(self, plan: Plan, took_us: int, curve: Curve) -> None:
+        """A plan is computed: the holds of its requests end. `curve` does not know it yet."""
+        started = self._started.pop(plan, ())
+        for meeting, waited_us, came in started:
+            saved_us = 0.0
+            if came:
+                apart_us = _apart_us(plan, came, curve)
+                saved_us = (apart_us - min(took_us, _LONGEST * apart_us)) / len(started)
+            self.count += 1
+            self.hits += bool(came)
+            self.waited_us += waited_us
+            self.expected_us += meeting.worth_us - meeting.wait_us / meeting.trips
+            self._end(saved_us - waited_us / meeting.trips)
+
+    def failed(self, plan: Plan) -> None:
+        """A plan was not computed as it was planned: nothing can be said of its holds."""
+        self._started.pop(plan, None)
 
     def left(self, client: ClientId) -> None:
         """A client is gone, and with it what was held of it."""
         for request in [request for request in self._held if request.client == client]:
             del self._held[request]
 
-    def status(self, error_us: float, pause_us: float) -> HoldStatus:
+    def status(self, error_us: float, pause_us: float, missed: int = 0, cost_error: float = 0.0) -> HoldStatus:
         """Returns what there is to tell."""
         return HoldStatus(
             count=self.count,
@@ -161,18 +182,26 @@ class Holds:
             prediction_error_us=max(0.0, error_us),
             pause_us=max(0.0, pause_us),
             off=self.off,
+            waited_us=self.waited_us,
+            missed=missed,
+            due_error_us=self.due_error_us,
+            cost_error=cost_error,
         )
 
-    def _end(self, lead: Request, held: Held, now_us: int, clients: set[ClientId]) -> None:
-        meeting = held.first
-        came = len(meeting.joining & clients)
-        waited_us = now_us - held.began_us
-        expected_us = meeting.worth_us - meeting.wait_us / meeting.trips
-        actual_us = meeting.worth_us * came / max(1, len(meeting.joining)) - waited_us / meeting.trips
-        self.latest.append(Ended(lead.client, expected_us, actual_us, waited_us, came > 0))
-        self.count += 1
-        self.hits += came > 0
-        self.expected_us += expected_us
+    def _start(self, held: Held, arrived_us: dict[ClientId, int], now_us: int) -> _Started:
+        joining, due_us = held.first.joining, held.began_us + held.first.wait_us
+        came = joining & arrived_us.keys()
+        if joining and len(came) == len(joining):
+            self._note_error(abs(max([arrived_us[client] for client in came]) - due_us))
+        elif now_us > due_us:
+            self._note_error(now_us - due_us)  # late by that much at least
+        return _Started(held.first, now_us - held.began_us, came)
+
+    def _note_error(self, error_us: float) -> None:
+        self._dues = min(self._dues + 1, _REMEMBERED)
+        self.due_error_us += (error_us - self.due_error_us) / self._dues
+
+    def _end(self, actual_us: float) -> None:
         self.actual_us += actual_us
         self._balance_us += actual_us
         self._judged += 1
@@ -186,3 +215,14 @@ class Holds:
         else:
             self._pause = _FIRST_PAUSE
         self._balance_us, self._judged = 0.0, 0
+
+
+def _apart_us(plan: Plan, came: frozenset[ClientId], curve: Curve) -> float:
+    """Returns what a batch would have taken without those who came, and each of these by itself."""
+    others, apart_us = 0, 0.0
+    for part in plan.parts:
+        if part.request.client in came:
+            apart_us += curve.expected_us(part.rows) or 0.0
+        else:
+            others += part.rows
+    return apart_us + (curve.expected_us(others) or 0.0)
