@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from symbiosis_bench.end_to_end.crew import Crew, wait_ready
+from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Message, Shape, Train, Trained, read_message
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import decode_tax, train_tax
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import ChildFailedError, Children
 from symbiosis_bench.progress import Progress
+from symbiosis_bench.spread import ratios
 from tests.bench.test_report import SETTINGS
 
 DOUBLE = Path(__file__).with_name("contender_double.py")
@@ -33,9 +35,9 @@ def children(tmp_path: Path) -> Iterator[Children[Message]]:
 def start(children: Children[Message]) -> Start:
     """Starts a crew of doubles that is ready."""
 
-    def start(name: str, *options: str, members: int = 1) -> Crew:
+    def start(kind: Kind, *options: str, members: int = 1) -> Crew:
         command = [sys.executable, str(DOUBLE), *options]
-        crew = Crew(name, children, [children.start(f"{name}-{i}", command, os.environ) for i in range(members)])
+        crew = Crew(kind, children, [children.start(f"{kind}-{i}", command, os.environ) for i in range(members)])
         wait_ready(children, [crew])
         return crew
 
@@ -48,7 +50,7 @@ def site(children: Children[Message], tmp_path: Path) -> Site:
 
 
 def test_answers_come_in_the_order_of_the_members(start: Start) -> None:
-    crew = start("four", members=4)
+    crew = start(Kind.PLAIN, members=4)
     answers = crew.perform(Decoded, [Decode(tokens) for tokens in (4, 3, 2, 5)])
     assert [len(answer.tokens) for answer in answers] == [4, 3, 2, 5]
     assert len(crew.ready) == crew.members == 4
@@ -56,7 +58,7 @@ def test_answers_come_in_the_order_of_the_members(start: Start) -> None:
 
 def test_all_have_begun_before_the_first_is_done(start: Start) -> None:
     heard: list[str] = []
-    crew = start("one")
+    crew = start(Kind.PLAIN)
     crew.perform(
         Trained,
         Train(Shape(1, 8), 2),
@@ -67,43 +69,65 @@ def test_all_have_begun_before_the_first_is_done(start: Start) -> None:
 
 
 def test_a_member_that_dies_is_told_with_its_last_words(start: Start) -> None:
-    crew = start("frail", "--dies-at=2")
+    crew = start(Kind.PLAIN, "--dies-at=2")
     crew.perform(Decoded, Decode(2))
     with pytest.raises(ChildFailedError, match="this order was too much"):
         crew.perform(Decoded, Decode(2))
 
 
 def test_another_answer_than_was_asked_for_is_an_error(start: Start) -> None:
-    with pytest.raises(BenchFailedError, match="confused answered Decoded instead of Trained"):
-        start("confused").perform(Trained, Decode(2))
+    with pytest.raises(BenchFailedError, match="plain answered Decoded instead of Trained"):
+        start(Kind.PLAIN).perform(Trained, Decode(2))
 
 
 def test_ended_crews_leave_room_for_others(start: Start, children: Children[Message]) -> None:
-    start("first").end()
+    start(Kind.PLAIN).end()
     children.check()
-    assert start("second").perform(Decoded, Decode(2))[0].tokens == (0, 1)
+    assert start(Kind.PLAIN).perform(Decoded, Decode(2))[0].tokens == (0, 1)
 
 
 def test_right_results_are_verified(start: Start, site: Site) -> None:
-    pair = start("plain"), start("split", "--step-s=0.02")
-    for taxed in (train_tax(site, pair), decode_tax(site, pair)):
+    pair = start(Kind.PLAIN), start(Kind.SPLIT, "--step-s=0.02")
+    for taxed in (train_tax(site, *pair), decode_tax(site, *pair)):
         assert taxed.verified
         assert taxed.median == pytest.approx(2.0)
         assert len(taxed.rounds) == site.scale.rounds
 
 
+def test_the_figures_of_both_cuts_can_be_computed_from_what_stands_beside_them(start: Start, site: Site) -> None:
+    """Lent clients take turns with the others, so one plain time serves both quotients, round by round."""
+    crews = start(Kind.PLAIN), start(Kind.SPLIT, "--step-s=0.02"), start(Kind.LENT, "--step-s=0.03")
+    decode, train = decode_tax(site, *crews), train_tax(site, *crews)
+    assert train.lent is not None
+    assert decode.lent is not None
+    assert decode.median == pytest.approx(2.0)
+    assert decode.lent.median == pytest.approx(3.0)
+    for kind, figure in ((Kind.SPLIT, decode), (Kind.LENT, decode.lent)):
+        times = ratios(decode.beside[f"{kind}_token_s"].rounds, decode.beside["plain_token_s"].rounds)
+        assert times.rounds == figure.rounds
+    for kind, figure in ((Kind.SPLIT, train), (Kind.LENT, train.lent)):
+        taxes = [train.beside[f"{kind}_tax_{shape}"] for shape in site.scale.train_shapes]
+        assert max(tax.median for tax in taxes) == figure.median
+    assert len([check for check in train.checks if check.what.startswith("lent training")]) == 4
+
+
+def test_a_lent_client_with_wrong_losses_is_found(start: Start, site: Site) -> None:
+    crews = start(Kind.PLAIN), start(Kind.SPLIT), start(Kind.LENT, "--losses-times=1.02")
+    assert not train_tax(site, *crews).verified
+
+
 def test_a_contender_with_wrong_losses_is_found(start: Start, site: Site) -> None:
-    pair = start("plain"), start("split", "--losses-times=1.02")
-    assert not train_tax(site, pair).verified
+    pair = start(Kind.PLAIN), start(Kind.SPLIT, "--losses-times=1.02")
+    assert not train_tax(site, *pair).verified
 
 
 def test_a_contender_with_a_wrong_token_is_found(start: Start, site: Site) -> None:
-    pair = start("plain"), start("split", "--wrong-token-at=3")
-    failed = [check.says for check in decode_tax(site, pair).checks if not check.passed]
+    pair = start(Kind.PLAIN), start(Kind.SPLIT, "--wrong-token-at=3")
+    failed = [check.says for check in decode_tax(site, *pair).checks if not check.passed]
     assert failed[0].startswith("the first 3 of 8 tokens are the same")
     assert failed[-1].startswith("reading the same text they choose alike in 7 of 8 places")
 
 
 def test_a_contender_with_another_adapter_is_found(start: Start, site: Site) -> None:
-    pair = start("plain"), start("split", "--adapter=another")
-    assert not train_tax(site, pair).verified
+    pair = start(Kind.PLAIN), start(Kind.SPLIT, "--adapter=another")
+    assert not train_tax(site, *pair).verified

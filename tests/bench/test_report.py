@@ -80,6 +80,14 @@ def test_quick_figures_meet_nothing() -> None:
     assert figure("train_tax", spread([1.0]), quick=True).met is None
 
 
+def test_what_was_not_compared_is_not_verified() -> None:
+    shown = io.StringIO()
+    made = report(memory_share=figure("memory_share", spread([1.0, 1.1]), quick=False))
+    conclude(made, Console(file=shown, width=120), None)
+    assert told(made)["memory_share"]["verified"] is None
+    assert "not compared" in shown.getvalue()
+
+
 def test_a_mismatch_is_shown_written_and_ends_the_command(tmp_path: Path) -> None:
     shown = io.StringIO()
     made = report(decode_tax=figure("decode_tax", spread([1.0]), quick=False, checks=[GOOD, BAD]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from symbiosis_bench.end_to_end.crowd import best
+from symbiosis_bench.end_to_end.crowd import Entrant, best
+from symbiosis_bench.end_to_end.kinds import Kind
+from symbiosis_bench.end_to_end.memory_share import share
 from symbiosis_bench.end_to_end.train4 import share_of_padded
-from symbiosis_bench.end_to_end.weight import share
 from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 
 
@@ -45,10 +46,17 @@ def test_occupancy_is_the_mean_number_of_clients_in_a_batch() -> None:
 
 
 def test_each_side_counts_with_its_best_contender() -> None:
-    rates = {"plain": [1.0, 5.0, 1.0], "plain_1_thread": [2.0, 2.0, 2.0], "copied": [3.0], "split": [9.0]}
-    assert best(rates, "plain") == "plain_1_thread"
-    assert best(rates, "plain", "copied") == "copied"
-    assert best(rates, "split") == "split"
+    plain, alone, copied, split = (
+        Entrant(Kind.PLAIN, 0),
+        Entrant(Kind.PLAIN, 1),
+        Entrant(Kind.COPIED, 0),
+        Entrant(Kind.SPLIT, 0),
+    )
+    rates = {plain: [1.0, 5.0, 1.0], alone: [2.0, 2.0, 2.0], copied: [3.0], split: [9.0]}
+    assert best(rates, Kind.PLAIN) == alone
+    assert best(rates, Kind.PLAIN, Kind.COPIED) == copied
+    assert best(rates, Kind.SPLIT) == split
+    assert (str(alone), str(split)) == ("plain_1_thread", "split")
 
 
 def test_a_padded_batch_is_as_long_as_its_longest() -> None:

@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from symbiosis_bench.end_to_end.daemons import Daemon
+from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Began, Made, Message, Of, Order, Ready, Said
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
@@ -27,8 +29,17 @@ A = TypeVar("A", bound=msgspec.Struct)
 class Crew:
     """Members are numbered as their processes were given, and within one that forks by their number there."""
 
-    def __init__(self, name: str, children: Children[Message], processes: Sequence[Child], forks: int = 1) -> None:
-        self.name = name
+    def __init__(
+        self,
+        kind: Kind,
+        children: Children[Message],
+        processes: Sequence[Child],
+        forks: int = 1,
+        daemon: Daemon | None = None,
+    ) -> None:
+        self.kind = kind
+        self.daemon = daemon
+        """Who has the base; a plain crew asks it for nothing."""
         self.members = len(processes) * forks
         self._children = children
         self._processes = {child.name: number * forks for number, child in enumerate(processes)}
@@ -37,7 +48,7 @@ class Crew:
         """What each said when it was ready."""
 
     def __repr__(self) -> str:
-        return f"<Crew {self.name!r} of {self.members}>"
+        return f"<Crew {self.kind!r} of {self.members}>"
 
     @property
     def pids(self) -> list[int]:
@@ -71,7 +82,7 @@ class Crew:
                     first_done()
                 answers[number] = said
             else:
-                raise BenchFailedError(f"{self.name} answered {type(said).__name__} instead of {kind.__name__}")
+                raise BenchFailedError(f"{self.kind} answered {type(said).__name__} instead of {kind.__name__}")
         return [answers[number] for number in range(self.members)]
 
     def end(self) -> None:
@@ -84,9 +95,9 @@ class Crew:
             child.write(msgspec.json.encode(order) + b"\n")
 
     def _next(self, deadline: float) -> tuple[int, Said]:
-        name, message = _heard(self._children, self.name, deadline)
+        name, message = _heard(self._children, self.kind, deadline)
         if (found := self.whose(name, message)) is None:
-            raise BenchFailedError(f"{name} spoke while {self.name} was asked")
+            raise BenchFailedError(f"{name} spoke while {self.kind} was asked")
         return found
 
     def whose(self, name: str, message: Message) -> tuple[int, Said] | None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from symbiosis_bench.end_to_end.verification import Check
 from symbiosis_bench.spread import Spread
 from symbiosis_bench.targets import Target
 
-__all__ = ["KEYS", "TARGETS", "Figure", "figure", "with_lent"]
-
+__all__ = ["KEYS", "TARGETS", "Figure", "figure"]
 
 TARGETS: Final[Mapping[str, Target | None]] = {
     "train_tax": Target("<=", 1.10),
@@ -33,14 +30,15 @@ class Figure(Spread, frozen=True, kw_only=True):
     target: Target | None
     met: bool | None
     """Whether the median meets the target. None: there is no target, or quick figures that mean nothing."""
-    verified: bool
-    """Whether every check passed."""
+    verified: bool | None
+    """Whether every check passed. None: nothing was compared."""
     checks: tuple[Check, ...]
     beside: dict[str, Spread]
     """What the figure is made of, and other contenders; units are in the names."""
     notes: dict[str, str]
     lent: Spread | None = None
-    """The same under the cut `lent`, in which clients compute with the daemon's weights themselves."""
+    """The same under the cut `lent`, in which clients compute with the daemon's weights themselves. What it
+    is made of is in `beside`, too."""
 
 
 def figure(
@@ -51,6 +49,7 @@ def figure(
     checks: Sequence[Check] = (),
     beside: Mapping[str, Spread] | None = None,
     notes: Mapping[str, str] | None = None,
+    lent: Spread | None = None,
 ) -> Figure:
     """Returns the figure of a key."""
     target = TARGETS[key]
@@ -61,20 +60,9 @@ def figure(
         rounds=spread.rounds,
         target=target,
         met=None if target is None or quick else target.met(spread.median),
-        verified=all(check.passed for check in checks),
+        verified=all(check.passed for check in checks) if checks else None,
         checks=tuple(checks),
         beside=dict(beside or {}),
         notes=dict(notes or {}),
-    )
-
-
-def with_lent(measured: Figure, lent: Figure) -> Figure:
-    """Returns a figure with the same one of lent clients beside it; both must have been verified."""
-    return msgspec.structs.replace(
-        measured,
-        verified=measured.verified and lent.verified,
-        checks=measured.checks + lent.checks,
-        beside=lent.beside | measured.beside,
-        notes=lent.notes | measured.notes,
-        lent=Spread(median=lent.median, min=lent.min, max=lent.max, rounds=lent.rounds),
+        lent=lent,
     )

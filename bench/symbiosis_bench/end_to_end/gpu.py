@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -10,6 +11,8 @@ from symbiosis_bench.end_to_end.messages import Measured, Peaked
 from symbiosis_bench.spread import Spread, spread
 
 __all__ = ["JobsOnOneGpu", "cuda_bytes"]
+
+N = TypeVar("N", bound=str)
 
 
 class JobsOnOneGpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +26,7 @@ class JobsOnOneGpu(msgspec.Struct, frozen=True, kw_only=True):
     dedicated_rows_per_s: Spread
 
 
-def cuda_bytes(told: Mapping[str, Sequence[Measured | Peaked]]) -> dict[str, Spread]:
+def cuda_bytes(told: Mapping[N, Sequence[Measured | Peaked]]) -> dict[str, Spread]:
     """Returns the GPU memory of a process of every contender; nothing without a GPU."""
     known = {
         name: [answer.cuda_bytes for answer in answers if answer.cuda_bytes is not None]

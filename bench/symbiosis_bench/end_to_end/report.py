@@ -16,6 +16,7 @@ from symbiosis_bench.machine import Machine
 __all__ = ["Report", "mismatches", "settings_line", "show", "to_json"]
 
 _SIGNIFICANT: Final = 3
+_SAME: Final = {True: "yes", False: "NO", None: "not compared"}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ def show(console: Console, report: Report) -> None:
             f"{_number(figure.min)}..{_number(figure.max)}",
             "" if figure.target is None else str(figure.target),
             "" if figure.met is None else ("yes" if figure.met else "no"),
-            ("yes" if figure.verified else "NO") if figure.checks else "",
+            _SAME[figure.verified],
         )
     console.print(table)
     for key, figure in report.figures.items():

@@ -8,12 +8,13 @@ from typing import Final
 
 from symbiosis_bench.end_to_end.decode4 import decode4
 from symbiosis_bench.end_to_end.figures import KEYS, Figure
+from symbiosis_bench.end_to_end.kinds import Kind
+from symbiosis_bench.end_to_end.memory_share import memory_share
 from symbiosis_bench.end_to_end.messages import read_message
 from symbiosis_bench.end_to_end.settings import Settings
 from symbiosis_bench.end_to_end.site import Site, Wanted
 from symbiosis_bench.end_to_end.solo import solo
 from symbiosis_bench.end_to_end.train4 import padding_saved, train4_gain
-from symbiosis_bench.end_to_end.weight import memory_share
 from symbiosis_bench.processes import Children
 from symbiosis_bench.progress import Progress
 
@@ -47,23 +48,18 @@ def run(
 
 def _four(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
     """Yields all that needs four clients, or four plain processes, at once."""
-    crews: dict[str, Wanted] = {}
-    if wanted - {"padding_saved"}:
-        crews["plain"] = ("plain", _FOUR_INFERENCE)
+    plain: list[Wanted] = [(Kind.PLAIN, _FOUR_INFERENCE)] if wanted - {"padding_saved"} else []
+    generating: list[Wanted] = []
     if wanted & _DECODE4:
-        crews |= {kind: (kind, _FOUR_INFERENCE) for kind in ("copied", "forked")}
-        crews["generating"] = ("split", _FOUR_INFERENCE)
-    if wanted - _DECODE4:
-        crews["training"] = ("split", _FOUR_TRAINING)
-    with site.crews(site.main(), *crews.values()) as opened:
-        crew = dict(zip(crews, opened, strict=True))
+        generating = [(kind, _FOUR_INFERENCE) for kind in (Kind.COPIED, Kind.FORKED, Kind.SPLIT)]
+    training: list[Wanted] = [(Kind.SPLIT, _FOUR_TRAINING)] if wanted - _DECODE4 else []
+    with site.crews(site.main(), plain, generating, training) as (reference, generators, trainers):
         if wanted & _DECODE4:
-            contenders = [crew[kind] for kind in ("plain", "copied", "forked", "generating")]
-            yield from decode4(site, wanted, contenders, (crew["plain"], crew["generating"]))
+            yield from decode4(site, wanted, *reference, *generators)
         if "train4_gain" in wanted:
-            yield "train4_gain", train4_gain(site, (crew["plain"], crew["training"]))
+            yield "train4_gain", train4_gain(site, *reference, *trainers)
         if "padding_saved" in wanted:
-            yield "padding_saved", padding_saved(site, crew["training"])
+            yield "padding_saved", padding_saved(site, trainers[0])
 
 
 _STAGES: Final[tuple[tuple[frozenset[str], Stage], ...]] = (

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from symbiosis_bench.end_to_end.crew import Crew
-from symbiosis_bench.end_to_end.crowd import Crowd, best, split_rounds
+from symbiosis_bench.end_to_end.crowd import Crowd, best
 from symbiosis_bench.end_to_end.figures import Figure, figure
+from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Shape, Train, Trained
-from symbiosis_bench.end_to_end.pairs import Pair, reports, same_adapters
+from symbiosis_bench.end_to_end.pairs import reports, same_adapters
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.verification import Check
 from symbiosis_bench.spread import ratios, spread
@@ -16,32 +17,29 @@ from symbiosis_bench.spread import ratios, spread
 __all__ = ["padding_saved", "share_of_padded", "train4_gain"]
 
 
-def train4_gain(site: Site, pair: Pair) -> Figure:
+def train4_gain(site: Site, plain: Crew, *clients: Crew) -> Figure:
     """Returns `train4_gain`."""
-    plain, split = pair
     shape, steps = site.scale.crowd_shape, site.scale.crowd_steps
-    crowd = Crowd(site, f"train4 {shape}", (plain, split))
-    answered = crowd.measure(
-        Trained, lambda threads: Train(shape, steps, threads), lambda threads: Train(shape, 1, threads)
-    )
-    checks = same_adapters(site, pair)
-    references = answered[plain.name][-1]
-    for name, answers in split_rounds(answered):
-        checks += [
-            site.verifier.losses(f"client {client} of {name}", ours, references[client])
-            for client, ours in enumerate(answers)
-        ]
-    above, below = best(crowd.rates, "split"), best(crowd.rates, "plain")
+    crowd = Crowd(site, f"train4 {shape}", Trained, (plain, *clients))
+    crowd.measure(lambda threads: Train(shape, steps, threads), lambda threads: Train(shape, 1, threads))
+    rates = crowd.rates
+    above, below = best(rates, Kind.SPLIT), best(rates, Kind.PLAIN)
     beside = crowd.beside("rows_per_s", shape.rows)
-    beside |= {f"{name}_clients_per_batch": spread(values) for name, values in crowd.occupancies.items()}
+    beside |= {f"{entrant}_clients_per_batch": spread(values) for entrant, values in crowd.occupancies.items()}
     return figure(
         "train4_gain",
-        ratios(crowd.rates[above], crowd.rates[below]),
+        ratios(rates[above], rates[below]),
         quick=site.settings.quick,
-        checks=checks,
+        checks=same_adapters(site, plain, *clients) + _check_losses(site, crowd, plain),
         beside=beside,
-        notes=reports(plain, split) | {"numerator": above, "denominator": below},
+        notes=reports(plain, *clients) | {"numerator": str(above), "denominator": str(below)},
     )
+
+
+def _check_losses(site: Site, crowd: Crowd[Trained], plain: Crew) -> list[Check]:
+    """Checks everybody against the plain process with the same adapter."""
+    references = crowd.references(plain.kind)
+    return [site.verifier.losses(who, answer, references[client]) for who, client, answer in crowd.but(references)]
 
 
 def padding_saved(site: Site, split: Crew) -> Figure:

@@ -39,7 +39,7 @@ def main() -> None:
     from symbiosis_bench.end_to_end.contender import Contender, open_plain, open_split
 
     base = (
-        open_split(given.address, given.lane, given.name, given.cut, given.device, capture=given.capture == "True")
+        open_split(given.address, given.lane, given.name, given.cut, given.device, capture=given.capture)
         if given.kind == "split"
         else open_plain(given.folder, given.dtype, given.device)
     )
@@ -80,7 +80,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--lane", default="training")
     parser.add_argument("--name", default="")
     parser.add_argument("--cut", default="", help="none: the library's default")
-    parser.add_argument("--capture", default="", help="True: decode steps are captured")
+    parser.add_argument("--capture", action="store_true", help="decode steps are captured")
     parser.add_argument("--members", type=int, default=1, help="of a nursery: how many processes it forks")
     return parser
 
