@@ -11,10 +11,13 @@ import pytest
 from rich.console import Console
 
 from symbiosis_bench.end_to_end.crew import Crew, wait_ready
+from symbiosis_bench.end_to_end.decode4 import decode4
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Message, Shape, Train, Trained, read_message
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import decode_tax, train_tax
+from symbiosis_bench.end_to_end.train4 import train4_gain
+from symbiosis_bench.end_to_end.verification import Check
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import ChildFailedError, Children
 from symbiosis_bench.progress import Progress
@@ -36,8 +39,13 @@ def start(children: Children[Message]) -> Start:
     """Starts a crew of doubles that is ready."""
 
     def start(kind: Kind, *options: str, members: int = 1) -> Crew:
-        command = [sys.executable, str(DOUBLE), *options]
-        crew = Crew(kind, children, [children.start(f"{kind}-{i}", command, os.environ) for i in range(members)])
+        started = [
+            children.start(
+                f"{kind}-{i}", [sys.executable, str(DOUBLE), f"--adapter=adapter {i}", *options], os.environ
+            )
+            for i in range(members)
+        ]
+        crew = Crew(kind, children, started)
         wait_ready(children, [crew])
         return crew
 
@@ -109,6 +117,36 @@ def test_the_figures_of_both_cuts_can_be_computed_from_what_stands_beside_them(s
         taxes = [train.beside[f"{kind}_tax_{shape}"] for shape in site.scale.train_shapes]
         assert max(tax.median for tax in taxes) == figure.median
     assert len([check for check in train.checks if check.what.startswith("lent training")]) == 4
+
+
+def test_a_token_is_measured_as_captured_and_as_the_library_makes_it_by_default(start: Start, site: Site) -> None:
+    crews = start(Kind.PLAIN), start(Kind.SPLIT), start(Kind.EAGER, "--step-s=0.03")
+    taxed = decode_tax(site, *crews)
+    assert taxed.median == pytest.approx(1.0)
+    assert taxed.beside["eager_tax"].median == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("wrong", [Kind.COPIED, Kind.FORKED, Kind.LENT])
+def test_everybody_who_decodes_is_compared(start: Start, site: Site, wrong: Kind) -> None:
+    """Also those that are only a yardstick: a wrong one could be fast."""
+    kinds = (Kind.PLAIN, Kind.COPIED, Kind.FORKED, Kind.SPLIT, Kind.LENT)
+    crews = [start(kind, *(["--wrong-token-at=3"] if kind is wrong else []), members=2) for kind in kinds]
+    ((_, gained),) = decode4(site, frozenset({"decode4_gain"}), *crews)
+    assert {wrong, f"{wrong}_1_thread"} == whose([check for check in gained.checks if not check.passed])
+
+
+@pytest.mark.parametrize("wrong", [Kind.SPLIT, Kind.LENT])
+def test_everybody_who_trains_is_compared(start: Start, site: Site, wrong: Kind) -> None:
+    kinds = (Kind.PLAIN, Kind.SPLIT, Kind.LENT)
+    crews = [start(kind, *(["--losses-times=1.02"] if kind is wrong else []), members=2) for kind in kinds]
+    gained = train4_gain(site, *crews)
+    assert gained.lent is not None
+    assert {wrong, f"{wrong}_1_thread"} == whose([check for check in gained.checks if not check.passed])
+
+
+def whose(checks: list[Check]) -> set[str]:
+    """Returns the entrants: a check is of `client 0 of lent, round 1`."""
+    return {check.what.split()[3].rstrip(",") for check in checks}
 
 
 def test_a_lent_client_with_wrong_losses_is_found(start: Start, site: Site) -> None:

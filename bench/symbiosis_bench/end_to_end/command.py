@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -26,6 +27,9 @@ from symbiosis_bench.progress import Progress
 from symbiosis_core.errors import UsageError
 
 __all__ = ["conclude", "end_to_end"]
+
+
+_SEEDS: Final = 1000
 
 
 class Device(StrEnum):
@@ -56,6 +60,10 @@ def end_to_end(
         int | None, typer.Option(min=1, help="Of torch in a process. [default: all cores]", show_default=False)
     ] = None,
     cut: Annotated[str, typer.Option(help="Of the clients. [default: the library's]", show_default=False)] = "",
+    seed: Annotated[
+        int | None, typer.Option(help="Of who comes first. [default: another every time]", show_default=False)
+    ] = None,
+    lent: Annotated[bool, typer.Option(help="Also measure clients with lent weights.")] = True,
     capture: Annotated[bool, typer.Option(help="Capture the decode steps of generating clients.")] = True,
 ) -> None:
     """Measure clients on a shared base against plain PEFT, in separate processes, and compare their results."""
@@ -69,6 +77,8 @@ def end_to_end(
         quick=quick,
         only=_keys(only),
         scale=_scaled(QUICK if quick else FULL, rounds),
+        seed=secrets.randbelow(_SEEDS) if seed is None else seed,
+        lent=lent,
         environment=telling_environment(),
     )
     check_writable(json)

@@ -14,10 +14,11 @@ from symbiosis_bench.end_to_end.crew import Crew
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decoded, Order, Trained
 from symbiosis_bench.end_to_end.site import Site
-from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, spread
+from symbiosis_bench.end_to_end.turns import said, turns
+from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 from symbiosis_core.wire import BatchStatus
 
-__all__ = ["Crowd", "Entrant", "best"]
+__all__ = ["Crowd", "Entrant", "best", "lent_gain"]
 
 A = TypeVar("A", bound=Decoded | Trained)
 
@@ -45,10 +46,12 @@ class Crowd(Generic[A]):
         """Of every member, in every round."""
         self.rates: dict[Entrant, list[float]] = {entrant: [] for _, entrant in self._turns}
         """Stamps a second of all four together."""
-        self.occupancies: dict[Entrant, list[float]] = {
-            entrant: [] for _, entrant in self._turns if entrant.kind.asks
-        }
+        self.steps_s: dict[Entrant, list[float]] = {entrant: [] for _, entrant in self._turns}
+        """The median time of a token or a step."""
+        self.occupancies: dict[Entrant, list[float]] = {}
         """Clients a batch of the daemon meanwhile."""
+
+        self._order = ""
 
     def __repr__(self) -> str:
         return f"<Crowd {self._what}: {', '.join(map(str, self.rates))}>"
@@ -59,9 +62,11 @@ class Crowd(Generic[A]):
         for crew, entrant in self._turns:  # another number of threads may be compiled anew
             self._site.progress.say(f"{self._what}: {entrant} warms up")
             crew.perform(self._kind, warm_up(entrant.threads))
-        for number in range(rounds):
-            for crew, entrant in self._turns if number % 2 == 0 else self._turns[::-1]:
-                self._site.progress.say(f"{self._what}: round {number + 1} of {rounds}, {entrant}")
+        orders = turns(self._turns, rounds, self._site.settings.seed, self._what)
+        self._order = said([[entrant for _, entrant in each] for each in orders])
+        for number, in_turn in enumerate(orders, 1):
+            for crew, entrant in in_turn:
+                self._site.progress.say(f"{self._what}: round {number} of {rounds}, {entrant}")
                 self._turn(crew, entrant, order(entrant.threads))
 
     def _turn(self, crew: Crew, entrant: Entrant, order: Order) -> None:
@@ -74,11 +79,13 @@ class Crowd(Generic[A]):
         watched = look if entrant.kind.asks else None
         answers = crew.perform(self._kind, order, all_began=watched, first_done=watched)
         self.answers[entrant].append(answers)
-        self.rates[entrant].append(rate_together([_after_the_first(answer) for answer in answers]))
+        stamps_s = [_after_the_first(answer) for answer in answers]
+        self.rates[entrant].append(rate_together(stamps_s))
+        self.steps_s[entrant].append(step_s(*stamps_s))
         if seen:
             before, after = seen
             occupancy = mean_occupancy(after.count - before.count, after.clients - before.clients)
-            self.occupancies[entrant].append(occupancy)
+            self.occupancies.setdefault(entrant, []).append(occupancy)
 
     def references(self, kind: Kind) -> list[A]:
         """Returns the last answers of a kind's first entrant: what all others are compared with."""
@@ -92,6 +99,10 @@ class Crowd(Generic[A]):
                     if answer is not references[client]:
                         yield f"client {client} of {entrant}, round {number}", client, answer
 
+    def notes(self, above: Entrant, below: Entrant) -> dict[str, str]:
+        """Returns which entrants a gain is the quotient of, and who came when."""
+        return {"numerator": str(above), "denominator": str(below), "order": self._order}
+
     def beside(self, unit: str, times: float = 1.0) -> dict[str, Spread]:
         """Returns the rates of all contenders, each stamp being worth `times`."""
         return {
@@ -102,6 +113,13 @@ class Crowd(Generic[A]):
 def _after_the_first(answer: Decoded | Trained) -> Sequence[float]:
     """Returns the stamps from the first token or step on: what comes before belongs to the beginning."""
     return answer.stamps_s if isinstance(answer, Decoded) else answer.stamps_s[1:]
+
+
+def lent_gain(rates: Mapping[Entrant, Sequence[float]], below: Entrant) -> Spread | None:
+    """Returns the gain of lent clients over an entrant; None where none took part."""
+    if not any(entrant.kind is Kind.LENT for entrant in rates):
+        return None
+    return ratios(rates[best(rates, Kind.LENT)], rates[below])
 
 
 def best(rates: Mapping[Entrant, Sequence[float]], *kinds: Kind) -> Entrant:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from symbiosis_bench.processes import Child
+from symbiosis_core.config import DEFAULT_LANES
 from symbiosis_core.wire import DaemonStatus
 from symbiosis_scheduler.commands.status import fetch_status
 
@@ -24,6 +27,13 @@ class Daemon:
         return fetch_status(self.address)
 
 
-def configuration(threads: int) -> str:
-    """Returns a configuration file: the library's defaults, but for the threads."""
-    return f"[compute]\nthreads = {threads}\n"
+def configuration(threads: int, *, holding: bool = True) -> str:
+    """Returns a configuration file: the library's defaults, but for the threads, and holding where it is off."""
+    lines = ["[compute]", f"threads = {threads}"]
+    for name, lane in DEFAULT_LANES.items() if not holding else ():
+        unheld = msgspec.structs.replace(lane, max_hold_us=0)
+        lines += [
+            f"[lanes.{name}]",
+            *(f"{key} = {value}" for key, value in msgspec.structs.asdict(unheld).items()),
+        ]
+    return "\n".join(lines) + "\n"

@@ -6,7 +6,8 @@ Plain is run in two ways, with each of the threads it may have, and the best of 
   that they share its pages without knowing;
 - `copied`: four processes with weights of their own, as on every load that converts.
 
-`forked` is beside them: one process that loads, and four forks of it.
+`forked` is beside them: one process that loads, and four forks of it. So is `unheld`: the four clients on a daemon
+of their own that holds nobody, which says what holding brings and costs.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from symbiosis_bench.end_to_end.crew import Crew
-from symbiosis_bench.end_to_end.crowd import Crowd, best
+from symbiosis_bench.end_to_end.crowd import Crowd, best, lent_gain
 from symbiosis_bench.end_to_end.figures import Figure, figure
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged
 from symbiosis_bench.end_to_end.pairs import reports, same_adapters
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.verification import Check
-from symbiosis_bench.spread import ratios, spread
+from symbiosis_bench.spread import Spread, ratios, spread
 
 __all__ = ["decode4"]
 
@@ -40,19 +41,35 @@ def decode4(site: Site, wanted: frozenset[str], plain: Crew, *others: Crew) -> I
     checks = same_adapters(site, plain, *others) + _check_tokens(site, crowd, plain, others)
     rates, quick = crowd.rates, site.settings.quick
     ours, theirs = best(rates, Kind.SPLIT), best(rates, Kind.PLAIN, Kind.COPIED)
-    notes = reports(*crews) | {"numerator": str(ours), "denominator": str(theirs)}
+    notes = reports(*crews) | crowd.notes(ours, theirs)
     if "decode4_gain" in wanted:
         beside = crowd.beside("tokens_per_s")
         beside["gain_over_forked"] = ratios(rates[ours], rates[best(rates, Kind.FORKED)])
         gain = ratios(rates[ours], rates[theirs])
-        yield "decode4_gain", figure("decode4_gain", gain, quick=quick, checks=checks, beside=beside, notes=notes)
+        lent = lent_gain(rates, theirs)
+        yield (
+            "decode4_gain",
+            figure("decode4_gain", gain, quick=quick, checks=checks, beside=beside, notes=notes, lent=lent),
+        )
     if "decode4_occupancy" in wanted:
-        beside = {str(entrant): spread(values) for entrant, values in crowd.occupancies.items()}
+        beside = {str(entrant): spread(values) for entrant, values in crowd.occupancies.items()} | _holding(crowd)
         occupancy = spread(crowd.occupancies[ours])
         yield (
             "decode4_occupancy",
             figure("decode4_occupancy", occupancy, quick=quick, checks=checks, beside=beside, notes=notes),
         )
+
+
+def _holding(crowd: Crowd[Decoded]) -> dict[str, Spread]:
+    """Returns the median time of a token with holding and without, and the quotient, for all threads alike."""
+    told: dict[str, Spread] = {}
+    for unheld, without_s in crowd.steps_s.items():
+        if unheld.kind is Kind.UNHELD:
+            held = unheld._replace(kind=Kind.SPLIT)
+            told[f"{held}_token_s"] = spread(crowd.steps_s[held])
+            told[f"{unheld}_token_s"] = spread(without_s)
+            told[f"{held}_token_s_over_{unheld}"] = ratios(crowd.steps_s[held], without_s)
+    return told
 
 
 def _check_tokens(site: Site, crowd: Crowd[Decoded], plain: Crew, others: tuple[Crew, ...]) -> list[Check]:

@@ -29,7 +29,8 @@ class Figure(Spread, frozen=True, kw_only=True):
 
     target: Target | None
     met: bool | None
-    """Whether the median meets the target. None: there is no target, or quick figures that mean nothing."""
+    """Whether the median meets the target. None: there is no target, or a quick figure, which means nothing, or
+    one round, which may be any."""
     verified: bool | None
     """Whether every check passed. None: nothing was compared."""
     checks: tuple[Check, ...]
@@ -59,7 +60,7 @@ def figure(
         max=spread.max,
         rounds=spread.rounds,
         target=target,
-        met=None if target is None or quick else target.met(spread.median),
+        met=None if target is None or quick or len(spread.rounds) == 1 else target.met(spread.median),
         verified=all(check.passed for check in checks) if checks else None,
         checks=tuple(checks),
         beside=dict(beside or {}),

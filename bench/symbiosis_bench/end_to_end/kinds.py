@@ -18,6 +18,10 @@ class Kind(StrEnum):
     """Plain processes that one process forks after it has loaded, so that they share its pages."""
     SPLIT = "split"
     """A client of the daemon. Its decode steps are captured, unless the run is told otherwise."""
+    EAGER = "eager"
+    """A client whose decode steps are not captured, which is the library's default."""
+    UNHELD = "unheld"
+    """The same as `split`, of a daemon that holds no request for others."""
     LENT = "lent"
     """A client that computes by itself with the daemon's weights."""
 
@@ -29,4 +33,9 @@ class Kind(StrEnum):
     @property
     def asks(self) -> bool:
         """Whether the daemon computes for it."""
-        return self is Kind.SPLIT
+        return self in (Kind.SPLIT, Kind.EAGER, Kind.UNHELD)
+
+    @property
+    def captured(self) -> bool:
+        """Whether its decode steps are captured, where that is asked for."""
+        return self in (Kind.SPLIT, Kind.UNHELD)

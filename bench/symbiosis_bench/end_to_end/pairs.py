@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -12,11 +12,19 @@ from symbiosis_bench.end_to_end.crew import Crew
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Order
 from symbiosis_bench.end_to_end.site import Site
+from symbiosis_bench.end_to_end.turns import said, turns
 from symbiosis_bench.end_to_end.verification import Check
 
 __all__ = ["reports", "same_adapters", "take_turns"]
 
 A = TypeVar("A", bound=msgspec.Struct)
+
+
+class Taken(NamedTuple, Generic[A]):
+    """The answer of every round, by the crew's kind, and the order of every round, in words."""
+
+    answers: dict[Kind, list[A]]
+    order: str
 
 
 def same_adapters(site: Site, plain: Crew, *others: Crew) -> list[Check]:
@@ -37,8 +45,8 @@ def take_turns(
     *,
     rounds: int,
     look: Callable[[Crew], object] | None = None,
-) -> dict[Kind, list[A]]:
-    """Returns the answer of every round, by the crew's kind, of crews of one. Neither crew always comes first.
+) -> Taken[A]:
+    """Has crews of one take turns.
 
     `look` is called twice in every round of a crew that asks the daemon: after its first step or token, and at its
     end.
@@ -47,12 +55,13 @@ def take_turns(
         site.progress.say(f"{what}: {crew.kind} warms up")
         crew.perform(kind, order)
     answers: dict[Kind, list[A]] = {crew.kind: [] for crew in crews}
-    for number in range(rounds):
-        for crew in crews if number % 2 == 0 else crews[::-1]:
-            site.progress.say(f"{what}: round {number + 1} of {rounds}, {crew.kind}")
+    orders = turns(crews, rounds, site.settings.seed, what)
+    for number, crews_in_turn in enumerate(orders, 1):
+        for crew in crews_in_turn:
+            site.progress.say(f"{what}: round {number} of {rounds}, {crew.kind}")
             watched = partial(look, crew) if look is not None and crew.kind.asks else None
             answers[crew.kind] += crew.perform(kind, order, all_began=watched, first_done=watched)
-    return answers
+    return Taken(answers, said([[crew.kind for crew in each] for each in orders]))
 
 
 def reports(*crews: Crew) -> dict[str, str]:

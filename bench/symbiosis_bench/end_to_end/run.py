@@ -11,8 +11,9 @@ from symbiosis_bench.end_to_end.figures import KEYS, Figure
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.memory_share import memory_share
 from symbiosis_bench.end_to_end.messages import read_message
+from symbiosis_bench.end_to_end.report import summary
 from symbiosis_bench.end_to_end.settings import Settings
-from symbiosis_bench.end_to_end.site import Site, Wanted
+from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import solo
 from symbiosis_bench.end_to_end.train4 import padding_saved, train4_gain
 from symbiosis_bench.processes import Children
@@ -21,7 +22,6 @@ from symbiosis_bench.progress import Progress
 __all__ = ["run"]
 
 Stage = Callable[[Site, frozenset[str]], Iterator[tuple[str, Figure]]]
-_DECODE4: Final = frozenset({"decode4_gain", "decode4_occupancy"})
 _FOUR_INFERENCE: Final = ("inference",) * 4
 _FOUR_TRAINING: Final = ("training",) * 4
 
@@ -42,28 +42,37 @@ def run(
                 for key, figure in stage(site, keys & wanted):
                     found[key] = figure
                     keep(found)
-                    progress.tell(f"{key}: {figure.median:.3g} ({figure.min:.3g}..{figure.max:.3g})")
+                    progress.tell(f"{key}: {summary(figure)}")
     return {key: found[key] for key in KEYS if key in found}
 
 
-def _four(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
-    """Yields all that needs four clients, or four plain processes, at once."""
-    plain: list[Wanted] = [(Kind.PLAIN, _FOUR_INFERENCE)] if wanted - {"padding_saved"} else []
-    generating: list[Wanted] = []
-    if wanted & _DECODE4:
-        generating = [(kind, _FOUR_INFERENCE) for kind in (Kind.COPIED, Kind.FORKED, Kind.SPLIT)]
-    training: list[Wanted] = [(Kind.SPLIT, _FOUR_TRAINING)] if wanted - _DECODE4 else []
-    with site.crews(site.main(), plain, generating, training) as (reference, generators, trainers):
-        if wanted & _DECODE4:
-            yield from decode4(site, wanted, *reference, *generators)
+def _four_generate(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
+    """Yields what needs four generating clients, or four plain processes, at once."""
+    kinds = [Kind.PLAIN, Kind.COPIED, Kind.FORKED, Kind.SPLIT, *([Kind.LENT] if site.lends else [])]
+    main = site.main()
+    with (
+        site.daemon_on(main.folder, holding=False) as unholding,
+        site.crews(main, [(kind, _FOUR_INFERENCE) for kind in kinds]) as ((plain, *others),),
+        site.crews(unholding, [(Kind.UNHELD, _FOUR_INFERENCE)]) as ((unheld,),),
+    ):
+        yield from decode4(site, wanted, plain, *others, unheld)
+
+
+def _four_train(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
+    """Yields what needs four training clients, or four plain processes, at once."""
+    kinds = [Kind.SPLIT]
+    if "train4_gain" in wanted:
+        kinds = [Kind.PLAIN, Kind.SPLIT, *([Kind.LENT] if site.lends else [])]
+    with site.crews(site.main(), [(kind, _FOUR_TRAINING) for kind in kinds]) as (crews,):
         if "train4_gain" in wanted:
-            yield "train4_gain", train4_gain(site, *reference, *trainers)
+            yield "train4_gain", train4_gain(site, *crews)
         if "padding_saved" in wanted:
-            yield "padding_saved", padding_saved(site, trainers[0])
+            yield "padding_saved", padding_saved(site, crews[kinds.index(Kind.SPLIT)])
 
 
 _STAGES: Final[tuple[tuple[frozenset[str], Stage], ...]] = (
     (frozenset({"train_tax", "decode_tax", "client_peak_activations"}), solo),
-    (_DECODE4 | {"train4_gain", "padding_saved"}, _four),
+    (frozenset({"decode4_gain", "decode4_occupancy"}), _four_generate),
+    (frozenset({"train4_gain", "padding_saved"}), _four_train),
     (frozenset({"memory_share"}), memory_share),
 )

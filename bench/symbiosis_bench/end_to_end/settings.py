@@ -107,6 +107,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     only: tuple[str, ...]
     """Empty: every key."""
     scale: Scale
+    seed: int = 0
+    """Of the order in which contenders take turns."""
+    lent: bool = True
+    """Whether clients with lent weights take part."""
     environment: dict[str, str]
     """The user's variables that bear on threads and memory, which every process inherits. Of this kind the
     benchmark sets OMP_NUM_THREADS only, and for all alike."""

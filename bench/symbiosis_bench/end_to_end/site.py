@@ -60,7 +60,7 @@ class Site:
     @property
     def lends(self) -> bool:
         """Whether clients with lent weights are measured beside the others."""
-        return self.settings.device == "cpu" and self.settings.cut != "lent"
+        return self.settings.lent and self.settings.device == "cpu" and self.settings.cut != "lent"
 
     def main(self) -> Daemon:
         """Returns the daemon on the base of this run. Starts it when it is first asked for."""
@@ -78,9 +78,9 @@ class Site:
             self._main = None
 
     @contextmanager
-    def daemon_on(self, folder: str) -> Iterator[Daemon]:
+    def daemon_on(self, folder: str, *, holding: bool = True) -> Iterator[Daemon]:
         """Lends a daemon on the base in that folder."""
-        daemon = self._daemon(folder)
+        daemon = self._daemon(folder, holding=holding)
         try:
             yield daemon
         finally:
@@ -136,7 +136,7 @@ class Site:
         if kind is Kind.PLAIN:
             return ["plain"]
         cut = "lent" if kind is Kind.LENT else self.settings.cut
-        captured = self.settings.capture and kind is not Kind.LENT and lane == "inference"
+        captured = self.settings.capture and kind.captured and lane == "inference"
         return ["split", f"--cut={cut}", *(["--capture"] if captured else [])]
 
     def _options(self, daemon: Daemon, client: int = 0, lane: str = "") -> list[str]:
@@ -169,11 +169,11 @@ class Site:
         assert isinstance(message, Made)  # nobody else was asked
         return message.folder
 
-    def _daemon(self, folder: str) -> Daemon:
+    def _daemon(self, folder: str, *, holding: bool = True) -> Daemon:
         self.progress.say("starting a daemon")
         number = self._number()
         config = self._folder / f"daemon-{number}.toml"
-        config.write_text(configuration(self.settings.threads))
+        config.write_text(configuration(self.settings.threads, holding=holding))
         address = f"ipc://{self._folder}/d{number}/s"  # short: a socket's path has at most 100 bytes
         options = ["--dtype", self.settings.dtype, "--config", str(config)]
         if self.settings.device != "cpu":

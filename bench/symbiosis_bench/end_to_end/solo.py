@@ -24,16 +24,21 @@ __all__ = ["decode_tax", "solo", "train_tax"]
 
 def solo(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
     """Yields `train_tax`, `decode_tax` and `client_peak_activations`."""
-    kinds = (Kind.SPLIT, Kind.LENT) if site.lends else (Kind.SPLIT,)
-    train: list[Wanted] = [(kind, ("training",)) for kind in kinds] if wanted - {"decode_tax"} else []
-    decode: list[Wanted] = [(kind, ("inference",)) for kind in kinds] if "decode_tax" in wanted else []
+    lent = [Kind.LENT] if site.lends else []
+    eager = [Kind.EAGER] if site.settings.capture else []
+    train: list[Wanted] = []
+    decode: list[Wanted] = []
+    if wanted - {"decode_tax"}:
+        train = [(kind, ("training",)) for kind in (Kind.SPLIT, *lent)]
+    if "decode_tax" in wanted:
+        decode = [(kind, ("inference",)) for kind in (Kind.SPLIT, *eager, *lent)]
     with site.crews(site.main(), [(Kind.PLAIN, ("any",))], train, decode) as ((plain,), training, inference):
         if "train_tax" in wanted:
             yield "train_tax", train_tax(site, plain, *training)
         if "decode_tax" in wanted:
             yield "decode_tax", decode_tax(site, plain, *inference)
         if "client_peak_activations" in wanted:
-            yield "client_peak_activations", client_peak(site, plain, training[0])
+            yield "client_peak_activations", client_peak(site, plain, *training)
 
 
 def train_tax(site: Site, plain: Crew, *clients: Crew) -> Figure:
@@ -41,8 +46,9 @@ def train_tax(site: Site, plain: Crew, *clients: Crew) -> Figure:
     checks = same_adapters(site, plain, *clients)
     taxes: dict[Kind, dict[str, Spread]] = {client.kind: {} for client in clients}
     beside: dict[str, Spread] = {}
+    in_turns: dict[str, str] = {}
     for shape, steps in zip(site.scale.train_shapes, site.scale.train_steps, strict=True):
-        answers = take_turns(
+        answers, in_turn = take_turns(
             site,
             (plain, *clients),
             f"train_tax {shape}",
@@ -50,6 +56,7 @@ def train_tax(site: Site, plain: Crew, *clients: Crew) -> Figure:
             Train(shape, steps),
             rounds=site.scale.rounds,
         )
+        in_turns[f"order {shape}"] = in_turn
         taken_s = {kind: _steps_s(told) for kind, told in answers.items()}
         beside |= {f"{kind}_step_s_{shape}": spread(values) for kind, values in taken_s.items()}
         beside |= cuda_bytes({f"{kind}_{shape}": told for kind, told in answers.items()})
@@ -65,7 +72,7 @@ def train_tax(site: Site, plain: Crew, *clients: Crew) -> Figure:
         quick=site.settings.quick,
         checks=checks,
         beside=beside,
-        notes=reports(plain, *clients),
+        notes=reports(plain, *clients) | in_turns,
         lent=worst.get(Kind.LENT),
     )
 
@@ -80,7 +87,7 @@ def decode_tax(site: Site, plain: Crew, *clients: Crew) -> Figure:
             busy_s[crew.kind].append(crew.daemon.status().batches.busy_s)
 
     crews, order = (plain, *clients), Decode(site.scale.decode_tokens)
-    answers = take_turns(site, crews, "decode_tax", Decoded, order, rounds=site.scale.rounds, look=look)
+    answers, in_turn = take_turns(site, crews, "decode_tax", Decoded, order, rounds=site.scale.rounds, look=look)
     reference = answers[plain.kind][-1]
     judged = {crew.kind: crew.perform(Judged, Judge(reference.tokens))[0] for crew in crews}
     checks = same_adapters(site, plain, *clients)
@@ -95,6 +102,7 @@ def decode_tax(site: Site, plain: Crew, *clients: Crew) -> Figure:
     taken_s = {kind: _steps_s(told) for kind, told in answers.items()}
     taxes = {client.kind: ratios(taken_s[client.kind], taken_s[plain.kind]) for client in clients}
     beside = {f"{kind}_token_s": spread(values) for kind, values in taken_s.items()}
+    beside |= {f"{kind}_tax": tax for kind, tax in taxes.items()}
     beside |= {
         f"{kind}_cpu_s": spread([answer.cpu_s / tokens for answer in told]) for kind, told in answers.items()
     }
@@ -107,7 +115,7 @@ def decode_tax(site: Site, plain: Crew, *clients: Crew) -> Figure:
         quick=site.settings.quick,
         checks=checks,
         beside=beside | cuda_bytes(answers),
-        notes=reports(*crews),
+        notes=reports(*crews) | {"order": in_turn},
         lent=taxes.get(Kind.LENT),
     )
 

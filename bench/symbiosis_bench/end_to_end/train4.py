@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from symbiosis_bench.end_to_end.crew import Crew
-from symbiosis_bench.end_to_end.crowd import Crowd, best
+from symbiosis_bench.end_to_end.crowd import Crowd, best, lent_gain
 from symbiosis_bench.end_to_end.figures import Figure, figure
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Shape, Train, Trained
@@ -32,7 +32,8 @@ def train4_gain(site: Site, plain: Crew, *clients: Crew) -> Figure:
         quick=site.settings.quick,
         checks=same_adapters(site, plain, *clients) + _check_losses(site, crowd, plain),
         beside=beside,
-        notes=reports(plain, *clients) | {"numerator": str(above), "denominator": str(below)},
+        notes=reports(plain, *clients) | crowd.notes(above, below),
+        lent=lent_gain(rates, below),
     )
 
 
