@@ -36,8 +36,11 @@ def main() -> None:
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--adapter", default="the same")
     parser.add_argument("--dies-at", type=int, default=0, help="which order it does not survive")
+    parser.add_argument("--torch-threads", type=int, default=1)
     given = parser.parse_args()
-    reporter.tell(Ready(torch_threads=1, attention="none", dtype="float32", adapter=given.adapter))
+    reporter.tell(
+        Ready(torch_threads=given.torch_threads, attention="none", dtype="float32", adapter=given.adapter)
+    )
     number = 0
     while order := orders.get():
         if (number := number + 1) == given.dies_at:

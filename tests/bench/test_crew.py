@@ -14,6 +14,7 @@ from symbiosis_bench.end_to_end.crew import Crew, wait_ready
 from symbiosis_bench.end_to_end.decode4 import decode4
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Message, Shape, Train, Trained, read_message
+from symbiosis_bench.end_to_end.pairs import reports
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import decode_tax, train_tax
 from symbiosis_bench.end_to_end.train4 import train4_gain
@@ -147,6 +148,19 @@ def test_everybody_who_trains_is_compared(start: Start, site: Site, wrong: Kind)
 def whose(checks: list[Check]) -> set[str]:
     """Returns the entrants: a check is of `client 0 of lent, round 1`."""
     return {check.what.split()[3].rstrip(",") for check in checks}
+
+
+def test_a_member_with_another_number_of_threads_than_the_first_is_seen(
+    start: Start, children: Children[Message]
+) -> None:
+    members = [
+        children.start(f"plain-{n}", [sys.executable, str(DOUBLE), f"--torch-threads={n}"], os.environ)
+        for n in (2, 1)
+    ]
+    unlike = Crew(Kind.PLAIN, children, members)
+    wait_ready(children, [unlike])
+    assert reports(unlike)["plain"].startswith("2, 1 threads")
+    assert reports(start(Kind.SPLIT, members=2))["split"].startswith("1 threads")
 
 
 def test_a_lent_client_with_wrong_losses_is_found(start: Start, site: Site) -> None:

@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 from symbiosis_bench.end_to_end.crew import Crew
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decoded, Order, Trained
+from symbiosis_bench.end_to_end.pairs import in_words
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.turns import said, turns
 from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
@@ -101,7 +102,17 @@ class Crowd(Generic[A]):
 
     def notes(self, above: Entrant, below: Entrant) -> dict[str, str]:
         """Returns which entrants a gain is the quotient of, and who came when."""
-        return {"numerator": str(above), "denominator": str(below), "order": self._order}
+        threads = "; ".join(f"{entrant} {self._threads(entrant)}" for entrant in self.answers)
+        return {
+            "numerator": str(above),
+            "denominator": str(below),
+            "order": self._order,
+            "threads of torch": threads,
+        }
+
+    def _threads(self, entrant: Entrant) -> str:
+        """Returns how many every member had in the last round."""
+        return in_words([answer.torch_threads for answer in self.answers[entrant][-1]])
 
     def beside(self, unit: str, times: float = 1.0) -> dict[str, Spread]:
         """Returns the rates of all contenders, each stamp being worth `times`."""

@@ -102,7 +102,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     stamps_s: tuple[float, ...]
     cuda_bytes: int | None = None
-    """Most that torch held on the GPU for this process; None without one."""
+    """Most that torch held on the GPU for this process meanwhile; None without one."""
+    torch_threads: int = 0
+    """In this process meanwhile."""
 
 
 class Trained(Measured, frozen=True, kw_only=True, tag="trained"):

@@ -15,7 +15,7 @@ from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.turns import said, turns
 from symbiosis_bench.end_to_end.verification import Check
 
-__all__ = ["reports", "same_adapters", "take_turns"]
+__all__ = ["in_words", "reports", "same_adapters", "take_turns"]
 
 A = TypeVar("A", bound=msgspec.Struct)
 
@@ -65,10 +65,24 @@ def take_turns(
 
 
 def reports(*crews: Crew) -> dict[str, str]:
-    """Returns what the contenders said about themselves."""
-    return {
-        crew.kind: f"{ready.torch_threads} threads, attention {ready.attention}, {ready.dtype}"
-        + (f"; {ready.cut}" if ready.cut else "")
-        for crew in crews
-        for ready in crew.ready[:1]
-    }
+    """Returns what the contenders said about themselves, every member of them, and what their daemons say."""
+    notes = {str(crew.kind): _report(crew) for crew in crews if crew.ready}
+    for crew in crews:
+        if crew.kind.asks and crew.daemon is not None:
+            status = crew.daemon.status()
+            notes[f"daemon of {crew.kind}"] = (
+                f"{status.threads} threads, {status.threads_policy}; {status.policy}; {status.version}"
+            )
+    return notes
+
+
+def _report(crew: Crew) -> str:
+    ready = crew.ready[0]
+    told = f"{in_words([each.torch_threads for each in crew.ready])} threads at first"
+    told += f", attention {ready.attention}, {ready.dtype}"
+    return told + (f"; {ready.cut}" if ready.cut else "")
+
+
+def in_words(members: Sequence[int]) -> str:
+    """Returns what all members have in common, or what each has."""
+    return str(members[0]) if len(set(members)) == 1 else ", ".join(map(str, members))
