@@ -6,7 +6,8 @@ import pytest
 
 from symbiosis_bench.end_to_end.crowd import Entrant, best
 from symbiosis_bench.end_to_end.kinds import Kind
-from symbiosis_bench.end_to_end.memory_share import share
+from symbiosis_bench.end_to_end.memory_share import on_gpu, share
+from symbiosis_bench.end_to_end.messages import Measured
 from symbiosis_bench.end_to_end.train4 import share_of_padded
 from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 
@@ -62,6 +63,13 @@ def test_each_side_counts_with_its_best_contender() -> None:
 def test_a_padded_batch_is_as_long_as_its_longest() -> None:
     assert share_of_padded([10, 10, 10, 40]) == pytest.approx(70 / 160)
     assert share_of_padded([8, 8]) == 1.0
+
+
+def test_on_a_gpu_the_driver_says_what_all_hold() -> None:
+    """Whoever is done last has seen all of them at work; on a CPU there is nothing to see."""
+    answers = [Measured(stamps_s=(), device_bytes=held) for held in (700, 900, 800)]
+    assert on_gpu(answers) == (0, 900)
+    assert on_gpu([Measured(stamps_s=())]) is None
 
 
 def test_what_clients_take_anyway_is_not_the_bases() -> None:

@@ -63,6 +63,13 @@ class Contender:
         """Returns the most that torch has held on the GPU since `begin`; None without one."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
+    def device_bytes(self) -> int | None:
+        """Returns what all processes hold on the GPU now, its contexts included; None without one."""
+        if self.device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self.device)
+        return total - free
+
 
 def open_plain(folder: str, dtype: str, device: str) -> Any:
     """Returns transformers' own model, as anybody loads it."""

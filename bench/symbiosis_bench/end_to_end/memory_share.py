@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from symbiosis_bench.end_to_end.crew import Crew
@@ -17,7 +17,7 @@ from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.spread import Spread, spread
 from symbiosis_core.telemetry import pss_bytes
 
-__all__ = ["memory_share", "share"]
+__all__ = ["memory_share", "on_gpu", "share"]
 
 _TOKENS: Final = 8
 _ANY: Final = (3,)
@@ -94,14 +94,16 @@ def _beside(kind: Kind, big: Weighing, tiny: Weighing, base_bytes: int) -> dict[
 
 
 def _weigh(site: Site, daemon: Daemon, kind: Kind, on: str) -> Weighing:
-    """Returns the PSS of the daemon and of all clients, after each has worked, once a round."""
+    """Returns what the daemon and all clients take, after each has worked, once a round."""
     with site.crews(daemon, [(kind, site.scale.memory_lanes)]) as ((crew,),):
         weighing = Weighing(crew, [], [], [])
         for number in range(site.scale.crowd_rounds):
             site.progress.say(f"memory_share, {kind} on {on}: round {number + 1}")
-            weighing.answers.append(crew.perform(Measured, _orders(site)))
-            weighing.daemon_bytes.append(_pss(daemon.status().pid))
-            weighing.clients_bytes.append(sum(map(_pss, crew.pids)))
+            answers = crew.perform(Measured, _orders(site))
+            of_daemon, of_clients = on_gpu(answers) or (_pss(daemon.status().pid), sum(map(_pss, crew.pids)))
+            weighing.answers.append(answers)
+            weighing.daemon_bytes.append(of_daemon)
+            weighing.clients_bytes.append(of_clients)
     return weighing
 
 
@@ -129,6 +131,16 @@ def _check(site: Site, big: Weighing, references: References) -> list[Check]:
 def _orders(site: Site) -> list[Order]:
     work: dict[str, Order] = {"training": Train(site.scale.memory_shape, 2), "inference": Decode(_TOKENS)}
     return [work[lane] for lane in site.scale.memory_lanes]
+
+
+def on_gpu(answers: Sequence[Measured]) -> tuple[int, int] | None:
+    """Returns what the daemon and the clients hold on the GPU, after the last has worked; None without one.
+
+    The driver knows the sum alone, contexts included, so it all counts as the clients'. On a tiny base it is the
+    same but for the base and what grows with it: there, too, the daemon's libraries are taken away.
+    """
+    held = [answer.device_bytes for answer in answers if answer.device_bytes is not None]
+    return (0, max(held)) if held else None
 
 
 def _pss(pid: int) -> int:

@@ -103,6 +103,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     stamps_s: tuple[float, ...]
     cuda_bytes: int | None = None
     """Most that torch held on the GPU for this process meanwhile; None without one."""
+    device_bytes: int | None = None
+    """What all processes hold on the GPU when this one is done, as its driver counts; None without one."""
     torch_threads: int = 0
     """In this process meanwhile."""
 
@@ -134,7 +136,8 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
 
 
 class Peaked(msgspec.Struct, frozen=True, tag="peaked"):
-    """Bytes; see `peak` for what they count."""
+    """Bytes; see `peak` for what they count. `activations` are of the GPU where the model is there, the others are
+    the host's."""
 
     activations: int
     arena: int

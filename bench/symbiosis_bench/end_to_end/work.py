@@ -27,6 +27,7 @@ def train(contender: Contender, order: Train, began: Callable[[], object]) -> Tr
         losses=tuple(losses),
         stamps_s=tuple(stamps_s),
         cuda_bytes=contender.cuda_bytes(),
+        device_bytes=contender.device_bytes(),
         torch_threads=torch.get_num_threads(),
     )
 
@@ -77,6 +78,7 @@ def decode(contender: Contender, order: Decode, began: Callable[[], object]) -> 
         stamps_s=tuple(clock.stamps_s),
         cpu_s=clock.cpu_s,
         cuda_bytes=contender.cuda_bytes(),
+        device_bytes=contender.device_bytes(),
         torch_threads=torch.get_num_threads(),
     )
 
