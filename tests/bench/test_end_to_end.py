@@ -56,8 +56,8 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert told["decode_tax"]["beside"]["lent_token_s"]["median"] > 0
     assert told["decode_tax"]["beside"]["eager_token_s"]["median"] > 0
     assert told["client_peak_activations"]["lent"]["median"] > 0
-    lengths = told["settings"]["scale"]["skewed_tokens"]
-    assert told["padding_saved"]["median"] == sum(lengths) / (len(lengths) * max(lengths))
+    assert told["padding_saved"]["median"] < 1
+    assert told["padding_saved"]["beside"]["computed_rows"]["median"] > 0
     assert told["client_peak_activations"]["beside"]["split_arena_bytes"]["median"] > 0
     assert not list(tmp_path.glob("symbiosis-*"))
 

@@ -8,7 +8,7 @@ from symbiosis_bench.end_to_end.crowd import Entrant, best
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.memory_share import on_gpu, share
 from symbiosis_bench.end_to_end.messages import Measured
-from symbiosis_bench.end_to_end.train4 import share_of_padded
+from symbiosis_bench.end_to_end.padding import Asked, no_padding, padded_rows
 from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 
 
@@ -61,8 +61,15 @@ def test_each_side_counts_with_its_best_contender() -> None:
 
 
 def test_a_padded_batch_is_as_long_as_its_longest() -> None:
-    assert share_of_padded([10, 10, 10, 40]) == pytest.approx(70 / 160)
-    assert share_of_padded([8, 8]) == 1.0
+    """Each request counts, also where one client makes more of them than another."""
+    assert padded_rows([Asked(5, 50), Asked(5, 200)]) == 10 * 40
+    assert padded_rows([Asked(10, 100), Asked(5, 200)]) == 15 * 40
+    assert padded_rows([Asked(5, 50), Asked(7, 70)]) == 120
+
+
+def test_rows_that_nobody_asked_for_are_found() -> None:
+    assert no_padding(250, [Asked(5, 50), Asked(5, 200)]).passed
+    assert not no_padding(400, [Asked(5, 50), Asked(5, 200)]).passed
 
 
 def test_on_a_gpu_the_driver_says_what_all_hold() -> None:

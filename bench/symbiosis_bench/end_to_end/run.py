@@ -11,11 +11,12 @@ from symbiosis_bench.end_to_end.figures import KEYS, Figure
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.memory_share import memory_share
 from symbiosis_bench.end_to_end.messages import read_message
+from symbiosis_bench.end_to_end.padding import padding_saved
 from symbiosis_bench.end_to_end.report import summary
 from symbiosis_bench.end_to_end.settings import Settings
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import solo
-from symbiosis_bench.end_to_end.train4 import padding_saved, train4_gain
+from symbiosis_bench.end_to_end.train4 import train4_gain
 from symbiosis_bench.processes import Children
 from symbiosis_bench.progress import Progress
 
