@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,10 +11,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from symbiosis_bench.end_to_end.crew import Crew, wait_ready
+from symbiosis_bench.end_to_end.crew import Crew, NoRoomError, joined, wait_ready
 from symbiosis_bench.end_to_end.decode4 import decode4
+from symbiosis_bench.end_to_end.jobs import lasted_s
 from symbiosis_bench.end_to_end.kinds import Kind
-from symbiosis_bench.end_to_end.messages import Decode, Decoded, Message, Shape, Train, Trained, read_message
+from symbiosis_bench.end_to_end.messages import (
+    Decode,
+    Decoded,
+    Measured,
+    Message,
+    NoRoom,
+    Shape,
+    Train,
+    Trained,
+    read_message,
+)
 from symbiosis_bench.end_to_end.pairs import reports
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import decode_tax, train_tax
@@ -38,14 +50,13 @@ def children(tmp_path: Path) -> Iterator[Children[Message]]:
 @pytest.fixture
 def start(children: Children[Message]) -> Start:
     """Starts a crew of doubles that is ready."""
+    numbers = itertools.count()
 
     def start(kind: Kind, *options: str, members: int = 1) -> Crew:
-        started = [
-            children.start(
-                f"{kind}-{i}", [sys.executable, str(DOUBLE), f"--adapter=adapter {i}", *options], os.environ
-            )
-            for i in range(members)
-        ]
+        started = []
+        for i in range(members):
+            command = [sys.executable, str(DOUBLE), f"--adapter=adapter {i}", *options]
+            started.append(children.start(f"{kind}-{i}-{next(numbers)}", command, os.environ))
         crew = Crew(kind, children, started)
         wait_ready(children, [crew])
         return crew
@@ -87,6 +98,29 @@ def test_a_member_that_dies_is_told_with_its_last_words(start: Start) -> None:
 def test_another_answer_than_was_asked_for_is_an_error(start: Start) -> None:
     with pytest.raises(BenchFailedError, match="plain answered Decoded instead of Trained"):
         start(Kind.PLAIN).perform(Trained, Decode(2))
+
+
+def test_a_model_that_finds_no_room_is_told_apart_from_one_that_fails(start: Start) -> None:
+    with pytest.raises(NoRoomError, match="no room on the GPU for plain-0"):
+        start(Kind.PLAIN, "--no-room-at=0")
+
+
+def test_an_order_that_finds_no_room_is_an_answer_for_who_asks_how_many_fit(start: Start) -> None:
+    order = Train(Shape(1, 8), 2)
+    answers = start(Kind.PLAIN, "--no-room-at=1", members=2).perform(Measured, order)
+    assert [type(answer) for answer in answers] == [NoRoom, NoRoom]
+    with pytest.raises(BenchFailedError, match="answered NoRoom instead of Trained"):
+        start(Kind.PLAIN, "--no-room-at=1").perform(Trained, order)
+
+
+def test_jobs_that_were_started_one_by_one_train_as_one_crew(start: Start, children: Children[Message]) -> None:
+    one, another = start(Kind.SPLIT, "--adapter=a", members=1), start(Kind.SPLIT, "--adapter=b", members=2)
+    whole = joined(children, [one, another])
+    assert [ready.adapter for ready in whole.ready] == ["a", "b", "b"]
+    trained = whole.perform(Trained, Train(Shape(1, 8), 2))
+    assert lasted_s(trained) == pytest.approx(0.02)
+    another.end()
+    assert len(one.perform(Trained, Train(Shape(1, 8), 2))) == 1
 
 
 def test_ended_crews_leave_room_for_others(start: Start, children: Children[Message]) -> None:

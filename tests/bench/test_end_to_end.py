@@ -92,6 +92,38 @@ def test_memory_is_weighed(tmp_path: Path) -> None:
         assert figure["median"] == (taken - beside[f"{kind}_clients_on_tiny_bytes"]) / beside["base_bytes"]
 
 
+@pytest.mark.long
+def test_jobs_are_started_until_no_more_fit(tmp_path: Path) -> None:
+    """As on a GPU, with a limit in place of its memory."""
+    limit_mb = 1300
+    only = ["--only", "jobs_on_one_gpu", "--limit-mb", str(limit_mb)]
+    done = run(tmp_path, "--quick", "--rounds", "1", *only, "--json", "out.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    jobs, beside = told["jobs_on_one_gpu"], told["jobs_on_one_gpu"]["beside"]
+    assert jobs["verified"] is True
+    for way in ("shared", "dedicated"):
+        number = beside[f"{way}_jobs"]["median"]
+        assert 1 <= number <= told["settings"]["scale"]["jobs_most"]
+        assert beside[f"{way}_bytes"]["max"] <= limit_mb * 1e6
+        steps = number * told["settings"]["scale"]["jobs_steps"]
+        assert beside[f"{way}_steps_per_s"]["median"] == steps / beside[f"{way}_s"]["median"]
+    assert jobs["median"] == beside["shared_jobs"]["median"] / beside["dedicated_jobs"]["median"]
+
+
+@pytest.mark.long
+def test_jobs_for_none_of_which_there_is_room_are_told(tmp_path: Path) -> None:
+    done = run(tmp_path, "--quick", "--only", "jobs_on_one_gpu", "--limit-mb", "1")
+    assert done.returncode == 1
+    assert "not one split job fits" in done.stderr
+
+
+def test_jobs_want_a_limit_where_there_is_no_gpu(tmp_path: Path) -> None:
+    done = run(tmp_path, "--quick", "--only", "jobs_on_one_gpu")
+    assert done.returncode == 2
+    assert "--limit-mb" in done.stderr
+
+
 def test_an_interrupted_run_is_tidied_up(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(

@@ -14,16 +14,20 @@ import msgspec
 
 from symbiosis_bench.end_to_end.daemons import Daemon
 from symbiosis_bench.end_to_end.kinds import Kind
-from symbiosis_bench.end_to_end.messages import Began, Made, Message, Of, Order, Ready, Said
+from symbiosis_bench.end_to_end.messages import Began, Made, Message, NoRoom, Of, Order, Ready, Said
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
 
-__all__ = ["Crew", "wait_ready"]
+__all__ = ["Crew", "NoRoomError", "joined", "wait_ready"]
 
 _READY_S: Final = 600.0
 _ORDER_S: Final = 900.0
 _LOOK_S: Final = 0.5
 A = TypeVar("A", bound=msgspec.Struct)
+
+
+class NoRoomError(BenchFailedError):
+    """A model could not be opened, for want of memory on the GPU."""
 
 
 class Crew:
@@ -54,6 +58,10 @@ class Crew:
     def pids(self) -> list[int]:
         """The processes that were started; forked ones are not known by pid."""
         return [child.pid for child in self._started]
+
+    @property
+    def processes(self) -> tuple[Child, ...]:
+        return tuple(self._started)
 
     def perform(
         self,
@@ -110,6 +118,14 @@ class Crew:
         return number, message
 
 
+def joined(children: Children[Message], crews: Sequence[Crew]) -> Crew:
+    """Returns the members of crews of one kind, all of them ready, as one crew."""
+    processes = [child for crew in crews for child in crew.processes]
+    whole = Crew(crews[0].kind, children, processes, daemon=crews[0].daemon)
+    whole.ready = tuple(ready for crew in crews for ready in crew.ready)
+    return whole
+
+
 def wait_ready(children: Children[Message], crews: Sequence[Crew]) -> None:
     """Waits until all members have opened their model."""
     told: dict[Crew, dict[int, Ready]] = {crew: {} for crew in crews}
@@ -119,6 +135,8 @@ def wait_ready(children: Children[Message], crews: Sequence[Crew]) -> None:
         for crew in crews:
             if (found := crew.whose(name, message)) is not None:
                 number, said = found
+                if isinstance(said, NoRoom):
+                    raise NoRoomError(f"there is no room on the GPU for {name}")
                 if not isinstance(said, Ready):
                     raise BenchFailedError(f"{name} said {type(said).__name__} before all were ready")
                 told[crew][number] = said

@@ -17,7 +17,7 @@ from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.spread import Spread, spread
 from symbiosis_core.telemetry import pss_bytes
 
-__all__ = ["memory_share", "on_gpu", "share"]
+__all__ = ["held", "memory_share", "on_gpu", "share"]
 
 _TOKENS: Final = 8
 _ANY: Final = (3,)
@@ -100,7 +100,7 @@ def _weigh(site: Site, daemon: Daemon, kind: Kind, on: str) -> Weighing:
         for number in range(site.scale.crowd_rounds):
             site.progress.say(f"memory_share, {kind} on {on}: round {number + 1}")
             answers = crew.perform(Measured, _orders(site))
-            of_daemon, of_clients = on_gpu(answers) or (_pss(daemon.status().pid), sum(map(_pss, crew.pids)))
+            of_daemon, of_clients = held(answers, crew.pids, daemon)
             weighing.answers.append(answers)
             weighing.daemon_bytes.append(of_daemon)
             weighing.clients_bytes.append(of_clients)
@@ -133,14 +133,20 @@ def _orders(site: Site) -> list[Order]:
     return [work[lane] for lane in site.scale.memory_lanes]
 
 
+def held(answers: Sequence[Measured], pids: Sequence[int], daemon: Daemon | None) -> tuple[int, int]:
+    """Returns what the daemon and the clients hold: on the GPU, or of the host's memory where there is none."""
+    of_daemon = _pss(daemon.status().pid) if daemon is not None else 0
+    return on_gpu(answers) or (of_daemon, sum(map(_pss, pids)))
+
+
 def on_gpu(answers: Sequence[Measured]) -> tuple[int, int] | None:
     """Returns what the daemon and the clients hold on the GPU, after the last has worked; None without one.
 
     The driver knows the sum alone, contexts included, so it all counts as the clients'. On a tiny base it is the
     same but for the base and what grows with it: there, too, the daemon's libraries are taken away.
     """
-    held = [answer.device_bytes for answer in answers if answer.device_bytes is not None]
-    return (0, max(held)) if held else None
+    told = [answer.device_bytes for answer in answers if answer.device_bytes is not None]
+    return (0, max(told)) if told else None
 
 
 def _pss(pid: int) -> int:

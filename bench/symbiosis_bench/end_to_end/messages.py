@@ -21,6 +21,7 @@ __all__ = [
     "Made",
     "Measured",
     "Message",
+    "NoRoom",
     "Of",
     "Order",
     "Peak",
@@ -124,6 +125,12 @@ class Decoded(Measured, frozen=True, kw_only=True, tag="decoded"):
     """Processor time of the process from the first token to the last."""
 
 
+class NoRoom(Measured, frozen=True, kw_only=True, tag="no_room"):
+    """There was not memory enough on the GPU, to open the model or to carry out the order."""
+
+    stamps_s: tuple[float, ...] = ()
+
+
 class Judged(msgspec.Struct, frozen=True, tag="judged"):
     """For every position of the tokens that were given."""
 
@@ -148,7 +155,7 @@ class Peaked(msgspec.Struct, frozen=True, tag="peaked"):
     cuda_bytes: int | None = None
 
 
-Answer = Trained | Decoded | Judged | Peaked
+Answer = Trained | Decoded | Judged | Peaked | NoRoom
 Said = Ready | Began | Answer
 
 

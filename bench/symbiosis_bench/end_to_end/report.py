@@ -8,8 +8,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from symbiosis_bench.end_to_end.figures import Figure
-from symbiosis_bench.end_to_end.gpu import JobsOnOneGpu
+from symbiosis_bench.end_to_end.figures import JOBS, Figure
 from symbiosis_bench.end_to_end.settings import Settings
 from symbiosis_bench.machine import Machine
 from symbiosis_bench.spread import Spread
@@ -21,12 +20,12 @@ _SAME: Final = {True: "yes", False: "NO", None: "not compared"}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. In JSON the figures stand beside `machine` and `settings`, each under its key."""
+    """One run. In JSON the figures stand beside `machine` and `settings`, each under its key; the jobs of a
+    GPU are null where they were not measured."""
 
     machine: Machine
     settings: Settings
     figures: dict[str, Figure]
-    jobs_on_one_gpu: JobsOnOneGpu | None = None
 
 
 def to_json(report: Report) -> bytes:
@@ -35,7 +34,7 @@ def to_json(report: Report) -> bytes:
         "machine": report.machine,
         "settings": report.settings,
         **report.figures,
-        "jobs_on_one_gpu": report.jobs_on_one_gpu,
+        JOBS: report.figures.get(JOBS),
     }
     return msgspec.json.format(msgspec.json.encode(told)) + b"\n"
 

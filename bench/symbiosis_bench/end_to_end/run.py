@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from symbiosis_bench.end_to_end.decode4 import decode4
-from symbiosis_bench.end_to_end.figures import KEYS, Figure
+from symbiosis_bench.end_to_end.figures import JOBS, KEYS, Figure
+from symbiosis_bench.end_to_end.jobs import jobs_on_one_gpu
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.memory_share import memory_share
 from symbiosis_bench.end_to_end.messages import read_message
@@ -34,7 +35,8 @@ def run(
 
     `keep` is given all that there is after every key, so that a run that is stopped was not in vain.
     """
-    wanted = frozenset(settings.only or KEYS)
+    all_keys = KEYS if settings.device != "cpu" else [key for key in KEYS if key != JOBS]
+    wanted = frozenset(settings.only or all_keys)
     found: dict[str, Figure] = {}
     with Children(folder, read_message) as children:
         site = Site(settings, children, progress, folder)
@@ -76,4 +78,5 @@ _STAGES: Final[tuple[tuple[frozenset[str], Stage], ...]] = (
     (frozenset({"decode4_gain", "decode4_occupancy"}), _four_generate),
     (frozenset({"train4_gain", "padding_saved"}), _four_train),
     (frozenset({"memory_share"}), memory_share),
+    (frozenset({JOBS}), jobs_on_one_gpu),
 )

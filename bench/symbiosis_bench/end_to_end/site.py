@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from symbiosis_bench.daemon import answers, serve_command
-from symbiosis_bench.end_to_end.crew import Crew, wait_ready
+from symbiosis_bench.end_to_end.crew import Crew, NoRoomError, joined, wait_ready
 from symbiosis_bench.end_to_end.daemons import Daemon, configuration
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Made, Message
@@ -122,14 +122,37 @@ class Site:
 
     def _crew(self, daemon: Daemon, kind: Kind, lanes: tuple[str, ...]) -> Crew:
         if kind.forks:
-            options = [kind, *self._options(daemon), f"--members={len(lanes)}"]
+            options = [kind, *self._options(daemon.folder, daemon.address), f"--members={len(lanes)}"]
             nursery = self._start(kind, "nursery", *options)
             return Crew(kind, self._children, [nursery], forks=len(lanes), daemon=daemon)
-        started = []
-        for client, lane in enumerate(lanes):
-            options = [*self._worker(kind, lane), *self._options(daemon, client, lane)]
-            started.append(self._start(f"{kind}-{client}", "worker", *options))
-        return Crew(kind, self._children, started, daemon=daemon)
+        members = [
+            self._member(kind, daemon.folder, daemon.address, client, lane) for client, lane in enumerate(lanes)
+        ]
+        return Crew(kind, self._children, members, daemon=daemon)
+
+    def job(self, kind: Kind, folder: str, daemon: Daemon | None, client: int) -> Crew:
+        """Starts a crew of one that trains, and that the caller ends.
+
+        Raises:
+            NoRoomError: its model does not fit on the GPU. It has been ended.
+        """
+        address = daemon.address if daemon is not None else ""
+        started = [self._member(kind, folder, address, client, "training")]
+        crew = Crew(kind, self._children, started, daemon=daemon)
+        try:
+            wait_ready(self._children, [crew])
+        except NoRoomError:
+            crew.end()
+            raise
+        return crew
+
+    def together(self, jobs: Sequence[Crew]) -> Crew:
+        """Returns jobs as one crew."""
+        return joined(self._children, jobs)
+
+    def _member(self, kind: Kind, folder: str, address: str, client: int, lane: str) -> Child:
+        options = [*self._worker(kind, lane), *self._options(folder, address, client, lane)]
+        return self._start(f"{kind}-{client}", "worker", *options)
 
     def _worker(self, kind: Kind, lane: str) -> list[str]:
         """Returns how a worker is told what it is: every client is opened as a split one."""
@@ -139,13 +162,13 @@ class Site:
         captured = self.settings.capture and kind.captured and lane == "inference"
         return ["split", f"--cut={cut}", *(["--capture"] if captured else [])]
 
-    def _options(self, daemon: Daemon, client: int = 0, lane: str = "") -> list[str]:
+    def _options(self, folder: str, address: str, client: int = 0, lane: str = "") -> list[str]:
         given = {
-            "folder": daemon.folder,
+            "folder": folder,
             "client": client,
             "dtype": self.settings.dtype,
             "device": self.settings.device,
-            "address": daemon.address,
+            "address": address,
             "lane": lane,
             "name": f"bench-{client}",
         }
