@@ -51,7 +51,6 @@ class Crowd(Generic[A]):
         """The median time of a token or a step."""
         self.occupancies: dict[Entrant, list[float]] = {}
         """Clients a batch of the daemon meanwhile."""
-
         self._order = ""
 
     def __repr__(self) -> str:

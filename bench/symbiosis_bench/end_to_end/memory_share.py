@@ -135,8 +135,9 @@ def _orders(site: Site) -> list[Order]:
 
 def held(answers: Sequence[Measured], pids: Sequence[int], daemon: Daemon | None) -> tuple[int, int]:
     """Returns what the daemon and the clients hold: on the GPU, or of the host's memory where there is none."""
-    of_daemon = _pss(daemon.status().pid) if daemon is not None else 0
-    return on_gpu(answers) or (of_daemon, sum(map(_pss, pids)))
+    if (told := on_gpu(answers)) is not None:
+        return told
+    return (_pss(daemon.status().pid) if daemon is not None else 0), sum(map(_pss, pids))
 
 
 def on_gpu(answers: Sequence[Measured]) -> tuple[int, int] | None:
