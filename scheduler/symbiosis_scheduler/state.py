@@ -117,6 +117,11 @@ class SchedulerState:
         return self._can_beside
 
     @property
+    def policy(self) -> Policy:
+        """Who decides."""
+        return self._policy
+
+    @property
     def max_in_flight(self) -> int:
         """How many plans of a track may have been started and not be done."""
         return self._max_in_flight
