@@ -113,11 +113,12 @@ class RowsClientChannel:
     def publish(self, slot: SlotIndex, call: Call) -> None:
         """Hands the slot to the daemon."""
         self._raise_if_closed()
-        self._generations[slot] += 1
-        self._calls[slot] = call
+        generation = self._generations[slot] + 1
+        at, rows = self.rows_out(slot, generation, call)
+        self.send([pack_head(ASK, slot, generation, at=at) + pack_call(call), *rows])
+        # Only now: a generation whose call was never sent would look like a leap to the daemon.
+        self._generations[slot], self._calls[slot] = generation, call
         self._requests += 1
-        at, rows = self.rows_out(slot, call)
-        self.send([pack_head(ASK, slot, self._generations[slot], at=at) + pack_call(call), *rows])
 
     def wait(self, slot: SlotIndex, timeout_s: float) -> None:
         """Blocks until the slot is answered."""
@@ -152,8 +153,11 @@ class RowsClientChannel:
         except DaemonGoneError as error:
             raise self._gone(error.reason) from None
 
-    def rows_out(self, slot: SlotIndex, call: Call) -> tuple[int, list[memoryview]]:
-        """Returns what is to be sent with a call, and where it begins. Here the daemon sees it anyway."""
+    def rows_out(self, slot: SlotIndex, generation: int, call: Call) -> tuple[int, list[memoryview]]:
+        """Returns what is to be sent with a call, and where it begins. Here the daemon sees it anyway.
+
+        Raises as `publish` does.
+        """
         return 0, []
 
     def rows_in(self, head: Head, call: Call, rows: list[memoryview]) -> bool:
