@@ -1,8 +1,8 @@
 """How a client gets its place: it is greeted, looks at the base, and connects by the transport that was chosen.
 
-A transport that turns out not to work on this side is told to the daemon as an obstacle, and another is chosen. One
-whose door is shut is tried again first: the daemon may have been exchanged for another between greeting and door.
-Where there is no other transport, what happened at the last door is the error.
+A transport that turns out not to work on this side is told to the daemon as an obstacle, and another is chosen.
+One whose door is shut is tried again first: the daemon may have been exchanged for another in between. Where there
+is no other transport, what happened at the last door is the error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A transport that does not work after all is left for the next one, and status says why.
 
-The data socket of a living daemon is taken away, or somebody else stands in its place; what CUDA IPC says where it does
-not work is said by a transport that is broken on purpose.
+The data socket of a living daemon is taken away, or somebody else stands in its place; what CUDA IPC says where it
+does not work is said by a transport that is broken on purpose.
 """
 
 from __future__ import annotations

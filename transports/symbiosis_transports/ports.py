@@ -138,13 +138,18 @@ class ClientChannel(Protocol):
 
         Raises:
             RefusedError: the daemon refused the call; the slot is the client's again.
+            ClosedError: the channel is closed, or its parent's: this is a forked child.
             DaemonGoneError: the daemon went away.
             DaemonSilentError: no answer within `timeout_s`; the slot stays the daemon's.
             RemoteProtocolError: the daemon says that this side broke the protocol, and hung up.
         """
 
     def release(self, slot: SlotIndex) -> None:
-        """Gives a slot back that is not published."""
+        """Gives a slot back.
+
+        Raises:
+            LocalProtocolError: it is not leased, or the daemon has not answered what was published in it.
+        """
 
     def close(self) -> None:
         """Ends the channel; the daemon sees it as gone. May be called twice."""

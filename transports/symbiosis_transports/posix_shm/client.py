@@ -12,11 +12,9 @@ import weakref
 import msgspec
 
 from symbiosis_core.errors import (
-    BusyError,
     ClosedError,
     DaemonGoneError,
     DaemonSilentError,
-    RefusalCode,
     RefusedError,
     RemoteProtocolError,
     SymbiosisError,
@@ -33,6 +31,7 @@ from symbiosis_transports.layout import (
     pack_call,
     refusal_of,
 )
+from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, Goodbye, decode_from_daemon
 from symbiosis_transports.waiting import client_spin_us
@@ -55,7 +54,7 @@ class ShmClientChannel:
         self._poll.register(sock.fileno(), select.POLLIN)
         self._spin_ns = client_spin_us() * 1000
         self._generations = [0] * layout.slots
-        self._free = [SlotIndex(slot) for slot in reversed(range(layout.slots))]
+        self._leases = Leases(layout.slots)
         self._closed_because = ""
         self._requests = self._doorbells = self._sleeps = self._spin_hits = 0
         slots = [SlotIndex(slot) for slot in range(layout.slots)]
@@ -69,7 +68,7 @@ class ShmClientChannel:
 
     def __repr__(self) -> str:
         state = self._closed_because or "open"
-        return f"<ShmClientChannel {self._endpoint} {state} free={len(self._free)}/{self.slots}>"
+        return f"<ShmClientChannel {self._endpoint} {state} {self._leases}>"
 
     @property
     def slots(self) -> int:
@@ -85,9 +84,7 @@ class ShmClientChannel:
         """Takes a free slot."""
         if self._closed_because:
             raise ClosedError(self._closed_because)
-        if not self._free:
-            raise BusyError(RefusalCode.QUOTA, f"all {self.slots} slots of this client are in use")
-        return self._free.pop()
+        return self._leases.take()
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The rows of `slot`."""
@@ -115,6 +112,8 @@ class ShmClientChannel:
 
     def wait(self, slot: SlotIndex, timeout_s: float) -> None:
         """Blocks until the slot is answered."""
+        if self._closed_because:
+            raise ClosedError(self._closed_because)
         word, generation, words = self._answer_words[slot], self._generations[slot], self._words
         if words[word] != generation:
             if WORDS_ARE_ORDERED and self._spin(word, generation):
@@ -128,7 +127,8 @@ class ShmClientChannel:
 
     def release(self, slot: SlotIndex) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        answered = self._closed_because or self._words[self._answer_words[slot]] == self._generations[slot]
+        self._leases.give_back(slot, answered=bool(answered))
 
     def close(self) -> None:
         """Ends the channel."""

@@ -9,7 +9,6 @@ import weakref
 import msgspec
 
 from symbiosis_core.errors import (
-    BusyError,
     ClosedError,
     DaemonGoneError,
     RefusalCode,
@@ -20,6 +19,7 @@ from symbiosis_core.ids import SlotIndex, Token
 from symbiosis_core.protocol import refusal
 from symbiosis_core.wire import Refused
 from symbiosis_transports.layout import refusal_of
+from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.zmq_rows.line import Line
 from symbiosis_transports.zmq_rows.messages import (
@@ -80,14 +80,14 @@ class RowsClientChannel:
         self._answered = [0] * len(slots)
         self._refusals: list[RefusalCode | None] = [None] * len(slots)
         self._calls: list[Call | None] = [None] * len(slots)
-        self._free = [SlotIndex(slot) for slot in reversed(range(len(slots)))]
+        self._leases = Leases(len(slots))
         self._closed_because = ""
         self._requests = self._sleeps = self._copied_bytes = 0
         _open_channels.add(self)
 
     def __repr__(self) -> str:
         state = self._closed_because or "open"
-        return f"<{type(self).__name__} {self._line.endpoint} {state} free={len(self._free)}/{self.slots}>"
+        return f"<{type(self).__name__} {self._line.endpoint} {state} {self._leases}>"
 
     @property
     def slots(self) -> int:
@@ -102,9 +102,7 @@ class RowsClientChannel:
     def lease_nowait(self) -> SlotIndex:
         """Takes a free slot."""
         self._raise_if_closed()
-        if not self._free:
-            raise BusyError(RefusalCode.QUOTA, f"all {self.slots} slots of this client are in use")
-        return self._free.pop()
+        return self._leases.take()
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The rows of `slot`."""
@@ -122,10 +120,10 @@ class RowsClientChannel:
 
     def wait(self, slot: SlotIndex, timeout_s: float) -> None:
         """Blocks until the slot is answered."""
+        self._raise_if_closed()
         deadline = time.monotonic() + timeout_s
         self._sleeps += self._answered[slot] != self._generations[slot]
         while self._answered[slot] != self._generations[slot]:
-            self._raise_if_closed()
             try:
                 frames = self._line.receive(max(0.0, deadline - time.monotonic()))
             except DaemonGoneError as error:
@@ -136,7 +134,8 @@ class RowsClientChannel:
 
     def release(self, slot: SlotIndex) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        answered = self._closed_because or self._answered[slot] == self._generations[slot]
+        self._leases.give_back(slot, answered=bool(answered))
 
     def close(self) -> None:
         """Ends the channel."""
