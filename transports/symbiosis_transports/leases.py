@@ -1,7 +1,7 @@
 """Which slots of a channel its client may write into now. Every client's end keeps one of these.
 
-A slot that two users had, or that the daemon still reads and writes, would give somebody wrong rows without a word.
-So what is given back is looked at, in every transport alike.
+A slot that two users had, or that the daemon still reads and writes, would give somebody wrong rows without a
+word. So what is given back is looked at, in every transport alike.
 """
 
 from __future__ import annotations
