@@ -125,7 +125,7 @@ class Pipeline:
         self._channel.release(slot)
 
     def _wait(self, slot: SlotIndex) -> None:
-        """Blocks until the slot is answered. A refusal gives it back; after another error it may be the daemon's."""
+        """Blocks until the slot is answered. A refusal gives it back; after others it may be the daemon's."""
         try:
             self._channel.wait(slot, self._timeout_s)
         except RefusedError:

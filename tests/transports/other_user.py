@@ -1,7 +1,7 @@
-"""A process of another user, who was root: `python -m tests.transports.other_user TRANSPORT ENDPOINT come|sit|ask`.
+"""A process of another user, who was root: `python -m tests.transports.other_user TRANSPORT ENDPOINT WHAT`.
 
-It comes as a client, or asks at the control address, and says what came of it; or it sits at the endpoint, says so,
-and ends with standard input.
+It comes as a client (`come`), or asks at the control address (`ask`), and says what came of it; or it sits at the
+endpoint (`sit`), says so, and ends with standard input.
 """
 
 from __future__ import annotations

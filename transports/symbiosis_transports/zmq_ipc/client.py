@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from pathlib import Path
 from typing import Final
 
 from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError
@@ -44,7 +45,7 @@ def _map(opened: Opened, endpoint: str) -> Arena:
         raise RemoteProtocolError(f"the arena is said to be at {opened.memory!r:.100}, no descriptor of a process")
     try:
         # Looked at before it is opened: to open a device or a pipe is to do something with it.
-        _check(os.stat(opened.memory))
+        _check(Path(opened.memory).stat())
         fd = os.open(opened.memory, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise DaemonGoneError(endpoint, f"its memory at {opened.memory!r} cannot be opened: {error}") from None
