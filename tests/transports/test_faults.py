@@ -359,8 +359,8 @@ channel.close()
 def test_a_client_that_does_not_read_its_answers_slows_nobody_and_has_them_later(
     name: str, tmp_path: Path
 ) -> None:
-    """Answers of 16 MiB for a client that stands still: over TCP more than the kernel takes. None of it is kept but
-    in the client's own slots, and others are served.
+    """Answers of 16 MiB for a client that stands still: over TCP more than the kernel takes. None of it is kept
+    but in the client's own slots, and others are served.
     """
     echo = Echo(name, tmp_path, slot_bytes=8 * MIB)
     stayer = echo.connect()

@@ -57,6 +57,8 @@ class ShmClientChannel:
         self._leases = Leases(layout.slots)
         self._closed_because = ""
         self._requests = self._doorbells = self._sleeps = self._spin_hits = 0
+        self._rung = 0
+        """Doorbells that were heard."""
         slots = [SlotIndex(slot) for slot in range(layout.slots)]
         self._request_words = [layout.request_word(slot) for slot in slots]
         self._answer_words = [layout.answer_word(slot) for slot in slots]
@@ -115,7 +117,7 @@ class ShmClientChannel:
         if self._closed_because:
             raise ClosedError(self._closed_because)
         word, generation, words = self._answer_words[slot], self._generations[slot], self._words
-        if words[word] != generation:
+        if words[word] != generation or not WORDS_ARE_ORDERED:
             if WORDS_ARE_ORDERED and self._spin(word, generation):
                 self._spin_hits += 1
             else:
@@ -157,17 +159,25 @@ class ShmClientChannel:
         while True:
             words[CLIENT_SLEEPS] = 1
             fence()
-            if words[word] == generation:
+            if self._may_read(word, generation):
                 words[CLIENT_SLEEPS] = 0
                 return
             left_s = deadline - time.monotonic()
             rung = left_s > 0 and self._poll.poll(left_s * 1000)
             words[CLIENT_SLEEPS] = 0
-            if words[word] == generation:
+            if self._may_read(word, generation):
                 return
             if not rung:
                 raise DaemonSilentError(self._endpoint, timeout_s)
             self._hear()
+
+    def _may_read(self, word: int, generation: int) -> bool:
+        """Whether the answer is there. Where words are not ordered: and every answer's doorbell that is there was
+        heard, for each has one.
+        """
+        if self._words[word] != generation:
+            return False
+        return WORDS_ARE_ORDERED or sum([self._words[one] for one in self._answer_words]) == self._rung
 
     def _hear(self) -> None:
         """Reads one datagram: a doorbell, or the end."""
@@ -179,6 +189,7 @@ class ShmClientChannel:
             raise self._gone(error.strerror or str(error)) from None
         if datagram != DOORBELL:
             raise self._last_words(datagram)
+        self._rung += 1
 
     def _receive(self) -> bytes:
         """Reads one datagram.
