@@ -8,10 +8,13 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from symbiosis_core.ids import BaseId, OpId
+from symbiosis_core.ids import BaseId, ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.segments import Segment, SegmentSpec
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec, Plane
 from symbiosis_scheduler.costs import Costs, Curve, Point, cost_key
+from symbiosis_scheduler.known import Known
+from symbiosis_scheduler.plan import Part, Plan
+from symbiosis_scheduler.request import Request
 
 FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
 
@@ -117,3 +120,26 @@ def test_segments_are_told_apart_by_content() -> None:
         for number, inputs in enumerate([*planes, *planes])
     ]
     assert keys[:2] == keys[2:] and keys[0] != keys[1]
+
+
+def test_a_batch_that_failed_teaches_nothing() -> None:
+    known = Known()
+    each = Request(ClientId(1), SlotIndex(0), Generation(1), "x", OpId(0), Direction.FORWARD, 1, 0, 0, 4096)
+    plan = Plan(OpId(0), Direction.FORWARD, (Part(each, 0, 1),))
+    known.finished(plan, 9000, 9000, failed=True)
+    assert known.costs.expected_us(OpId(0), Direction.FORWARD, 1) is None
+    known.finished(plan, 100, 9100)
+    assert known.costs.expected_us(OpId(0), Direction.FORWARD, 1) == 100
+
+
+def test_it_is_known_how_far_curves_are_off() -> None:
+    costs = Costs()
+    costs.learn(OpId(0), Direction.FORWARD, 1, 1000)
+    assert costs.error == 0, "nothing was expected"
+    for _ in range(1000):
+        costs.learn(OpId(0), Direction.FORWARD, 1, 1000)
+    costs.learn(OpId(0), Direction.FORWARD, 1, 1500)
+    assert 0 < costs.error < 0.01
+    for step in range(2000):
+        costs.learn(OpId(0), Direction.FORWARD, 1, (1000, 3000)[step % 2])
+    assert costs.error > 0.3
