@@ -117,14 +117,15 @@ class Deadline:
         noted, entered, dues, travellers = self._noted, self._entered, self._dues, known.travellers.all
         for lane in queues.lanes:  # the hot loop; no standing is asked for: an entry may be too early
             first_token_us, token_us, max_wait_us = self._targets[lane.name]
-            rank = lane.level.rank
+            rank, turns = lane.level.rank, lane.level.turns
             for request, ticket in reversed(lane.waiting.items()):
                 if ticket <= noted:
                     break
                 client, due_us = request.client, request.arrived_us + (token_us or max_wait_us)
                 if token_us and (traveller := travellers.get(client)) is not None and traveller.started_us >= 0:
                     due_us = traveller.started_us + (first_token_us if traveller.first_token else token_us)
-                if due_us < entered.get(client, _NO_ENTRY):
+                before_us = entered.get(client, _NO_ENTRY)
+                if due_us < before_us or (due_us > before_us and len(turns[client]) == 1):
                     entered[client] = due_us
                     heappush(dues, (due_us, rank, ticket, client))
         self._noted = queues.tickets
