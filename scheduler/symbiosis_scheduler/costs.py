@@ -34,6 +34,8 @@ _BUCKETS: Final = 25
 """Powers of two of rows; `limits.max_rows` is at most 2 ** 24."""
 _LEAST_STEP: Final = 0.02
 _REMEMBERED: Final = 128
+_UNMEASURED_US: Final = 1000.0
+"""About what one row through a block of a small model takes. It stands for a few batches after a first start."""
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -170,19 +172,10 @@ class Costs:
         """Returns what answers for an op in one direction; to be asked, not to be taught."""
         return self._curves.get((op, direction)) or self._typical_of(op, direction)
 
-    def saving_us(self, op: OpId, direction: Direction, rows: int, others: int) -> float:
-        """Returns what is saved by computing `rows` and `others` together instead of one after the other."""
-        first = self.expected_us(op, direction, rows)
-        second = self.expected_us(op, direction, others)
-        joint = self.expected_us(op, direction, rows + others)
-        if first is None or second is None or joint is None:
-            return 0.0
-        return first + second - joint
-
-    def worst_us(self, direction: Direction, rows: int) -> float | None:
-        """Returns the time of the op that takes longest for so many rows; None before anything was run."""
-        found = [curve.expected_us(rows) for (_, each), curve in self._curves.items() if each is direction]
-        return max([us for us in found if us is not None], default=None)
+    def likely_us(self, op: OpId, direction: Direction, rows: int) -> float:
+        """Returns how long a batch will take, by a guess where nothing was measured: for who divides time up."""
+        expected_us = self.expected_us(op, direction, rows)
+        return _UNMEASURED_US * usual_shape(rows) if expected_us is None else expected_us
 
     def written_down(self, base: BaseId = FIRST_BASE) -> Curves:
         """Returns a base's curves by key, also those taken over of ops that nobody has asked for yet."""
