@@ -321,6 +321,21 @@ def test_what_is_recorded_of_others_counts_though_records_were_lost() -> None:
     assert real.latencies_us("training") == [10] and real.latencies_us("inference") == [30]
 
 
+def test_two_who_came_one_after_the_other_were_no_faster_than_the_lane() -> None:
+    """Each had 100 rows in 1000 us, the second after the first: the lane did 200 in 2000, and not in 1000."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False, 1),
+        (Kind.OP, 0, False),
+        *((Kind.JOIN, 0, client, "training", "") for client in (0, 1)),
+    ]
+    for client, us in ((0, 1000), (1, 2000)):
+        trace += [(Kind.ASK, us, client, 0, 0, 0, 100, 0), (Kind.BATCH, us + 1000, 0, 0, 100, 1000, 1, 0, client)]
+        trace += [(Kind.ANSWER, us + 1000, client, 0, False)]
+    (real,), (found,) = Recorded(trace).figures().lanes, played(read_load(trace), config()).lanes
+    for lane in (real, found):
+        assert (lane.rows_per_s, lane.fairness) == (pytest.approx(100_000), pytest.approx(1))
+
+
 @pytest.mark.parametrize("beside", [True, False], ids=["a CPU", "a device"])
 def test_lower_lanes_are_computed_beside_where_the_daemon_did_it(beside: bool) -> None:
     """On a device a token waits for the batch of training that is on it, which takes six times as long."""
