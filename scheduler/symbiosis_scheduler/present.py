@@ -34,6 +34,7 @@ class PresentClient:
         "here",
         "id",
         "lane",
+        "name",
         "open",
         "refused",
         "requests",
@@ -49,6 +50,7 @@ class PresentClient:
         self.user = joined.user
         self.base = joined.base
         self.here = joined.here
+        self.name = joined.name
         self.began = False
         """Whether its last request began a forward: one more of the same belongs to the same forward."""
         self.open: dict[SlotIndex, OpenRequest] = {}

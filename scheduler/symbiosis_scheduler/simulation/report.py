@@ -57,8 +57,10 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Clients in a batch, in the mean."""
     busy: float
     """Share of the devices' time that was spent computing."""
-    holds: int
-    held_saved_s: float
+    holds: int | None
+    """None: a trace does not tell."""
+    held_saved_s: float | None
+    """By holding, as counted when each hold was over."""
     lanes: tuple[LaneFigures, ...]
 
 
