@@ -1,71 +1,32 @@
-"""Where a run takes place: its processes, its folder, the base, the daemon on it, and the crews."""
+"""Where a run takes place: the ground that it stands on, and crews of contenders there."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
 
-import msgspec
-
-from symbiosis_bench.daemon import answers, serve_command
 from symbiosis_bench.end_to_end.crew import Crew, wait_ready
-from symbiosis_bench.end_to_end.messages import Made, Message
-from symbiosis_bench.end_to_end.settings import Base, Settings, worker_environment
+from symbiosis_bench.end_to_end.ground import Daemon, Ground
+from symbiosis_bench.end_to_end.messages import Message
+from symbiosis_bench.end_to_end.settings import Settings
 from symbiosis_bench.end_to_end.verification import Verifier
-from symbiosis_bench.failure import BenchFailedError
-from symbiosis_bench.processes import Child, Children
+from symbiosis_bench.processes import Children
 from symbiosis_bench.progress import Progress
-from symbiosis_core.wire import DaemonStatus
-from symbiosis_scheduler.commands.status import fetch_status
 
-__all__ = ["Daemon", "Site", "Wanted"]
+__all__ = ["Site", "Wanted"]
 
 Wanted = tuple[str, tuple[str, ...]]
 """A kind of `worker.arguments`, and a lane for every member; only a split one's lane means something."""
-_DAEMON_S: Final = 600.0
-_BASE_S: Final = 600.0
-_LOOK_S: Final = 0.1
-_MODULE: Final = "symbiosis_bench.end_to_end"
 
 
-class Daemon:
-    """A daemon that answers, and the folder of its base."""
-
-    def __init__(self, address: str, folder: str, child: Child) -> None:
-        self.address = address
-        self.folder = folder
-        self.child = child
-
-    def __repr__(self) -> str:
-        return f"<Daemon at {self.address}>"
-
-    def status(self) -> DaemonStatus:
-        return fetch_status(self.address)
-
-
-class Site:
+class Site(Ground[Message]):
     """Made once a run."""
 
     def __init__(self, settings: Settings, children: Children[Message], progress: Progress, folder: Path) -> None:
-        self.settings = settings
+        super().__init__(settings, children, progress, folder)
         self.scale = settings.scale
-        self.progress = progress
         self.verifier = Verifier(settings.dtype)
-        self._children = children
-        self._folder = folder
-        self._environment = worker_environment(os.environ, settings.threads)
-        self._started = 0
-        self._main: Daemon | None = None
-        self._bases: dict[Base, str] = {}
-
-    def __repr__(self) -> str:
-        return f"<Site in {self._folder}>"
 
     @property
     def thread_variants(self) -> tuple[int, ...]:
@@ -80,42 +41,6 @@ class Site:
     def busy_s(self) -> float:
         """Returns how long the daemon of this run has computed; 0 where there is none."""
         return self._main.status().batches.busy_s if self._main is not None else 0.0
-
-    def main(self) -> Daemon:
-        """Returns the daemon on the base of this run. Starts it when it is first asked for."""
-        if self._main is None:
-            self.progress.say("finding the base (the first time on a machine it is converted: half a minute)")
-            quick, scale = self.settings.quick, self.scale
-            folder = self.made_base(scale.tiny_base) if quick else self._base("find", self.settings.model)
-            self._main = self._daemon(folder)
-        return self._main
-
-    def leave_main(self) -> None:
-        """Ends the daemon of this run; it is started anew when it is asked for."""
-        if self._main is not None:
-            self._children.end([self._main.child])
-            self._main = None
-
-    @contextmanager
-    def daemon_on(self, base: Base) -> Iterator[Daemon]:
-        """Lends a daemon on a random base, whose folder goes with it."""
-        daemon = self._daemon(self.made_base(base))
-        try:
-            yield daemon
-        finally:
-            self._children.end([daemon.child])
-            del self._bases[base]
-            shutil.rmtree(daemon.folder, ignore_errors=True)
-
-    def made_base(self, base: Base) -> str:
-        """Returns the folder of a random base of that shape."""
-        if base not in self._bases:
-            self.progress.say(f"making a random base of {base.layers} layers, {base.hidden} wide")
-            shape = msgspec.json.encode(base).decode()
-            folder = str(self._folder / f"base-{self._number()}")
-            options = ["make", folder, f"--shape={shape}", f"--dtype={self.settings.dtype}"]
-            self._bases[base] = self._base(*options)
-        return self._bases[base]
 
     @contextmanager
     def crews(self, daemon: Daemon, *wanted: Wanted) -> Iterator[tuple[Crew, ...]]:
@@ -155,44 +80,3 @@ class Site:
             "capture": str(self.settings.capture and lane == "inference"),
         }
         return [f"--{key}={value}" for key, value in given.items()]
-
-    def _start(self, name: str, module: str, *options: str, **how: Any) -> Child:
-        command = [sys.executable, "-P", "-m", f"{_MODULE}.{module}", *options]
-        return self._children.start(f"{name}-{self._number()}", command, self._environment, **how)
-
-    def _base(self, *options: str) -> str:
-        child = self._start("base", "bases", *options)
-        try:
-            deadline = time.monotonic() + _BASE_S
-            while (heard := self._children.hear(_LOOK_S)) is None:
-                self._children.check()
-                if time.monotonic() > deadline:
-                    raise BenchFailedError("the base could not be made in time")
-        finally:
-            self._children.end([child])
-        _, message = heard
-        assert isinstance(message, Made)  # nobody else was asked
-        return message.folder
-
-    def _daemon(self, folder: str) -> Daemon:
-        self.progress.say("starting a daemon")
-        number = self._number()
-        config = self._folder / f"daemon-{number}.toml"
-        config.write_text(f"[compute]\nthreads = {self.settings.threads}\n")
-        address = f"ipc://{self._folder}/d{number}/s"  # short: a socket's path has at most 100 bytes
-        options = ["--dtype", self.settings.dtype, "--config", str(config)]
-        if self.settings.device != "cpu":
-            options += ["--device", self.settings.device]
-        command = serve_command(folder, address, *options)
-        child = self._children.start(f"daemon-{number}", command, self._environment, speaks=False)
-        deadline = time.monotonic() + _DAEMON_S
-        while not answers(address):
-            self._children.check()
-            if time.monotonic() > deadline:
-                raise BenchFailedError("the daemon did not answer in time")
-            time.sleep(_LOOK_S)
-        return Daemon(address, folder, child)
-
-    def _number(self) -> int:
-        self._started += 1
-        return self._started

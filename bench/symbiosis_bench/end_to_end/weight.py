@@ -8,10 +8,11 @@ from typing import Final
 from symbiosis_bench.end_to_end.crew import Crew
 from symbiosis_bench.end_to_end.figures import Figure, figure, with_lent
 from symbiosis_bench.end_to_end.gpu import cuda_bytes
+from symbiosis_bench.end_to_end.ground import Daemon
 from symbiosis_bench.end_to_end.messages import Decode, Measured, Order, Peak, Peaked, Train
 from symbiosis_bench.end_to_end.pairs import reports, same_adapters, take_turns
 from symbiosis_bench.end_to_end.settings import Base
-from symbiosis_bench.end_to_end.site import Daemon, Site
+from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.spread import Spread, ratios, spread
 from symbiosis_core.telemetry import pss_bytes
