@@ -12,7 +12,14 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from symbiosis_core.config import ComputeConfig, DaemonConfig, LaneConfig, PolicyConfig, RuleConfig
+from symbiosis_core.config import (
+    BatchingConfig,
+    ComputeConfig,
+    DaemonConfig,
+    LaneConfig,
+    PolicyConfig,
+    RuleConfig,
+)
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import ClientId, OpId
 from symbiosis_core.specs import Direction
@@ -437,6 +444,18 @@ def test_lower_lanes_are_computed_beside_where_the_daemon_did_it(beside: bool) -
     assert (found.lanes[0].forward_p50_us < 1.1 * alone_us) == beside
     off = msgspec.structs.replace(config(), compute=ComputeConfig(beside=False))
     assert played(load, off).lanes[0].forward_p50_us > 2 * alone_us
+
+
+def test_it_is_told_how_many_batches_are_a_guess() -> None:
+    """Nobody has seen how slow training is beside inference, in a trace without it; nor its smaller batches."""
+    trace = mixed(decoding=1, training=1)
+    assert played(read_load(trace), config()).guessed == 0 and Recorded(trace).figures().guessed is None
+    beside = read_load([(Kind.HEADER, VERSION, "", True, 1), *trace[1:]])
+    training = 20 * (2 * LAYERS - 1)
+    some = played(beside, config()).guessed
+    assert some is not None and 0 < some < training / (training + 20 * LAYERS), "as long as inference is at work"
+    small = msgspec.structs.replace(config(), batching=BatchingConfig(max_rows=100))
+    assert played(read_load(trace), small).guessed == pytest.approx(0.85, abs=0.03)
 
 
 def test_a_lanes_batches_take_what_its_own_took() -> None:

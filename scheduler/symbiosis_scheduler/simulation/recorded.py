@@ -76,6 +76,7 @@ class Recorded:
             requests=sum(len(client.latencies_us) for client in self._clients),
             occupancy=self._batch_clients / max(1, self._batches),
             busy=_covered_us(self._busy) / max(1, self._last_us),
+            guessed=None,
             holds=None,
             held_saved_s=None,
             lanes=tuple(lane_figures(lane, clients) for lane, clients in sorted(lanes.items())),

@@ -57,6 +57,9 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Clients in a batch, in the mean."""
     busy: float
     """Share of the devices' time that was spent computing."""
+    guessed: float | None
+    """Share of batches like which none was recorded: of that lane, so computed, of about as many rows. What they
+    take is another's time. None: all were."""
     holds: int | None
     """None: a trace does not tell."""
     held_saved_s: float | None
@@ -80,6 +83,7 @@ def figures(world: World, name: str, policy: str) -> RunFigures:
         requests=world.requests,
         occupancy=sum(each.clients for each in batches) / max(1, count),
         busy=sum(each.busy_s for each in batches) * 1e6 / device_us,
+        guessed=world.guessed / max(1, count),
         holds=sum(each.count for each in holds),
         held_saved_s=sum(each.actual_us for each in holds) / 1e6,
         lanes=tuple(lane_figures(lane, players) for lane, players in sorted(lanes.items())),

@@ -76,6 +76,8 @@ class World:
         ]
         self.now_us = 0
         self.requests = 0
+        self.guessed = 0
+        """Batches like which none was recorded."""
         self._order = 0
         self._calendar: list[tuple[int, int, int, object]] = []
         for player in self.players:
@@ -173,7 +175,9 @@ class World:
     def _start(self, device: Device, instruction: Run) -> None:
         plan, load = instruction.plan, self._load
         way = Way(self.players[plan.lead.client].script.lane, instruction.beside)
-        drawn_us = load.service.took_us(way, (plan.op, plan.direction, plan.rows), device.tape)
+        batch = plan.op, plan.direction, plan.rows
+        drawn_us = load.service.took_us(way, batch, device.tape)
+        self.guessed += not load.service.knows(way, batch)
         begins_us = self.now_us
         if load.in_flight > 1:  # a device of its own computes one after the other, and nobody waits meanwhile
             begins_us = max(begins_us, device.busy_until_us)
