@@ -14,15 +14,14 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from symbiosis_bench.daemon import answers, serve_command
+from symbiosis_bench.end_to_end.daemons import Daemon, configuration
 from symbiosis_bench.end_to_end.messages import Made
 from symbiosis_bench.end_to_end.settings import Base, Settings, worker_environment
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
 from symbiosis_bench.progress import Progress
-from symbiosis_core.wire import DaemonStatus
-from symbiosis_scheduler.commands.status import fetch_status
 
-__all__ = ["Daemon", "Ground"]
+__all__ = ["Ground"]
 
 _DAEMON_S: Final = 600.0
 _BASE_S: Final = 600.0
@@ -30,21 +29,6 @@ _LOOK_S: Final = 0.1
 _MODULE: Final = "symbiosis_bench.end_to_end"
 M = TypeVar("M")
 """What the run's children can say; of it a ground hears `Made` alone."""
-
-
-class Daemon:
-    """A daemon that answers, and the folder of its base."""
-
-    def __init__(self, address: str, folder: str, child: Child) -> None:
-        self.address = address
-        self.folder = folder
-        self.child = child
-
-    def __repr__(self) -> str:
-        return f"<Daemon at {self.address}>"
-
-    def status(self) -> DaemonStatus:
-        return fetch_status(self.address)
 
 
 class Ground(Generic[M]):
@@ -88,15 +72,23 @@ class Ground(Generic[M]):
             self._main = None
 
     @contextmanager
-    def daemon_on(self, base: Base) -> Iterator[Daemon]:
-        """Lends a daemon on a random base, whose folder goes with it."""
-        daemon = self._daemon(self.made_base(base))
+    def daemon_on(self, folder: str, *, holding: bool = True) -> Iterator[Daemon]:
+        """Lends a daemon on the base in that folder."""
+        daemon = self._daemon(folder, holding=holding)
         try:
             yield daemon
         finally:
             self._children.end([daemon.child])
+
+    @contextmanager
+    def base(self, base: Base) -> Iterator[str]:
+        """Lends the folder of a random base, and removes it."""
+        folder = self.made_base(base)
+        try:
+            yield folder
+        finally:
             del self._bases[base]
-            shutil.rmtree(daemon.folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def made_base(self, base: Base) -> str:
         """Returns the folder of a random base of that shape."""
@@ -126,12 +118,12 @@ class Ground(Generic[M]):
         assert isinstance(message, Made)  # nobody else was asked
         return message.folder
 
-    def _daemon(self, folder: str) -> Daemon:
+    def _daemon(self, folder: str, *, holding: bool = True) -> Daemon:
         self.progress.say("starting a daemon")
         number = self._number()
         config = self._config or self._folder / f"daemon-{number}.toml"
         if self._config is None:
-            config.write_text(f"[compute]\nthreads = {self.settings.threads}\n")
+            config.write_text(configuration(self.settings.threads, holding=holding))
         address = f"ipc://{self._folder}/d{number}/s"  # short: a socket's path has at most 100 bytes
         options = ["--dtype", self.settings.dtype, "--config", str(config)]
         if self.settings.device != "cpu":
