@@ -125,7 +125,7 @@ class World:
         player.asked_us[slot] = (self.now_us, step)
         if begins:
             player.begins = slot
-        arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET))
+        arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET, asked_us=self.now_us))
         self._wake(player.device)
         player.device.unseen.append((player, arrival))
         self._plan_next(player)
