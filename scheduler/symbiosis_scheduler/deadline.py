@@ -28,6 +28,7 @@ from typing import ClassVar, Final
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.bounds import of_deadlines
 from symbiosis_scheduler.filling import batch, first_ready
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Plan
@@ -68,6 +69,7 @@ class Deadline:
     reads: ClassVar[frozenset[str]] = frozenset(
         {"priority", "chunk_rows", "max_wait_us", "max_hold_us", "first_token_us", "token_us"}
     )
+    explain = staticmethod(of_deadlines)
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.bounds import of_rounds
 from symbiosis_scheduler.filling import batch, first_come
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold
@@ -24,6 +25,7 @@ class Lockstep:
     """Rounds of all clients; who is slow makes all others slow, up to `max_hold_us`."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"max_hold_us"})
+    explain = staticmethod(of_rounds)
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows

@@ -136,6 +136,11 @@ class SchedulerState:
         """The lanes that clients are in."""
         return {client.lane for client in self._clients.values()}
 
+    @property
+    def present(self) -> tuple[PresentClient, ...]:
+        """Who is connected, to be looked at."""
+        return tuple(self._clients.values())
+
     def quota_reached(self, client: ClientId, now_us: int) -> Reached | None:
         """Returns the quota that keeps a client from beginning a forward; None: there is none."""
         return self._quotas.reached(client, now_us)

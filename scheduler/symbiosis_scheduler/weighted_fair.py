@@ -17,6 +17,7 @@ from typing import ClassVar, Final, Generic, TypeVar
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.bounds import of_weights
 from symbiosis_scheduler.filling import batch, first_ready
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Plan
@@ -63,6 +64,7 @@ class WeightedFair:
     """The lane with the largest deficit goes first, and in it the client with the largest."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"weight", "chunk_rows", "max_hold_us"})
+    explain = staticmethod(of_weights)
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows
