@@ -45,7 +45,7 @@ def survey(
         memory=MemoryStatus(base=held_bytes, arenas=sum(client.arena_bytes for client in clients), pss=0),
         holds=statistics.holds,
         memo=MemoStatus(plane.memo.bytes, plane.memo.budget_bytes, plane.memo.hits, plane.memo.misses),
-        spins=SpinStatus(plane.looks, plane.look_hits),
+        spins=SpinStatus(plane.watch.looks, plane.watch.hits),
         device=str(bases[FIRST_BASE].layers.device),
         threads_policy=threads.policy,
         models=models,
