@@ -153,6 +153,18 @@ def test_ratios_are_taken_round_by_round_and_judged_by_their_target() -> None:
     assert "shm_over_memory_floor" not in found
 
 
+def test_memory_that_is_not_shared_is_a_copy_whatever_is_counted() -> None:
+    """Nobody counts what is copied by mistake; that the pages are other ones, the kernel tells."""
+    shared, apart, counted = (
+        made(one_round((1000,), place=place, copied_bytes=bytes_), size_bytes=2304)
+        for place, bytes_ in ((HERE, 0), (ELSEWHERE, 0), (HERE, 2304))
+    )
+    assert ratios_of([shared], SETTINGS)["shm_copies"].met is True
+    for copied in (apart, counted):
+        found = ratios_of([copied], SETTINGS)["shm_copies"]
+        assert (found.spread.median, found.met) == (1.0, False)
+
+
 @pytest.mark.parametrize("text", ["", "2304,x", "15", str(1 << 40)])
 def test_a_size_that_is_none_is_told(text: str) -> None:
     with pytest.raises(UsageError, match="--sizes"):
