@@ -16,7 +16,7 @@ from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.config import BatchingConfig, ComputeConfig, DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
-from symbiosis_core.wire import SpinStatus
+from symbiosis_core.wire import DaemonStatus
 from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.known import Known
@@ -84,12 +84,20 @@ def test_status_tells_how_often_the_idle_daemon_looked_and_what_came(
     for _ in range(50):
         pipeline.run(op, Direction.FORWARD, [torch.randn(3, op.width_in)])
 
-    def spins(plane: DataPlane) -> SpinStatus:
-        return survey(plane, Bases([layers]), ThreadChoice(1), "fifo", "here", 0).spins
+    def told(plane: DataPlane) -> DaemonStatus:
+        return survey(plane, Bases([layers]), ThreadChoice(1), "fifo", "here", 0)
 
-    told = running.ask(spins)
-    assert 0 < told.hits <= told.looks
+    spins = running.ask(told).spins
+    assert 0 < spins.hits <= spins.looks
     channel.close()
+
+
+def test_status_tells_how_threads_wait(
+    run: Callable[..., Running], layers: FrozenLayers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    found = run().ask(lambda plane: survey(plane, Bases([layers]), ThreadChoice(1), "fifo", "here", 0))
+    assert found.threads_policy == "1; OMP_WAIT_POLICY=passive"
 
 
 def test_a_first_call_in_inference_mode_spoils_nothing(run: Callable[..., Running], layers: FrozenLayers) -> None:
