@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import mmap
 import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,6 +21,7 @@ from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
 from symbiosis_bench.transports.run import contenders
 from symbiosis_bench.transports.settings import FULL, Cell, Settings, cells, numbers, words
 from symbiosis_bench.transports.work import BURN, INVERT, LINEAR, STAMP, Asked, Work, asked, expected
+from symbiosis_bench.transports.yardsticks import WAKE_FLOORS
 from symbiosis_core.errors import UsageError
 
 MAIN = [sys.executable, "-m", "symbiosis_core", "bench", "transports"]
@@ -201,7 +204,8 @@ def test_a_picture_without_matplotlib_is_a_clear_error(tmp_path: Path) -> None:
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     """For real and between processes, with all yardsticks; everything is verified and gone afterwards."""
     sizes = ("--sizes", "2304,100000", "--clients", "1,2", "--compute", "0", "--spin", "off,auto")
-    done = run(tmp_path, "--quick", *sizes, "--json", "out.json")
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    done = run(tmp_path, "--quick", *sizes, "--json", "out.json", *(("--plot", "out.svg") if drawn else ()))
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "out.json").read_text())
     assert list(told) == ["machine", "surroundings", "settings", "ratios", "rows"]
@@ -215,4 +219,11 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     }
     assert all(one["same_memory"] is True and one["copies"] == 0 for one in shm)
     assert told["ratios"]["shm_copies"]["met"] is True
+    floors = {one["transport"]: one for one in told["rows"] if one["transport"] in WAKE_FLOORS}
+    assert set(floors) == set(WAKE_FLOORS)
+    assert all(0 < one["least_us"] <= one["p50_us"] <= one["p99_us"] for one in floors.values())
+    if drawn:
+        picture = ElementTree.parse(tmp_path / "out.svg").getroot()
+        lines = [one for one in picture.iter() if one.get("id", "").startswith("line2d")]
+        assert len(lines) >= 2 * len({one["transport"] for one in told["rows"]})
     assert not list(tmp_path.glob("symbiosis-*"))
