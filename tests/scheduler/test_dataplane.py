@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -81,8 +82,12 @@ def test_status_tells_how_often_the_idle_daemon_looked_and_what_came(
     running = run(msgspec.structs.replace(CONFIG, compute=ComputeConfig(spin_us=10_000)))
     channel, op = running.connect(), linears(layers)[0]
     pipeline = Pipeline(channel, 10, 1 << 16)
-    for _ in range(50):
+
+    for _ in range(1000):
         pipeline.run(op, Direction.FORWARD, [torch.randn(3, op.width_in)])
+        time.sleep(0.001)  # the daemon has begun to look, most of the time
+        if running.thread.plane.watch.hits:
+            break
 
     def told(plane: DataPlane) -> DaemonStatus:
         return survey(plane, Bases([layers]), ThreadChoice(1), "fifo", "here", 0)
