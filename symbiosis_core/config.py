@@ -165,7 +165,8 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     thread of their own, of less weight, so that rows of the first lane need not wait until a batch of theirs ends.
     False, and with `batching.exact`: one batch after the other."""
     spin_us: Annotated[int, Meta(ge=0, le=10_000)] = 20
-    """How long the idle daemon looks for new requests, yielding, before it sleeps. 0: sleep at once."""
+    """How long the idle daemon looks for new requests, yielding, before it sleeps; every fourth time only while
+    looks miss. 0: sleep at once."""
 
 
 DEFAULT_LANES = {

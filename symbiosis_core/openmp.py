@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go"]
+__all__ = ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go", "waiting_told"]
 
 GOMP_SPINCOUNT: Final = "20000"
 """How often an OpenMP thread looks for work before it sleeps. Unbounded looking takes a core from the clients
@@ -31,6 +31,14 @@ def bound_openmp() -> None:
     """Bounds the waiting of OpenMP threads, unless the user has. Works only before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)
+
+
+def waiting_told() -> str:
+    """Returns how OpenMP's threads of this process wait for work, in words; empty where nobody has said."""
+    if policy := os.environ.get("OMP_WAIT_POLICY"):
+        return f"OMP_WAIT_POLICY={policy}"
+    count = os.environ.get("GOMP_SPINCOUNT", "")
+    return f"GOMP_SPINCOUNT={count}" if count else ""
 
 
 def let_team_go() -> None:

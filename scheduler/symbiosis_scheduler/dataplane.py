@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -50,7 +49,7 @@ from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.state import SchedulerState
 from symbiosis_scheduler.users import user_of
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
-from symbiosis_transports.waiting import spin_budget_us
+from symbiosis_transports.waiting import Watch, spin_budget_us
 
 __all__ = ["DataPlane", "Seat"]
 
@@ -100,11 +99,9 @@ class DataPlane:
         self._lent = lent
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
-        self._spin_ns = spin_budget_us(config.compute.spin_us) * 1000
+        self.watch: Final = Watch(spin_budget_us(config.compute.spin_us))
         self._newcomers: dict[ClientId, _Newcomer] = {}
         self._underway: list[Launched] = []
-        self.looks = self.look_hits = 0
-        """How often the idle loop looked for more before it slept, and how often something came."""
         self._to_ring: set[ServerChannel] = set()
         self._recording: Recorder | None = None
         self._recordings = 0
@@ -306,8 +303,7 @@ class DataPlane:
 
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
-        if self._spin_ns and self._look():
-            self.look_hits += 1
+        if self.watch.sees(seat.channel for seat in self.seats.values()):
             self._loop.call_soon(self._turn)
             return
         armed = [seat.channel.arm() for seat in self.seats.values()]
@@ -317,18 +313,6 @@ class DataPlane:
         for seat in self.seats.values():
             seat.channel.disarm()
         self._loop.call_soon(self._turn)
-
-    def _look(self) -> bool:
-        """Whether something comes within the spin budget."""
-        self.looks += 1
-        end = time.perf_counter_ns() + self._spin_ns
-        channels = [seat.channel for seat in self.seats.values()]
-        while True:
-            if any(channel.waiting() for channel in channels):
-                return True
-            if time.perf_counter_ns() > end:
-                return False
-            os.sched_yield()
 
     # -- instructions ----------------------------------------------------------------------------------------
 

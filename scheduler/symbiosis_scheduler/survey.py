@@ -11,6 +11,7 @@ from collections import Counter
 from symbiosis_core import __version__
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.ids import FIRST_BASE
+from symbiosis_core.openmp import waiting_told
 from symbiosis_core.wire import ClientStatus, DaemonStatus, MemoryStatus, MemoStatus, ModelStatus, SpinStatus
 from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.dataplane import DataPlane
@@ -45,9 +46,9 @@ def survey(
         memory=MemoryStatus(base=held_bytes, arenas=sum(client.arena_bytes for client in clients), pss=0),
         holds=statistics.holds,
         memo=MemoStatus(plane.memo.bytes, plane.memo.budget_bytes, plane.memo.hits, plane.memo.misses),
-        spins=SpinStatus(plane.looks, plane.look_hits),
+        spins=SpinStatus(plane.watch.looks, plane.watch.hits),
         device=str(bases[FIRST_BASE].layers.device),
-        threads_policy=threads.policy,
+        threads_policy="; ".join(filter(None, (threads.policy, waiting_told()))),
         models=models,
     )
 

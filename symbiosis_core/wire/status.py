@@ -175,7 +175,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     spins: SpinStatus = SpinStatus()
     device: str = "cpu"
     threads_policy: str = ""
-    """Who gets how many threads, in words."""
+    """Who gets how many threads, and how those wait for work, in words."""
     models: tuple[ModelStatus, ...] = ()
     """All bases, in the configuration's order."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import mmap
 import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,6 +21,7 @@ from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
 from symbiosis_bench.transports.run import contenders
 from symbiosis_bench.transports.settings import FULL, Cell, Settings, cells, numbers, words
 from symbiosis_bench.transports.work import BURN, INVERT, LINEAR, STAMP, Asked, Work, asked, expected
+from symbiosis_bench.transports.yardsticks import WAKE_FLOORS
 from symbiosis_core.errors import UsageError
 
 MAIN = [sys.executable, "-m", "symbiosis_core", "bench", "transports"]
@@ -153,6 +156,18 @@ def test_ratios_are_taken_round_by_round_and_judged_by_their_target() -> None:
     assert "shm_over_memory_floor" not in found
 
 
+def test_memory_that_is_not_shared_is_a_copy_whatever_is_counted() -> None:
+    """Nobody counts what is copied by mistake; that the pages are other ones, the kernel tells."""
+    shared, apart, counted = (
+        made(one_round((1000,), place=place, copied_bytes=bytes_), size_bytes=2304)
+        for place, bytes_ in ((HERE, 0), (ELSEWHERE, 0), (HERE, 2304))
+    )
+    assert ratios_of([shared], SETTINGS)["shm_copies"].met is True
+    for copied in (apart, counted):
+        found = ratios_of([copied], SETTINGS)["shm_copies"]
+        assert (found.spread.median, found.met) == (1.0, False)
+
+
 @pytest.mark.parametrize("text", ["", "2304,x", "15", str(1 << 40)])
 def test_a_size_that_is_none_is_told(text: str) -> None:
     with pytest.raises(UsageError, match="--sizes"):
@@ -189,7 +204,8 @@ def test_a_picture_without_matplotlib_is_a_clear_error(tmp_path: Path) -> None:
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     """For real and between processes, with all yardsticks; everything is verified and gone afterwards."""
     sizes = ("--sizes", "2304,100000", "--clients", "1,2", "--compute", "0", "--spin", "off,auto")
-    done = run(tmp_path, "--quick", *sizes, "--json", "out.json")
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    done = run(tmp_path, "--quick", *sizes, "--json", "out.json", *(("--plot", "out.svg") if drawn else ()))
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "out.json").read_text())
     assert list(told) == ["machine", "surroundings", "settings", "ratios", "rows"]
@@ -203,4 +219,11 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     }
     assert all(one["same_memory"] is True and one["copies"] == 0 for one in shm)
     assert told["ratios"]["shm_copies"]["met"] is True
+    floors = {one["transport"]: one for one in told["rows"] if one["transport"] in WAKE_FLOORS}
+    assert set(floors) == set(WAKE_FLOORS)
+    assert all(0 < one["least_us"] <= one["p50_us"] <= one["p99_us"] for one in floors.values())
+    if drawn:
+        picture = ElementTree.parse(tmp_path / "out.svg").getroot()
+        lines = [one for one in picture.iter() if one.get("id", "").startswith("line2d")]
+        assert len(lines) >= 2 * len({one["transport"] for one in told["rows"]})
     assert not list(tmp_path.glob("symbiosis-*"))

@@ -1,4 +1,4 @@
-"""OpenMP's threads end when they are let go, and are made anew by the next parallel operation."""
+"""OpenMP's threads end when they are let go, and are made anew; and it is told how long they wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+from symbiosis_core.openmp import GOMP_SPINCOUNT, bound_openmp, waiting_told
 
 SCRIPT = """
 import os, time, torch
@@ -33,5 +33,17 @@ for _ in range(3):
 """
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_thread_lets_its_team_go_and_gets_another() -> None:
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+
+
+def test_the_bound_is_told_and_the_users_word_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert waiting_told() == ""
+    bound_openmp()
+    assert waiting_told() == f"GOMP_SPINCOUNT={GOMP_SPINCOUNT}"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert waiting_told() == "OMP_WAIT_POLICY=passive"

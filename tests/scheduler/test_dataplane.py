@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,15 +14,20 @@ import pytest
 import torch
 
 from symbiosis_adapters.pipeline import Pipeline
-from symbiosis_core.config import BatchingConfig, DaemonConfig, LimitsConfig
+from symbiosis_core.config import BatchingConfig, ComputeConfig, DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
+from symbiosis_core.wire import DaemonStatus
+from symbiosis_scheduler.bases import Bases
+from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.plan import Decision
 from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.queues import Queues
 from symbiosis_scheduler.streams import DeviceLostError, Event
+from symbiosis_scheduler.survey import survey
+from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import Peer
 from symbiosis_transports.testing import FaultyChannel
 from tests.scheduler.running_plane import LateStreams, Running
@@ -67,6 +73,36 @@ def test_rows_of_any_number_equal_the_layers_own(
             expected = layers.apply(op, direction, x_TW)
             torch.testing.assert_close(pipeline.run(op, direction, [x_TW])[0], expected, rtol=1e-5, atol=1e-5)
     channel.close()
+
+
+def test_status_tells_how_often_the_idle_daemon_looked_and_what_came(
+    run: Callable[..., Running], layers: FrozenLayers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    running = run(msgspec.structs.replace(CONFIG, compute=ComputeConfig(spin_us=10_000)))
+    channel, op = running.connect(), linears(layers)[0]
+    pipeline = Pipeline(channel, 10, 1 << 16)
+
+    for _ in range(1000):
+        pipeline.run(op, Direction.FORWARD, [torch.randn(3, op.width_in)])
+        time.sleep(0.001)  # the daemon has begun to look, most of the time
+        if running.thread.plane.watch.hits:
+            break
+
+    def told(plane: DataPlane) -> DaemonStatus:
+        return survey(plane, Bases([layers]), ThreadChoice(1), "fifo", "here", 0)
+
+    spins = running.ask(told).spins
+    assert 0 < spins.hits <= spins.looks
+    channel.close()
+
+
+def test_status_tells_how_threads_wait(
+    run: Callable[..., Running], layers: FrozenLayers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    found = run().ask(lambda plane: survey(plane, Bases([layers]), ThreadChoice(1), "fifo", "here", 0))
+    assert found.threads_policy == "1; OMP_WAIT_POLICY=passive"
 
 
 def test_a_first_call_in_inference_mode_spoils_nothing(run: Callable[..., Running], layers: FrozenLayers) -> None:

@@ -24,6 +24,7 @@ from symbiosis_transports.posix_shm.attach import Goodbye, encode
 from symbiosis_transports.posix_shm.client import ShmClientChannel
 from symbiosis_transports.posix_shm.connect import connect as shm_connect
 from symbiosis_transports.testing import ADD_ONE, ChannelConformance, EchoDaemon, add_one
+from symbiosis_transports.waiting import SPIN_VARIABLE
 
 Connect = Callable[[], ShmClientChannel]
 
@@ -155,6 +156,21 @@ def connect(endpoint: str) -> Iterator[Connect]:
 
 def test_the_socket_is_for_its_owner_alone(daemon: EchoDaemon, endpoint: str) -> None:
     assert stat.S_IMODE(Path(endpoint).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("spin_us", [0, 5, 10_000])
+def test_a_client_counts_its_looks_and_what_they_brought(
+    daemon: EchoDaemon, connect: Connect, monkeypatch: pytest.MonkeyPatch, spin_us: int
+) -> None:
+    monkeypatch.setenv(SPIN_VARIABLE, str(spin_us))
+    channel = connect()
+    for _ in range(100):
+        assert add_one(channel, b"abc", 3)
+    found = channel.statistics()
+    if spin_us:
+        assert found.looks == found.spin_hits + found.sleeps <= found.requests == 100
+    else:
+        assert found.looks == found.spin_hits == 0
 
 
 def test_the_arena_cannot_be_resized_by_a_client(daemon: EchoDaemon) -> None:

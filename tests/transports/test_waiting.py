@@ -1,33 +1,90 @@
-"""The spin budget: the user's word first, and nothing to look for where there is one core."""
+"""How long a side looks: the user's word first, and nothing to look for where there is one core."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
 from symbiosis_core.errors import UsageError
-from symbiosis_transports.waiting import SPIN_VARIABLE, client_spin_us, spin_budget_us
+from symbiosis_core.ids import OpId
+from symbiosis_core.specs import Direction
+from symbiosis_transports.calls import Call
+from symbiosis_transports.habits import SHORT_NS, Habit
+from symbiosis_transports.waiting import SPIN_VARIABLE, Watch, client_ways, kind_of, spin_budget_us
+
+KIND = kind_of(Call(OpId(3), Direction.FORWARD, 4, 0, 64))
 
 
 def test_one_core_has_nobody_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SPIN_VARIABLE, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-    assert spin_budget_us(50) == client_spin_us() == 0
+    assert spin_budget_us(50) == client_ways().of(KIND).budget_ns == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert spin_budget_us(50) == 50
-    assert client_spin_us() > 0
+    assert client_ways().of(KIND).budget_ns == SHORT_NS
 
 
-def test_the_environment_decides_for_clients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("text", "learns"), [("auto", True), ("7", False), ("0", False)])
+def test_the_environment_decides_for_clients_alone(
+    monkeypatch: pytest.MonkeyPatch, text: str, learns: bool
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    monkeypatch.setenv(SPIN_VARIABLE, "7")
-    assert client_spin_us() == 7
+    monkeypatch.setenv(SPIN_VARIABLE, text)
+    way = client_ways().of(KIND)
+    assert isinstance(way, Habit) is learns
+    for _ in range(1000):
+        way.waited(10_000_000)
+    assert way.budget_ns == (0 if learns else int(text) * 1000)
     assert spin_budget_us(50) == 50
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "fast", "10001"])
 def test_a_word_that_is_no_time_says_what_to_write(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(SPIN_VARIABLE, text)
-    with pytest.raises(UsageError, match="write microseconds from 0 to 10000"):
-        client_spin_us()
+    with pytest.raises(UsageError, match="write auto, or microseconds from 0 to 10000"):
+        client_ways()
+
+
+def test_every_kind_of_call_has_a_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    ways = client_ways()
+    call = Call(OpId(3), Direction.FORWARD, 300, 0, 64)
+    assert ways.of(kind_of(call)) is ways.of(kind_of(call._replace(rows=500)))
+    others = [call._replace(rows=700), call._replace(op=OpId(4)), call._replace(direction=Direction.BACKWARD)]
+    assert len({id(ways.of(kind_of(each))) for each in (call, *others)}) == 4
+
+
+class Channel:
+    """Something is there at the n-th look."""
+
+    def __init__(self, nth: int) -> None:
+        self._left = nth
+
+    def waiting(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+def test_the_daemons_looks_and_hits_are_counted() -> None:
+    watch = Watch(1)
+    channels: Any = [Channel(10**9), Channel(0)]
+    assert watch.sees(channels)
+    assert not watch.sees([Channel(10**9)])  # type: ignore[list-item]
+    assert (watch.looks, watch.hits) == (2, 1)
+
+
+def test_a_look_of_no_time_is_none() -> None:
+    watch = Watch(0)
+    assert not watch.sees([Channel(0)])  # type: ignore[list-item]
+    assert watch.looks == 0
+
+
+@pytest.mark.parametrize(("learns", "looks"), [(True, 4 + 24), (False, 100)])
+def test_a_watch_that_learns_looks_less_where_nothing_comes(learns: bool, looks: int) -> None:
+    watch = Watch(1, learns=learns)
+    for _ in range(100):
+        watch.sees([])
+    assert watch.looks == looks

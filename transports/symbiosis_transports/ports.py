@@ -150,6 +150,8 @@ class ChannelStatistics(NamedTuple):
     """How often waiting awake was enough."""
     copied_bytes: int = 0
     """Bytes of rows that this end of the transport has copied. None where both sides see the same memory."""
+    looks: int = 0
+    """How often this side looked for a while before it would sleep; `spin_hits` of them were enough."""
 
 
 class ClientChannel(Protocol):

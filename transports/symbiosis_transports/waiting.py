@@ -1,21 +1,77 @@
 """How long a side looks for the other's word before it sleeps.
 
 Looking means yielding the core at every look (`sched_yield`): where both sides share a core, a plain spin was
-measured 4 times slower than no spin, and a yielding one faster than either (docs/decisions). On a
-machine with one core there is nothing to look for.
+measured 4 times slower than no spin, and a yielding one faster than either (docs/decisions/0002). How long is
+learned (`habits`, docs/decisions/0018), unless the user says it. On a machine with one core there is nothing to
+look for.
 """
 
 from __future__ import annotations
 
 import os
+import resource
+import time
+from collections.abc import Iterable
+from typing import Final, Protocol
 
 from symbiosis_core.errors import UsageError
+from symbiosis_transports.calls import Call
+from symbiosis_transports.habits import Habit, Missing
+from symbiosis_transports.ports import ServerChannel
 
-__all__ = ["SPIN_VARIABLE", "client_spin_us", "spin_budget_us"]
+__all__ = ["SPIN_VARIABLE", "Kind", "Watch", "Way", "Ways", "client_ways", "kind_of", "spin_budget_us"]
 
-SPIN_VARIABLE = "SYMBIOSIS_SPIN_US"
-_DEFAULT_US = 20
-_LONGEST_US = 10_000
+SPIN_VARIABLE: Final = "SYMBIOSIS_SPIN_US"
+_AUTO: Final = "auto"
+_LONGEST_US: Final = 10_000
+_MOST_KINDS: Final = 4096
+"""Then all begin anew, for some will never be seen again."""
+
+Kind = tuple[int, int, int]
+"""What takes about the same time: the same function of as many rows, to a factor of two."""
+
+
+class Way(Protocol):
+    """How one kind of call is waited for. A `Habit` is one that learns."""
+
+    budget_ns: int
+    """How long to look; 0: sleep at once."""
+
+    def waited(self, took_ns: int) -> None:
+        """An answer has come after that time."""
+
+
+class _Fixed:
+    """As long as the user said."""
+
+    def __init__(self, budget_ns: int) -> None:
+        self.budget_ns = budget_ns
+
+    def waited(self, took_ns: int) -> None:
+        """Learns nothing."""
+
+
+class Ways:
+    """How a client waits for each kind of call."""
+
+    def __init__(self, fixed: Way | None) -> None:
+        self._fixed = fixed
+        self._learned: dict[Kind, Way] = {}
+
+    def of(self, kind: Kind) -> Way:
+        """Returns the way for that kind."""
+        return self._fixed or self._learned.get(kind) or self._begin(kind)
+
+    def _begin(self, kind: Kind) -> Way:
+        if len(self._learned) >= _MOST_KINDS:
+            self._learned.clear()
+        way = self._learned[kind] = Habit(_switches)
+        return way
+
+
+def kind_of(call: Call) -> Kind:
+    """Returns what kind of call that is."""
+    return call.op, call.direction, call.rows.bit_length()
 
 
 def spin_budget_us(wanted_us: int) -> int:
@@ -23,15 +79,55 @@ def spin_budget_us(wanted_us: int) -> int:
     return wanted_us if len(os.sched_getaffinity(0)) > 1 else 0
 
 
-def client_spin_us() -> int:
-    """Returns how long a client stays awake: the environment's word, or the default within `spin_budget_us`.
+def client_ways() -> Ways:
+    """Returns how a client waits: as the environment says, or as is learned.
 
     Raises:
-        UsageError: the environment variable is no number of microseconds.
+        UsageError: the environment variable is neither `auto` nor a number of microseconds.
     """
-    text = os.environ.get(SPIN_VARIABLE)
-    if text is None:
-        return spin_budget_us(_DEFAULT_US)
+    text = os.environ.get(SPIN_VARIABLE, _AUTO)
+    if text == _AUTO:
+        return Ways(None if spin_budget_us(1) else _Fixed(0))
     if not text.isdecimal() or int(text) > _LONGEST_US:
-        raise UsageError(f"{SPIN_VARIABLE}={text!r}: write microseconds from 0 to {_LONGEST_US}")
-    return int(text)
+        raise UsageError(f"{SPIN_VARIABLE}={text!r}: write {_AUTO}, or microseconds from 0 to {_LONGEST_US}")
+    return Ways(_Fixed(int(text) * 1000))
+
+
+class Watch:
+    """The idle daemon's look for requests, before it sleeps."""
+
+    def __init__(self, spin_us: int, *, learns: bool = True) -> None:
+        """`spin_us`: of one look. `learns`: it looks less often where looks miss."""
+        self.looks = self.hits = 0
+        """How often it looked, and how often something came."""
+        self._budget_ns = spin_us * 1000
+        self._missing = Missing() if learns else None
+
+    def __repr__(self) -> str:
+        return f"<Watch of {self._budget_ns // 1000} us, {self.hits} of {self.looks} hit>"
+
+    def sees(self, channels: Iterable[ServerChannel]) -> bool:
+        """Whether something comes while it looks. False at once where no look is due."""
+        if not self._budget_ns or (self._missing is not None and not self._missing.look_now()):
+            return False
+        self.looks += 1
+        hit = _look(list(channels), self._budget_ns)
+        self.hits += hit
+        if self._missing is not None:
+            self._missing.looked(hit=hit)
+        return hit
+
+
+def _look(channels: list[ServerChannel], budget_ns: int) -> bool:
+    end = time.perf_counter_ns() + budget_ns
+    while True:
+        if any(channel.waiting() for channel in channels):
+            return True
+        if time.perf_counter_ns() > end:
+            return False
+        os.sched_yield()
+
+
+def _switches() -> int:
+    """How often this thread was put aside while it could run. Yielding counts where somebody took the core."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw

@@ -28,6 +28,7 @@ class Step(NamedTuple):
     arguments: Sequence[str]
     """Of this interpreter."""
     limit_s: float
+    """Its share of the whole time."""
     environment: Mapping[str, str] = {}
 
 
@@ -36,16 +37,14 @@ class Outcome(NamedTuple):
 
     name: str
     status: str
-    """passed, failed, or skipped."""
+    """passed, failed, or skipped: the machine lacks something that only this step wants."""
     seconds: float
     figures: Any
     """What the step told; of a failed one, the end of what it said."""
 
 
-def run(step: Step, left_s: float) -> Outcome:
-    """Runs a step within its limit and what is left of the whole time."""
-    if left_s < 1:
-        return Outcome(step.name, "skipped", 0.0, "no time was left")
+def run(step: Step, most_s: float) -> Outcome:
+    """Runs a step for that long at most: its own limit, and what the steps before it have left."""
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *step.arguments],
@@ -57,7 +56,7 @@ def run(step: Step, left_s: float) -> Outcome:
         start_new_session=True,  # what it started ends with it
     )
     try:
-        said, _ = process.communicate(timeout=min(step.limit_s, left_s))
+        said, _ = process.communicate(timeout=most_s)
     except subprocess.TimeoutExpired:
         _end_group(process.pid)
         said, _ = process.communicate()

@@ -54,6 +54,8 @@ class Spin(msgspec.Struct, frozen=True, tag="spin"):
     """A server waits awake that long from now on, in microseconds. Not answered."""
 
     spin_us: int
+    learns: bool
+    """As the daemon does: less often where looks miss."""
 
 
 class Tell(msgspec.Struct, frozen=True, tag="tell"):

@@ -27,7 +27,7 @@ from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call
 from symbiosis_transports.posix_shm import TRANSPORT
-from symbiosis_transports.waiting import SPIN_VARIABLE
+from symbiosis_transports.waiting import SPIN_VARIABLE, Watch
 
 BYTES: Final = 4 << 20
 CALLS, WARM_UP = 25, 5
@@ -90,7 +90,7 @@ def _serve(endpoint: str, core: int | None, spin_us: int, ready: Event) -> None:
         os.sched_setaffinity(0, {core})
     loop = uvloop.new_event_loop()
     service = Service(loop, BYTES)
-    service.spin_us = spin_us
+    service.watch = Watch(spin_us, learns=False)
     TRANSPORT.listen(loop, endpoint, service)
     loop.call_soon(ready.set)
     loop.run_forever()

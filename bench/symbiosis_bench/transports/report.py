@@ -63,7 +63,7 @@ def ratios_of(rows: Sequence[Row], settings: Settings) -> dict[str, Ratio]:
     small, large = settings.sizes[0], max(settings.sizes)
     plain = [row for row in rows if (row.clients, row.compute, row.spin) == (1, "0", settings.spins[-1])]
     p50 = {(row.transport, row.size_bytes): row.rounds_p50_us for row in plain}
-    copied = [row.copies for row in plain if row.transport == _SHM and row.copies is not None]
+    copied = [_copies(row) for row in plain if row.transport == _SHM]
     found: dict[str, Ratio] = {}
 
     def add(key: str, above: tuple[str, int], below: tuple[str, int], most: float) -> None:
@@ -78,6 +78,14 @@ def ratios_of(rows: Sequence[Row], settings: Settings) -> dict[str, Ratio]:
     if copied:
         found["shm_copies"] = _ratio(spread(copied), 0.0, quick=False)
     return found
+
+
+def _copies(row: Row) -> float:
+    """Returns the copies of a row: as counted, and at least one where the two ends do not have the same pages.
+
+    The count is a transport's own word; that no copy is missing in it, the kernel's map of the pages shows.
+    """
+    return max(row.copies or 0.0, 0.0 if row.same_memory else 1.0)
 
 
 def _ratio(spread: Spread, most: float, *, quick: bool) -> Ratio:

@@ -21,6 +21,7 @@ from symbiosis_bench.transports.service import Service
 from symbiosis_bench.transports.work import prepare_products
 from symbiosis_bench.transports.yardsticks import RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 from symbiosis_transports.registry import transport
+from symbiosis_transports.waiting import Watch
 
 __all__ = ["main"]
 
@@ -68,8 +69,8 @@ def _transport(name: str, endpoint: str, slot_bytes: int, reporter: Reporter) ->
 
     def told(line: bytes) -> None:
         match read_server_order.decode(line):
-            case Spin(spin_us):
-                service.spin_us = spin_us
+            case Spin(spin_us, learns):
+                service.watch = Watch(spin_us, learns=learns)
             case Tell():
                 reporter.tell(service.tally())
 

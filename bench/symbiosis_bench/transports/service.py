@@ -6,7 +6,6 @@ It waits as the data plane does: looks a little longer, yielding, then asks ever
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable
 
@@ -16,6 +15,7 @@ from symbiosis_bench.transports.work import Asked, Work
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, SlotIndex, Token
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Grant, Peer, ServerChannel
+from symbiosis_transports.waiting import Watch
 
 __all__ = ["Service"]
 
@@ -26,7 +26,7 @@ class Service:
     """The `Host` of one transport's listener."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, slot_bytes: int) -> None:
-        self.spin_us = 0
+        self.watch = Watch(0)
         self._loop = loop
         self._slot_bytes = slot_bytes
         self._work = Work()
@@ -91,7 +91,7 @@ class Service:
                 channel.answer(arrival.slot, arrival.generation)
             for channel in {channel for channel, _ in batch}:
                 channel.ring()
-        if not self._look():
+        if not self.watch.sees(self._channels.values()):
             armed = [channel.arm() for channel in self._channels.values()]
             if all(armed):
                 self._awake = False
@@ -107,18 +107,6 @@ class Service:
             channel.close(str(error), breach=True)
             self.gone(channel, str(error))
             return []
-
-    def _look(self) -> bool:
-        if not self.spin_us:
-            return False
-        end = time.perf_counter_ns() + self.spin_us * 1000
-        channels = list(self._channels.values())
-        while True:
-            if any(channel.waiting() for channel in channels):
-                return True
-            if time.perf_counter_ns() > end:
-                return False
-            os.sched_yield()
 
 
 def _wanted(channel: ServerChannel, arrival: Arrival) -> tuple[Asked, memoryview, memoryview]:

@@ -90,7 +90,7 @@ class Site:
         server = self._servers.get(contender)
         tells = server if contender not in WAKE_FLOORS else None
         if tells is not None:
-            self._tell(tells, Spin(_server_spin_us(cell.spin)))
+            self._tell(tells, Spin(_server_spin_us(cell.spin), learns=cell.spin == "auto"))
         trip: dict[str, Any] = {
             "contender": contender,
             "endpoint": self._endpoints[contender],

@@ -34,7 +34,7 @@ from symbiosis_transports.layout import (
 from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, Goodbye, decode_from_daemon
-from symbiosis_transports.waiting import client_spin_us
+from symbiosis_transports.waiting import Kind, client_ways, kind_of
 
 __all__ = ["ShmClientChannel"]
 
@@ -52,11 +52,12 @@ class ShmClientChannel:
         self._words = arena.words
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
-        self._spin_ns = client_spin_us() * 1000
+        self._ways = client_ways()
+        self._kinds: list[Kind] = [(0, 0, 0)] * layout.slots
         self._generations = [0] * layout.slots
         self._leases = Leases(layout.slots)
         self._closed_because = ""
-        self._requests = self._doorbells = self._sleeps = self._spin_hits = 0
+        self._requests = self._doorbells = self._sleeps = self._looks = self._spin_hits = 0
         self._rung = 0
         """Doorbells that were heard."""
         slots = [SlotIndex(slot) for slot in range(layout.slots)]
@@ -98,6 +99,7 @@ class ShmClientChannel:
             raise ClosedError(self._closed_because)
         words = self._words
         pack_call(self._arena.view, self._calls_at[slot], call)
+        self._kinds[slot] = kind_of(call)
         self._generations[slot] += 1
         words[self._request_words[slot]] = self._generations[slot]
         self._requests += 1
@@ -118,10 +120,12 @@ class ShmClientChannel:
             raise ClosedError(self._closed_because)
         word, generation, words = self._answer_words[slot], self._generations[slot], self._words
         if words[word] != generation or not WORDS_ARE_ORDERED:
-            if WORDS_ARE_ORDERED and self._spin(word, generation):
+            way, began_ns = self._ways.of(self._kinds[slot]), time.perf_counter_ns()
+            if WORDS_ARE_ORDERED and way.budget_ns and self._spin(word, generation, began_ns + way.budget_ns):
                 self._spin_hits += 1
             else:
                 self._sleep(word, generation, timeout_s)
+            way.waited(time.perf_counter_ns() - began_ns)
         if code := words[word + 1]:
             why = refusal_of(code)
             assert why is not None  # a code other than 0 stands for a refusal
@@ -138,16 +142,14 @@ class ShmClientChannel:
 
     def statistics(self) -> ChannelStatistics:
         """Counters since the start."""
-        return ChannelStatistics(self._requests, self._doorbells, self._sleeps, self._spin_hits)
+        return ChannelStatistics(self._requests, self._doorbells, self._sleeps, self._spin_hits, looks=self._looks)
 
-    def _spin(self, word: int, generation: int) -> bool:
+    def _spin(self, word: int, generation: int, end_ns: int) -> bool:
         """Looks for the answer for a short while, giving the core away at every look."""
-        if not self._spin_ns:
-            return False
+        self._looks += 1
         words, clock, pause = self._words, time.perf_counter_ns, os.sched_yield
-        end = clock() + self._spin_ns
         while words[word] != generation:
-            if clock() > end:
+            if clock() > end_ns:
                 return False
             pause()
         return True

@@ -1,4 +1,7 @@
-"""Several clients make thousands of calls with rows of random sizes, and compare every byte of every answer."""
+"""Several clients make thousands of calls with rows of random sizes, and compare every byte of every answer.
+
+They sleep now and then, between any two steps of a call, so that neither side always comes first.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import multiprocessing
 import os
 import random
 import tempfile
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -25,6 +29,12 @@ _CALLS_S = 400.0
 _ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 
 
+def doze(choose: random.Random) -> None:
+    """Sleeps for up to 2 ms, one time in fifty."""
+    if not choose.randrange(50):
+        time.sleep(choose.random() * 2e-3)
+
+
 def client(source: CudaSource, endpoint: str, calls: int, seed: int, told: Connection) -> None:
     """Makes the calls; tells how many answers were wrong, and a checksum over all of them."""
     choose = random.Random(seed)
@@ -37,8 +47,11 @@ def client(source: CudaSource, endpoint: str, calls: int, seed: int, told: Conne
         x_1N = view_rows(memory, 0, 1, size, DType.UINT8)
         sent_1N = (torch.arange(size, device=x_1N.device) + number * 7 + seed).to(torch.uint8).view(1, size)
         x_1N.copy_(sent_1N)
+        doze(choose)
         channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, size, 0, 1 << 19))
+        doze(choose)
         channel.wait(slot, 60)
+        doze(choose)
         y_1N = view_rows(memory, 1 << 19, 1, size, DType.UINT8).clone()
         channel.release(slot)
         wrong += not torch.equal(y_1N, sent_1N + 1)

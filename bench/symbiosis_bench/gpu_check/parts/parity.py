@@ -1,7 +1,9 @@
-"""A client on the GPU against the same model on the GPU by itself: logits and LoRA gradients, over `cuda_ipc`.
+"""A client against the same model by itself, beside a daemon on the GPU: logits, LoRA gradients, and tokens.
 
-The base is a small random Llama, so nothing has to be fetched. float32 must agree closely; bfloat16 as its eight
-bits allow, since the daemon's sums are made in another order.
+The client is on the same GPU, and its rows stay there (`cuda_ipc`); or it is on the CPU or another GPU, and they
+go through host memory. Its KV cache is where it is itself. The base is a small random Llama, so nothing has to be
+fetched. float32 must agree closely; bfloat16 as its eight bits allow, since the daemon's sums are made in another
+order.
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ def make_base(folder: Path) -> Path:
     return folder / "base"
 
 
-def with_lora(base: torch.nn.Module) -> PeftModel:
+def with_lora(base: torch.nn.Module, device: str) -> PeftModel:
     """Returns the model with LoRA of the same numbers everywhere."""
-    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], lora_dropout=0.0)).cuda()
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], lora_dropout=0.0)).to(device)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in sorted(model.named_parameters()):
         if "lora_" in name:
@@ -56,11 +58,21 @@ def with_lora(base: torch.nn.Module) -> PeftModel:
 
 def one_step(model: PeftModel) -> list[torch.Tensor]:
     """Returns logits, and the gradients of the adapter."""
-    ids = torch.arange(96, device="cuda").view(2, 48) % 512
+    ids = torch.arange(96, device=model.device).view(2, 48) % 512
     out = model(input_ids=ids, labels=ids)
     out.loss.backward()
     gradients = [p.grad for name, p in sorted(model.named_parameters()) if "lora_" in name and p.grad is not None]
     return [tensor.detach().float().cpu() for tensor in (out.logits, *gradients)]
+
+
+def tokens(model: PeftModel) -> tuple[list[int], str]:
+    """Returns tokens that the model generates, and the device of its KV cache."""
+    prompt = torch.arange(8, device=model.device).view(1, 8)
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=prompt, max_new_tokens=8, do_sample=False, return_dict_in_generate=True, use_cache=True
+        )
+    return out.sequences[0].tolist(), out.past_key_values.layers[0].keys.device.type
 
 
 def furthest(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
@@ -70,15 +82,20 @@ def furthest(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
 
 
 def main() -> None:
-    """Compares; fails where they differ, or where the rows did not travel on the device."""
+    """Compares; fails where they differ, or where the rows did not travel as they should."""
     parser = options(__doc__)
     parser.add_argument("--dtype", choices=sorted(_TOLERANCE), default="float32")
+    parser.add_argument("--client", default="cuda:0", help="the client's device")
     asked = parser.parse_args()
     os.environ[WISH_VARIABLE] = "1"
+    daemons = "cpu" if asked.fake else "cuda:0"
+    if asked.client == "cuda:1" and torch.cuda.device_count() < 2:
+        tell(skipped="there is no second GPU")
+        return
     with tempfile.TemporaryDirectory() as name:
         base, address = make_base(Path(name)), f"ipc://{name}/d.sock"
         daemon = subprocess.Popen(
-            serve_command(str(base), address, "--device", "cuda", "--dtype", asked.dtype),
+            serve_command(str(base), address, "--device", daemons, "--dtype", asked.dtype),
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -87,16 +104,23 @@ def main() -> None:
                 assert daemon.poll() is None, "the daemon ended"
                 assert time.monotonic() < deadline, "the daemon did not start"
                 time.sleep(0.2)
-            split = one_step(with_lora(Lent.from_pretrained(address)))
+            split = with_lora(Lent.from_pretrained(address), asked.client)
+            ours, written = one_step(split), tokens(split)
             (seat,) = fetch_status(address).clients
-            assert seat.transport == "cuda_ipc", f"rows travelled otherwise: {'; '.join(seat.reasons)}"
+            wanted = "cuda_ipc" if asked.client == daemons else "posix_shm"
+            assert seat.transport == wanted, f"rows travelled by {seat.transport}: {'; '.join(seat.reasons)}"
             own = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, asked.dtype))
-            difference = furthest(split, one_step(with_lora(own)))
+            plain = with_lora(own, daemons)
+            difference = furthest(ours, one_step(plain))
+            expected, _ = tokens(plain)
         finally:
             daemon.kill()
             daemon.wait()
     assert difference <= _TOLERANCE[asked.dtype], f"they differ by {difference:.2g} of the largest value"
-    tell(dtype=asked.dtype, largest_relative_difference=difference, tensors=len(split))
+    assert written[1] == torch.device(asked.client).type, f"the KV cache is on {written[1]}"
+    if asked.dtype == "float32":  # in bfloat16 two right answers may choose another token
+        assert written[0] == expected, f"it wrote {written[0]} instead of {expected}"
+    tell(dtype=asked.dtype, client=asked.client, largest_relative_difference=difference, tensors=len(ours))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,12 @@ class DeviceEcho(EchoDaemon):
 
 @contextmanager
 def serving(
-    source: CudaSource, endpoint: str, *, wait: bool = True, environment: Mapping[str, str] | None = None
+    source: CudaSource,
+    endpoint: str,
+    *,
+    wait: bool = True,
+    slot_bytes: int = 1 << 20,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[BaseProcess]:
     """A server's process, which has opened its door. It ends with the block."""
     spawn = multiprocessing.get_context("spawn")
@@ -59,7 +64,7 @@ def serving(
     before = dict(os.environ)
     os.environ.update(environment or {})
     try:
-        process = spawn.Process(target=_serve, args=(source, endpoint, wait, theirs), daemon=True)
+        process = spawn.Process(target=_serve, args=(source, endpoint, wait, slot_bytes, theirs), daemon=True)
         process.start()
     finally:
         os.environ.clear()
@@ -76,9 +81,9 @@ def serving(
         process.join()
 
 
-def _serve(source: CudaSource, endpoint: str, wait: bool, pipe: Connection) -> None:
+def _serve(source: CudaSource, endpoint: str, wait: bool, slot_bytes: int, pipe: Connection) -> None:
     """Serves until the other end of the pipe is closed."""
-    daemon = DeviceEcho(CudaIpc(source), endpoint, slots=4, slot_bytes=1 << 20)
+    daemon = DeviceEcho(CudaIpc(source), endpoint, slots=4, slot_bytes=slot_bytes)
     daemon.wait = wait
     pipe.send("open")
     try:

@@ -1,0 +1,131 @@
+"""Looking pays or does not, and which it is, is found out; in virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from symbiosis_transports.habits import LONGEST_EXPECTED_NS, SHORT_NS, Habit, Missing
+
+World = Callable[[int], int]
+"""How long an answer takes that is looked for so long."""
+WAKE_NS = 50_000
+
+
+def two_cores(service_ns: int) -> World:
+    """A look costs the answer nothing; who sleeps has to be woken."""
+    return lambda budget_ns: service_ns if service_ns <= budget_ns else service_ns + WAKE_NS
+
+
+def one_core(service_ns: int) -> World:
+    """What one side looks, the other cannot compute, and it has an equal share."""
+    return lambda budget_ns: min(2 * service_ns, service_ns + budget_ns) + WAKE_NS // 5
+
+
+def run(habit: Habit, world: World, calls: int) -> list[int]:
+    """Returns the budgets of so many calls."""
+    budgets = []
+    for _ in range(calls):
+        budgets.append(habit.budget_ns)
+        habit.waited(world(habit.budget_ns))
+    return budgets
+
+
+def time_ns(world: World, budgets: list[int]) -> int:
+    return sum(map(world, budgets))
+
+
+@pytest.mark.parametrize("service_ns", [5_000, 15_000, 40_000, 100_000, 250_000])
+def test_where_a_core_is_free_a_look_outlasts_the_answer_and_is_no_longer_than_it_must(service_ns: int) -> None:
+    world = two_cores(service_ns)
+    budgets = run(Habit(), world, 5000)
+    assert budgets[-1] >= service_ns
+    assert max(budgets) <= max(SHORT_NS, (service_ns + WAKE_NS) * 5 // 4)
+    best = min(time_ns(world, [budget] * 5000) for budget in (0, SHORT_NS))
+    assert time_ns(world, budgets) <= best * 1.05
+
+
+@pytest.mark.parametrize("service_ns", [40_000, 100_000, 250_000, 2_000_000])
+def test_where_both_sides_share_a_core_that_is_not_given_away_it_sleeps_at_once(service_ns: int) -> None:
+    world = one_core(service_ns)
+    budgets = run(Habit(), world, 5000)
+    assert budgets[-1] == 0
+    best = min(time_ns(world, [budget] * 5000) for budget in (0, SHORT_NS))
+    assert time_ns(world, budgets) <= best * 1.05
+
+
+def test_what_takes_longer_than_a_core_is_worth_is_slept_for_and_no_long_look_is_ever_tried() -> None:
+    budgets = run(Habit(), two_cores(LONGEST_EXPECTED_NS + 1), 5000)
+    assert set(budgets) == {0, SHORT_NS}
+    assert budgets.count(SHORT_NS) <= 16
+
+
+def test_what_changes_is_noticed_both_ways() -> None:
+    habit = Habit()
+    assert run(habit, two_cores(100_000), 2000)[-1] == 125_000
+    assert run(habit, one_core(100_000), 8000)[-1] == 0
+    assert run(habit, two_cores(100_000), 8000)[-1] == 125_000
+
+
+def test_trials_become_rare_where_nothing_changes() -> None:
+    habit = Habit()
+    world = one_core(100_000)
+    early, late = run(habit, world, 1000), run(habit, world, 20_000)
+    assert sum(map(bool, early)) > 16
+    assert sum(map(bool, late)) / 20_000 < 0.005
+
+
+def test_late_answers_do_not_decide_while_most_are_in_time() -> None:
+    """One in four is as late as a time slice."""
+    habit, chance = Habit(), random.Random(7)
+    world = two_cores(100_000)
+    budgets = []
+    for _ in range(20_000):
+        budgets.append(habit.budget_ns)
+        habit.waited(world(habit.budget_ns) + 3_000_000 * (chance.random() < 0.25))
+    assert sum(budget == 125_000 for budget in budgets) > 18_000
+
+
+def test_a_fitted_look_ends_where_others_want_the_core_and_comes_back_ever_later() -> None:
+    """Looks that take time from others are given up, although they are the fastest for this client."""
+    switches, fitted = 0, []
+    habit = Habit(lambda: switches)
+    world = two_cores(200_000)
+    for call in range(30_000):
+        fitted.append(habit.budget_ns > SHORT_NS)
+        switches += habit.budget_ns > SHORT_NS and call % 16 == 0
+        habit.waited(world(habit.budget_ns))
+    assert any(fitted[:500])
+    assert sum(fitted[-15_000:]) < 15_000 * 0.05
+
+
+def test_a_core_that_somebody_takes_at_every_look_is_not_looked_on_for_long() -> None:
+    """Not even where that would be faster."""
+    looked, budgets = 0, []
+    habit = Habit(lambda: looked)
+    world = two_cores(100_000)
+    for _ in range(5000):
+        budgets.append(habit.budget_ns)
+        looked += habit.budget_ns > 0
+        habit.waited(world(habit.budget_ns))
+    assert 8 <= sum(budget > SHORT_NS for budget in budgets) < 100
+
+
+def test_the_daemon_looks_every_time_until_four_looks_in_a_row_have_missed() -> None:
+    missing = Missing()
+    for hit in (False, False, False, True, False, False, False):
+        assert missing.look_now()
+        missing.looked(hit=hit)
+    assert missing.look_now()
+    missing.looked(hit=False)
+    looks = []
+    for _ in range(12):
+        looks.append(missing.look_now())
+        if looks[-1]:
+            missing.looked(hit=False)
+    assert looks == [False, False, False, True] * 3
+    assert [missing.look_now() for _ in range(4)][-1]
+    missing.looked(hit=True)
+    assert missing.look_now() and missing.look_now()
