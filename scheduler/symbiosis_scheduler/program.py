@@ -1,8 +1,8 @@
 """A segment made ready to run: forward over rows, backward over rows, nothing kept in between.
 
 Backward needs values of the forward. Those that cost a matrix product can be handed to it (`Program.saved` says
-which); whatever is not handed is computed again from the inputs, cheap functions always. Both ways run the same
-steps on the same rows, so a lost memo costs time and changes no bit.
+which; of a loss its slopes, not its logits); whatever is not handed is computed again from the inputs, cheap
+functions always. Both ways run the same steps on the same rows, so a lost memo costs time and changes no bit.
 
 R is rows of the batch.
 """
@@ -10,7 +10,7 @@ R is rows of the batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,19 +18,18 @@ from torch import Tensor
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.segments import Fn, Node, SegmentSpec, frozen_values
 from symbiosis_core.specs import DType
+from symbiosis_scheduler.functions import Function, functions_of
 from symbiosis_scheduler.gradients import Gradients
-from symbiosis_scheduler.losses import cross_entropy, cross_entropy_pull, losses_in
-from symbiosis_scheduler.norms import norms_in, rms_norm, rms_norm_pull
-from symbiosis_scheduler.steps import Pull, Reads, Step, Weights, pull_of, reads_of, step_of
+from symbiosis_scheduler.steps import Weights, step_of
 
 __all__ = ["Program", "Saved"]
 
 Saved = Mapping[int, Tensor]
-"""Values of the forward by number, R rows each."""
+"""Values of the forward by number, R rows each; in place of logits the slopes of their loss."""
 
 _PIECE_BYTES: Final = 96 << 20
-"""Values that are alive at once in a forward or backward of many rows; a vocabulary's logits would take a
-gigabyte. Fewer rows at a time cost throughput only below a few hundred."""
+"""Values that are alive at once in a forward or backward of many rows. Fewer rows at a time cost throughput only
+below a few hundred. (A loss takes its logits apart further, see `slopes`.)"""
 
 
 class Program:
@@ -44,10 +43,10 @@ class Program:
         self._nodes = segment.nodes
         self._outputs = segment.outputs
         self._frozen = frozen_values(segment)
-        self._functions = self._shortest(weights)
+        self._functions = functions_of(spec, weights, self._frozen)
         self._made = self._make_frozen([weights.vector(name) for name in segment.tensors], weights)
         """The values after the inputs: what is frozen, and None for what is not."""
-        self._run = [(value, each.args, each.step) for value, each in self._functions.items()]
+        self._run = [(value, each) for value, each in self._functions.items() if not each.backward_only]
         self._dead = self._deaths(segment.outputs)
         self._pulled = self._reaching()
         needed = self._needed(self._read_by_pulls(), frozenset())
@@ -65,7 +64,10 @@ class Program:
             index for index, plane in enumerate(segment.inputs) if plane.dtype is DType.INT64
         )
         """The inputs that are indices."""
-        row_bytes = sum(spec.values[value].row_bytes for value in self._functions)
+        row_bytes = sum(
+            spec.values[each.args[0] if each.backward_only else value].row_bytes
+            for value, each in self._functions.items()
+        )
         self.piece_rows: Final = max(64, _PIECE_BYTES // max(1, row_bytes))
         """Rows computed at once; more are taken apart."""
 
@@ -93,10 +95,10 @@ class Program:
             return self._forward(inputs, saved)
         pieces = []
         for part in _slices(rows, self.piece_rows):
-            kept: dict[int, Tensor] = {}
+            kept: dict[int, Tensor] | None = None if saved is None else {}
             pieces.append(self._forward([plane[part] for plane in inputs], kept))
             if saved is not None:
-                for value, tensor in kept.items():
+                for value, tensor in (kept or {}).items():
                     if value not in saved:
                         saved[value] = tensor.new_empty(rows, tensor.shape[1])
                     saved[value][part] = tensor
@@ -117,10 +119,14 @@ class Program:
 
     def _forward(self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None) -> list[Tensor]:
         values: list[Tensor | None] = [*inputs, *self._made]
-        for (value, args, step), dead_now in zip(self._run, self._dead, strict=True):
-            made = values[value] = step(*[values[arg] for arg in args])
+        for (value, function), dead_now in zip(self._run, self._dead, strict=True):
+            given: list[Any] = [values[arg] for arg in function.args]
+            if saved is not None and function.head is not None and function.head.slope in self.saved:
+                values[value], saved[function.head.slope] = function.head.both(*given)
+            else:
+                values[value] = function.step(*given)
             if saved is not None and value in self.saved:
-                saved[value] = made
+                saved[value] = _there(values, value)
             for dead in dead_now:
                 values[dead] = None
         return [_there(values, output) for output in self._outputs]
@@ -144,13 +150,15 @@ class Program:
         return [grads.of_input(index, inputs[index]) for index in self.spec.wants]
 
     def _pull(
-        self, value: int, function: _Function, dy: Tensor, values: list[Tensor | None], grads: Gradients
+        self, value: int, function: Function, dy: Tensor, values: list[Tensor | None], grads: Gradients
     ) -> None:
         """Adds to the gradients of a value's arguments."""
         if function.pull is None:
             grads.add_columns(function.args[0], self._node(value).start, dy)
             return
         given = [values[arg] for arg in function.args]
+        if function.head is not None:
+            given.append(values[function.head.slope])
         for index, arg in enumerate(function.args):
             if arg in self._pulled:
                 grads.add(arg, function.pull(dy, given, values[value], index))
@@ -166,29 +174,10 @@ class Program:
             made.append(step_of(node, weights)(*given) if frozen else None)
         return made
 
-    def _shortest(self, weights: Weights) -> dict[int, _Function]:
-        """Returns what makes each value, in order; chains that one function computes as one."""
-        norms, losses = norms_in(self.spec), losses_in(self.spec)
-        left_out = self._frozen.union(*[norm.inside for norm in norms.values()])
-        left_out = left_out.union(*[loss.inside for loss in losses.values()])
-        functions = {}
-        for value, node in enumerate(self._nodes, self._first):
-            if (norm := norms.get(value)) is not None:
-                functions[value] = _Function(
-                    (norm.of,), rms_norm(norm.epsilon), rms_norm_pull(norm.epsilon), Reads(itself=True)
-                )
-            elif (loss := losses.get(value)) is not None:
-                functions[value] = _Function(
-                    loss.args, cross_entropy(loss), cross_entropy_pull(loss), Reads(itself=True, others=True)
-                )
-            elif value not in left_out:
-                pull = pull_of(node, weights, self.spec.values[node.args[0]].width)
-                functions[value] = _Function(node.args, step_of(node, weights), pull, reads_of(node))
-        return functions
-
     def _deaths(self, outputs: Iterable[int]) -> list[list[int]]:
         """Returns, per step of a forward, the values that nobody reads after it."""
-        last = {arg: index for index, (_, args, _) in enumerate(self._run) for arg in args if arg >= self._first}
+        run = enumerate(self._run)
+        last = {arg: index for index, (_, each) in run for arg in each.args if arg >= self._first}
         dead: list[list[int]] = [[] for _ in self._run]
         for value, index in last.items():
             if value not in set(outputs):
@@ -207,7 +196,10 @@ class Program:
         """Returns the values that the gradients read."""
         read: set[int] = set()
         for value in self._pulled & self._functions.keys():
-            args, _, _, reads = self._functions[value]
+            function = self._functions[value]
+            args, reads = function.args, function.reads
+            if function.head is not None:
+                read.add(function.head.slope)
             for arg in args if reads.itself else ():
                 read.update({arg} & self._pulled)
             for index, arg in enumerate(args if reads.others else ()):
@@ -224,16 +216,6 @@ class Program:
             if value in needed and value not in given:
                 needed.update(function.args)
         return tuple(sorted(needed))
-
-
-class _Function(NamedTuple):
-    """What makes one value, and carries its gradient back."""
-
-    args: tuple[int, ...]
-    step: Step
-    pull: Pull | None
-    """None where some columns are taken: see `Gradients.add_columns`."""
-    reads: Reads
 
 
 def _slices(rows: int, most: int) -> Iterator[slice]:

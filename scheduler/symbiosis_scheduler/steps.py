@@ -4,7 +4,7 @@ The forward calls the very torch functions that a model's own code calls, so a s
 The gradients are written out instead of left to autograd: they read single rows only, so what one client saved in
 a batch can be used without the others, and nothing is recorded for those who never ask.
 
-The loss has a file of its own, `losses`.
+The loss has files of its own, `losses` and `slopes`.
 
 R is rows of a batch, D any width.
 """

@@ -162,7 +162,7 @@ def test_a_memo_saves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_rows_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the logits of a long text are never alive at once."""
+    """So that not all values of a long text are alive at once. (For logits see `test_slopes`.)"""
     weights = FakeWeights()
     whole = weights.program(block(DType.FLOAT32))
     monkeypatch.setattr(program_module, "_PIECE_BYTES", 1)
