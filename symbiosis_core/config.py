@@ -71,7 +71,7 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """`weighted_fair`: this lane's share of the daemon's time, in proportion to the others'."""
     first_token_us: Annotated[int, Meta(ge=0, le=600_000_000)] = 0
     """Target for the time from the beginning of a forward that reads a prompt to its token. `deadline` orders by
-    it, and `symbiosis bench mixed` counts who keeps it. 0: none."""
+    it, and `symbiosis bench mixed --config FILE` counts who keeps it. 0: none."""
     token_us: Annotated[int, Meta(ge=0, le=600_000_000)] = 0
     """The same for every later token."""
     max_clients: Annotated[int, Meta(ge=0, le=4096)] = 0

@@ -34,6 +34,8 @@ class Written(msgspec.Struct, frozen=True):
     of: str
     """What the times were measured on, for whoever looks into the file."""
     curves: Curves
+    model: str = ""
+    """What the daemon called the base, for whoever picks a file; the times belong to `of`."""
 
 
 def read_costs(path: Path) -> Written | None:
@@ -50,8 +52,9 @@ def read_costs(path: Path) -> Written | None:
 class CostFile:
     """The file of one base in one daemon. `of` has all that a time depends on."""
 
-    def __init__(self, folder: Path, *of: str) -> None:
+    def __init__(self, folder: Path, *of: str, model: str = "") -> None:
         self._of = " ".join(of)
+        self._model = model
         name = hashlib.blake2b(self._of.encode(), digest_size=12).hexdigest()
         self.path: Final = folder / f"{name}.json"
 
@@ -69,7 +72,7 @@ class CostFile:
         beside = self.path.with_suffix(".unfinished")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(msgspec.json.encode(Written(_VERSION, self._of, curves)))
+            beside.write_bytes(msgspec.json.encode(Written(_VERSION, self._of, curves, self._model)))
             beside.rename(self.path)
         except OSError as error:
             log.warning(event("the costs of ops are not kept", file=self.path, reason=error.strerror))

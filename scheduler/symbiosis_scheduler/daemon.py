@@ -101,7 +101,8 @@ async def serve(
 
 def _cost_file(base: Base, threads: ThreadChoice) -> CostFile:
     spec, device = base.layers.spec, str(base.layers.device)
-    return CostFile(cache_folder() / FOLDER, spec.fingerprint, spec.dtype.name.lower(), device, threads.policy)
+    of = (spec.fingerprint, spec.dtype.name.lower(), device, threads.policy)
+    return CostFile(cache_folder() / FOLDER, *of, model=spec.name)
 
 
 class _Ready:

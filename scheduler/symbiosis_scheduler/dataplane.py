@@ -146,9 +146,8 @@ class DataPlane:
         tenant, grant, here = self._newcomers.pop(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
         self._executor.attach(channel)
-        self._tell(
-            ClientJoined(channel.client, tenant.lane, grant.slot_bytes, tenant.user, tenant.base, here=here)
-        )
+        who = (tenant.lane, grant.slot_bytes, tenant.user, tenant.base)
+        self._tell(ClientJoined(channel.client, *who, here=here, name=tenant.name))
         log.info(event("client joined", client=channel.client, name=tenant.name, lane=tenant.lane, pid=tenant.pid))
         self.wake()
 

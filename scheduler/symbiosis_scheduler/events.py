@@ -42,6 +42,8 @@ class ClientJoined(msgspec.Struct, frozen=True):
     base: BaseId = FIRST_BASE
     here: bool = True
     """Whether it computes on the cores of this host."""
+    name: str = ""
+    """Its own word, for whoever records."""
 
 
 class ClientLeft(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from symbiosis_core.config import DaemonConfig
+from symbiosis_scheduler.bounds import of_first_come
 from symbiosis_scheduler.filling import batch, first_come
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision
@@ -17,6 +18,7 @@ class Fifo:
     """The oldest request leads, whole up to `batching.max_rows`; what waits for the same rides along."""
 
     reads: ClassVar[frozenset[str]] = frozenset()
+    explain = staticmethod(of_first_come)
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows

@@ -29,6 +29,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
+from symbiosis_scheduler.bounds import of_strict_lanes
 from symbiosis_scheduler.filling import chunk, first_ready, take_along
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
@@ -62,6 +63,7 @@ class LatencyFirst:
 
     reads: ClassVar[frozenset[str]] = frozenset({"priority", "chunk_rows", "max_wait_us", "max_hold_us"})
     beside: ClassVar[bool] = True
+    explain = staticmethod(of_strict_lanes)
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows

@@ -33,6 +33,7 @@ class PresentClient:
         "here",
         "id",
         "lane",
+        "name",
         "open",
         "refused",
         "requests",
@@ -48,6 +49,7 @@ class PresentClient:
         self.user = joined.user
         self.base = joined.base
         self.here = joined.here
+        self.name = joined.name
         self.open: dict[SlotIndex, OpenRequest] = {}
         self.requests = self.rows = self.refused = 0
         """Answered with rows, the rows of those, and answered with a refusal."""

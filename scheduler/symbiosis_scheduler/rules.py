@@ -10,10 +10,14 @@ from symbiosis_core.config import DaemonConfig, RuleConfig
 __all__ = ["lane_for"]
 
 
-def lane_for(config: DaemonConfig, *, wish: str, name: str, user: str, key: str) -> str:
-    """Returns the lane of a client; its own wish, which need not be a lane, where no rule fits."""
+def lane_for(config: DaemonConfig, *, wish: str, name: str, user: str, key: str | None) -> str:
+    """Returns the lane of a client; its own wish, which need not be a lane, where no rule fits.
+
+    `key` None: nobody knows what it would show. A rule that asks for a key then fits who wishes for its lane.
+    """
     for rule in config.rules:
-        if _fits(rule, name, user, key):
+        shown = (rule.key if rule.lane == wish else "") if key is None else key
+        if _fits(rule, name, user, shown):
             return rule.lane
     return wish
 

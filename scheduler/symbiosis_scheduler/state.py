@@ -136,6 +136,11 @@ class SchedulerState:
         """The lanes that clients are in."""
         return {client.lane for client in self._clients.values()}
 
+    @property
+    def present(self) -> tuple[PresentClient, ...]:
+        """Who is connected, to be looked at."""
+        return tuple(self._clients.values())
+
     def quota_reached(self, client: ClientId, now_us: int) -> Reached | None:
         """Returns the quota that keeps a client from beginning a forward; None: there is none."""
         return self._quotas.reached(client, now_us)
@@ -177,12 +182,11 @@ class SchedulerState:
             )
             for client in self._clients.values()
         )
-        travellers = self.known.travellers
         return SchedulerStatistics(
             clients,
             self._tallies.lanes(self._queues, Counter([client.lane for client in clients])),
             self._tallies.batches(),
-            self.known.convoys.holds.status(travellers.error.usual, travellers.pause.usual),
+            self.known.hold_status(),
             self._tallies.bases(),
             self._tracks.in_flight,
             self._draining,
@@ -318,7 +322,7 @@ class SchedulerState:
         if not self._tracks.in_flight:
             self._tallies.idle(event.now_us)
         self._tallies.computed(plan, self._numbering.base(plan.op))
-        self.known.finished(plan, took_us, event.now_us)
+        self.known.finished(plan, took_us, event.now_us, failed=bool(event.failed))
         answers: list[Instruction] = []
         for part in plan.parts:
             request = part.request

@@ -17,6 +17,7 @@ from typing import ClassVar, Final, Generic, TypeVar
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.bounds import of_weights
 from symbiosis_scheduler.filling import batch, first_ready
 from symbiosis_scheduler.known import Known
 from symbiosis_scheduler.plan import Decision, Hold, Plan
@@ -63,6 +64,7 @@ class WeightedFair:
     """The lane with the largest deficit goes first, and in it the client with the largest."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"weight", "chunk_rows", "max_hold_us"})
+    explain = staticmethod(of_weights)
 
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows
@@ -106,7 +108,7 @@ class WeightedFair:
         self._lanes.serve(plan.lead.lane)
         self._clients[plan.lead.lane].serve(plan.lead.client)
         rows = plan.rows
-        a_row_us = (known.costs.expected_us(plan.op, plan.direction, rows) or float(rows)) / rows
+        a_row_us = known.costs.likely_us(plan.op, plan.direction, rows) / rows
         costs: dict[str, list[tuple[ClientId, float]]] = {}
         lane = ""
         for part in plan.parts:

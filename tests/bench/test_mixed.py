@@ -12,9 +12,22 @@ from pathlib import Path
 import pytest
 
 from symbiosis_bench.failure import BenchFailedError
+from symbiosis_bench.mixed.configuration import read_configuration
 from symbiosis_bench.mixed.foretelling import recording
-from symbiosis_bench.mixed.load import bursts, dealt, first_tokens_alone, merged, poisson, rate_within, times
+from symbiosis_bench.mixed.load import (
+    Times,
+    bursts,
+    dealt,
+    first_tokens_alone,
+    merged,
+    poisson,
+    rate_within,
+    times,
+)
 from symbiosis_bench.mixed.messages import Served
+from symbiosis_bench.mixed.targets import targets, within
+from symbiosis_core.config import DaemonConfig, LaneConfig
+from symbiosis_core.errors import SymbiosisError
 from symbiosis_core.wire import Reply, Request, TakeTrace, TraceTaken
 
 HELD = {
@@ -35,7 +48,7 @@ def test_arrivals_have_their_rate_and_their_seed() -> None:
 
 
 def test_a_prompt_that_waited_for_the_one_before_counts_from_its_arrival() -> None:
-    found = times(Served((0.0, 0.1), ((1.0, 1.2, 1.4), (2.0, 2.5, 2.7))))
+    found = times(Served((0.0, 0.1), (0.0, 1.4), ((1.0, 1.2, 1.4), (2.0, 2.5, 2.7))))
     assert found.p99_first_token_s == pytest.approx(1.9)
     assert (found.prompts, found.tokens) == (2, 6)
     assert found.p50_token_s == pytest.approx(0.2) and found.p99_token_s == pytest.approx(0.5)
@@ -49,8 +62,49 @@ def test_a_prompt_waits_for_those_before_it_whatever_the_daemon_does() -> None:
 def test_several_that_serve_have_the_prompts_in_turn_and_are_told_as_one() -> None:
     assert dealt([0.0, 1.0, 2.0, 3.0, 4.0], 2) == [(0.0, 2.0, 4.0), (1.0, 3.0)]
     assert dealt([1.0], 2) == [(1.0,), ()]
-    first, second = Served((0.0, 2.0), ((9.0,), (10.0,))), Served((1.0,), ((3.0, 4.0),))
-    assert merged([first, second]) == Served((0.0, 1.0, 2.0), ((9.0,), (3.0, 4.0), (10.0,)))
+    first, second = Served((0.0, 2.0), (0.5, 9.0), ((9.0,), (10.0,))), Served((1.0,), (1.5,), ((3.0, 4.0),))
+    assert merged([first, second]) == Served((0.0, 1.0, 2.0), (0.5, 1.5, 9.0), ((9.0,), (3.0, 4.0), (10.0,)))
+
+
+def test_who_keeps_the_targets_is_counted_from_when_a_prompt_was_begun() -> None:
+    """Waiting for the prompt before is the client's own; and a lane with one target has it for both."""
+    served = Served((0.0, 0.0), (0.0, 1.4), ((1.0, 1.2, 1.4), (2.0, 2.5, 2.7)))
+    alone = Times(
+        prompts=2, tokens=6, p50_first_token_s=0.3, p99_first_token_s=0.4, p50_token_s=0.1, p99_token_s=0.2
+    )
+    derived = targets(LaneConfig(priority=0), alone)
+    assert derived.derived and derived.first_token_s == pytest.approx(0.6)
+    assert within(served, derived) == (0.5, 0.75)
+    own = targets(LaneConfig(priority=0, first_token_us=1_000_000, token_us=1000), alone)
+    assert not own.derived and within(served, own) == (1, 0)
+    one = targets(LaneConfig(priority=0, token_us=500_000), alone)
+    assert (one.first_token_s, one.token_s) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[lanes.chat]\npriority = 0\n", "no lane 'training', which training-1 asks for"),
+        ('[[models]]\nsource = "x"\n', "names models"),
+        ('[policy]\nname = "nobodys"\n', "policy.name"),
+    ],
+)
+def test_a_configuration_that_cannot_be_measured_is_told_before_anything_starts(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    with pytest.raises(SymbiosisError, match=told):
+        read_configuration(file)
+
+
+def test_a_rule_says_whose_targets_count(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    lanes = "[lanes.training]\npriority = 1\n[lanes.chat]\npriority = 0\ntoken_us = 7\n"
+    file.write_text(f'{lanes}[[rules]]\nname = "serving"\nlane = "chat"\n')
+    found = read_configuration(file)
+    assert (found.file, found.serving.token_us) == (file, 7)
+    assert read_configuration(None).read == DaemonConfig()
 
 
 def test_a_step_under_way_counts_in_part() -> None:
@@ -105,7 +159,7 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert all(value > 0 for value in half.values())
     loads = [(each["arrivals"], each["offered"]) for each in told["loaded"]]
     assert loads == [("poisson", 0.25), ("poisson", 0.5), ("bursts", 0.5)]
-    assert told["serving"] == 1 and told["unloaded"]["tokens"] == 40 * 6
+    assert told["serving"] == 1 and told["unloaded"]["tokens"] == 40 * 6 and told["targets"]["derived"]
     for each in told["loaded"]:
         assert {lane["lane"] for lane in each["foretold"]} == set(HELD)
         for lane in each["foretold"]:
@@ -115,12 +169,23 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_several_clients_serve_at_once(tmp_path: Path) -> None:
-    """A burst of four prompts waits for two of each client's, and not for three of one."""
-    options = ["--quick", "--serving", "2", "--json", "out.json"]
+    """A burst of four prompts waits for two of each client's, and not for three of one.
+
+    Under a configuration of the user's, whose targets count: one that everybody keeps, and one that nobody does.
+    """
+    (tmp_path / "a.toml").write_text(
+        '[policy]\nname = "deadline"\n[lanes.training]\npriority = 1\n'
+        "[lanes.inference]\npriority = 0\nfirst_token_us = 600_000_000\ntoken_us = 1\n"
+    )
+    options = ["--quick", "--serving", "2", "--config", "a.toml", "--json", "out.json"]
     done = subprocess.run([*MAIN, *options], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "out.json").read_text())
     assert told["serving"] == 2 and "served by 2 clients" in done.stdout
+    assert (told["policy"], told["config"]) == ("deadline", "a.toml")
+    assert told["targets"] == {"first_token_s": 600.0, "token_s": 1e-6, "derived": False}
+    for each in told["loaded"]:
+        assert (each["first_tokens_within_target"], each["tokens_within_target"]) == (1, 0)
     half, burst = told["loaded"]
     assert half["times"]["prompts"] == burst["times"]["prompts"] == 4 and half["times"]["tokens"] == 4 * 6
     assert told["half_load"]["training_progress_kept"] > 0

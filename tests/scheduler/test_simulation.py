@@ -12,10 +12,18 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from symbiosis_core.config import ComputeConfig, DaemonConfig, LaneConfig, PolicyConfig
+from symbiosis_core.config import (
+    BatchingConfig,
+    ComputeConfig,
+    DaemonConfig,
+    LaneConfig,
+    PolicyConfig,
+    RuleConfig,
+)
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import ClientId, OpId
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.events import ClientJoined
 from symbiosis_scheduler.policies import policy_names
 from symbiosis_scheduler.policy import LatencyFirst
 from symbiosis_scheduler.simulation.looks import Looks
@@ -43,7 +51,7 @@ def mixed(
     for client in range(decoding + training):
         trains = client >= decoding
         us = 1000 * client + 1
-        found.append((0, (Kind.JOIN, 0, client, "training" if trains else "inference", "")))
+        found.append((0, (Kind.JOIN, 0, client, "training" if trains else "inference", "", "")))
         steps = [(op, 0) for op in range(LAYERS)] + [(op, 1) for op in range(LAYERS - 1, 0, -1)] * trains
         for op, direction in steps * forwards:
             rows = 256 if trains else 1
@@ -111,7 +119,7 @@ def test_inference_before_training_shows_in_the_figures_and_so_does_holding() ->
     first, fifo = played(load, config()), played(load, config("fifo"))
     assert first.lanes[0].p99_us < fifo.lanes[0].p99_us
     held = played(load, config(hold_us=50_000))
-    assert held.holds > 0 and held.occupancy > first.occupancy
+    assert held.holds and held.occupancy > first.occupancy
 
 
 def test_a_thousand_clients_on_eight_devices() -> None:
@@ -151,7 +159,7 @@ def test_a_piece_that_was_sent_before_an_answer_came_is_sent_before_it_again() -
     trace: list[tuple[Any, ...]] = [
         (Kind.HEADER, VERSION, "", False, 1),
         (Kind.OP, 0, False),
-        (Kind.JOIN, 0, 1, "training", ""),
+        (Kind.JOIN, 0, 1, "training", "", ""),
     ]
     trace += [(Kind.ASK, 10 + slot, 1, slot, 0, 0, 64, 0) for slot in range(3)]
     trace += [(Kind.BATCH, 500, 0, 0, 64, 490, 1, 0, 1), (Kind.ANSWER, 500, 1, 0, False)]
@@ -191,8 +199,8 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
     desk.leave(2)
     assert list(records(recorder.take(1100))) == [
         (Kind.HEADER, VERSION, "m", False, 1),
-        (Kind.JOIN, 0, 1, "training", ""),
-        (Kind.JOIN, 0, 2, "inference", ""),
+        (Kind.JOIN, 0, 1, "training", "", ""),
+        (Kind.JOIN, 0, 2, "inference", "", ""),
         (Kind.OP, 1, False),
         (Kind.ASK, 0, 1, 2, 1, 0, 3, 0),
         (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50, 1),
@@ -202,6 +210,97 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
     assert recorder.take(1200) == b"" and not recorder.forgotten(1300)
     assert recorder.forgotten(1200 + 10_000_001)
     assert ClientId(1) in desk.state.known.travellers.all and OpId(1) not in desk.state.known.travellers.starts
+
+
+def test_who_everybody_is_stands_in_the_trace_also_of_those_who_were_there_before() -> None:
+    """However long the names are that the wire lets in: a record has no end at 255 bytes."""
+    long = "\N{SNOWMAN}" * 128
+    desk = Desk()
+    desk.state.handle(ClientJoined(ClientId(1), "training", 1 << 20, "alice", name=long))
+    recorder = recorded(desk)
+    desk.state.handle(ClientJoined(ClientId(2), "training", 1 << 20, "key:bob", name="short"))
+    for client in (1, 2):
+        desk.arrive(client, arrival(op=1))
+    trace = list(records(recorder.take(1100)))
+    assert trace[1] == (Kind.JOIN, 0, 1, "training", "alice", long)
+    assert trace[2] == (Kind.JOIN, 0, 2, "training", "key:bob", "short")
+    told = [(script.user, script.name) for script in read_load(trace).scripts]
+    assert told == [("alice", long), ("key:bob", "short")]
+
+
+def who(*clients: tuple[str, str, str], forwards: int = 3) -> Load:
+    """A load of clients with lane, user and name. Each makes forwards of two times 50 rows, 1 ms apart."""
+    trace: list[tuple[Any, ...]] = [(Kind.HEADER, VERSION, "", False, 1)]
+    trace += [(Kind.OP, op, op == 0) for op in (0, 1)]
+    trace += [(Kind.JOIN, 0, client, *it) for client, it in enumerate(clients)]
+    for us in range(1000, 1000 * forwards + 1, 1000):
+        for op in (0, 1):
+            for client in range(len(clients)):
+                at = us + 100 * op
+                trace += [(Kind.ASK, at, client, 0, op, 0, 50, 0), (Kind.ANSWER, at + 10, client, 0, False)]
+                trace += [(Kind.BATCH, at + 10, op, 0, 50, 10, 1, 0, client)]
+    return read_load(trace)
+
+
+def test_rules_by_name_and_user_put_clients_of_a_trace_into_lanes() -> None:
+    """Also by a key, which is in no trace: it fits those who were in the rule's lane when it was recorded."""
+    load = who(("a", "alice", "chat-1"), ("a", "bob", "job-7"), ("b", "bob", "job-8"))
+    lanes = {lane: LaneConfig(priority=0) for lane in "abc"}
+
+    def placed(*rules: RuleConfig) -> list[str]:
+        return [player.lane for player in World(load, DaemonConfig(lanes=lanes, rules=rules)).players]
+
+    assert placed(RuleConfig(lane="c", name="job-*")) == ["a", "c", "c"]
+    assert placed(RuleConfig(lane="c", user="alice")) == ["c", "a", "b"]
+    assert placed(RuleConfig(lane="b", key="s"), RuleConfig(lane="c")) == ["c", "c", "b"]
+
+
+def test_clients_of_one_user_share_the_users_quota_in_virtual_time() -> None:
+    """Six forwards of 100 rows: two seconds' worth of 50 a second let one in, and each other waits its turn."""
+    lanes = {"a": LaneConfig(priority=0, user_rows_per_s=50)}
+    one, two = ("a", "alice", ""), ("a", "bob", "")
+    together, apart = (played(who(one, other), DaemonConfig(lanes=lanes)) for other in (one, two))
+    assert together.requests == apart.requests == 12, "who is refused tries again, and nothing is left out"
+    assert apart.seconds == pytest.approx((300 - 100 - 100) / 50, abs=0.1)
+    assert together.seconds == pytest.approx((600 - 100 - 100) / 50, abs=2.1), "both may come in at the same time"
+    assert together.lanes[0].refused > apart.lanes[0].refused >= 2
+
+
+def test_a_piece_that_a_quota_refused_is_asked_for_again_and_no_other_before_it() -> None:
+    """Both pieces of a forward, refused at once: each is computed once, and what follows waits for both."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False, 1),
+        *((Kind.OP, op, op == 0) for op in (0, 1)),
+        (Kind.JOIN, 0, 1, "a", "", ""),
+    ]
+    for us in (1000, 2000):
+        trace += [(Kind.ASK, us, 1, slot, 0, 0, 90 + slot, 0) for slot in (0, 1)]
+        trace += [(Kind.ANSWER, us + 100, 1, slot, False) for slot in (0, 1)]
+        trace += [(Kind.ASK, us + 200, 1, 0, 1, 0, 181, 0), (Kind.ANSWER, us + 300, 1, 0, False)]
+    world = World(read_load(trace), DaemonConfig(lanes={"a": LaneConfig(priority=0, client_rows_per_s=10)}))
+    world.run()
+    (player,) = world.players
+    assert (world.requests, player.rows, player.refused) == (6, 4 * 181, 2)
+    assert world.now_us == pytest.approx((2 * 181 - 2 * 10) * 1e5, rel=0.01)
+    assert len(player.forwards_us) == 1 and player.forwards_us[0] < 10_000, "waiting to be let in is no forward"
+
+
+def test_who_was_refused_and_tried_again_asked_for_one_thing() -> None:
+    """Else a quota that the trace was recorded under would be paid again in virtual time, by more requests."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False, 1),
+        (Kind.OP, 0, True),
+        (Kind.JOIN, 0, 1, "a", "", ""),
+        *((Kind.ASK, 1000, 1, 0, 0, 0, 9, 0), (Kind.ANSWER, 1010, 1, 0, False)),
+        *((Kind.ASK, 1500, 1, 0, 0, 0, 9, 0), (Kind.ANSWER, 1500, 1, 0, True)),
+        *((Kind.ASK, 9500, 1, 0, 0, 0, 9, 0), (Kind.ANSWER, 9510, 1, 0, False)),
+        *((Kind.ASK, 9700, 1, 0, 0, 0, 8, 0), (Kind.ANSWER, 9700, 1, 0, True)),
+        *((Kind.ASK, 9900, 1, 0, 0, 0, 7, 0), (Kind.ANSWER, 9910, 1, 0, False)),
+    ]
+    (script,) = read_load(trace).scripts
+    assert [call[2] for call in script.calls] == [9, 9, 8, 7], "who gives up has asked all the same"
+    assert list(script.needs) == [0, 1, 2, 3]
+    assert list(script.delays_us) == [0, 490, 190, 200]
 
 
 def test_who_asks_while_a_batch_runs_beside_is_seen_when_it_asks() -> None:
@@ -284,6 +383,7 @@ def test_who_is_refused_was_not_served_and_what_nobody_may_ask_is_no_load() -> N
         (Kind.ANSWER, 80, 1, 2, False),
     ]
     real = Recorded(trace)
+    assert (real.figures().holds, real.figures().held_saved_s) == (None, None), "a trace does not tell"
     (lane,) = real.figures().lanes
     assert (lane.requests, lane.refused) == (1, 1)
     assert lane.rows_per_s == pytest.approx(3e6 / 70)
@@ -294,7 +394,7 @@ def test_a_forward_that_was_refused_is_none() -> None:
     trace: list[tuple[Any, ...]] = [
         (Kind.HEADER, VERSION, "", False, 1),
         (Kind.OP, 0, True),
-        (Kind.JOIN, 0, 1, "inference", ""),
+        (Kind.JOIN, 0, 1, "inference", "", ""),
     ]
     for us, refused in ((1000, False), (2000, True), (3000, False), (4000, False)):
         trace += [(Kind.ASK, us, 1, 0, 0, 0, 1, 0), (Kind.ANSWER, us + 100, 1, 0, refused)]
@@ -307,10 +407,10 @@ def test_what_is_recorded_of_others_counts_though_records_were_lost() -> None:
     trace: list[tuple[Any, ...]] = [
         (Kind.HEADER, VERSION, "", False, 1),
         (Kind.OP, 0, False),
-        (Kind.JOIN, 0, 1, "training", ""),
+        (Kind.JOIN, 0, 1, "training", "", ""),
         *((Kind.ASK, 10, 1, 0, 0, 0, 64, 0), (Kind.ANSWER, 20, 1, 0, False)),
         *((Kind.ASK, 30, 7, 0, 0, 0, 64, 0), (Kind.ANSWER, 40, 7, 0, False)),
-        (Kind.JOIN, 50, 1, "inference", ""),
+        (Kind.JOIN, 50, 1, "inference", "", ""),
         *((Kind.ASK, 60, 1, 0, 0, 0, 1, 0), (Kind.ANSWER, 90, 1, 0, False)),
     ]
     real = Recorded(trace)
@@ -321,6 +421,21 @@ def test_what_is_recorded_of_others_counts_though_records_were_lost() -> None:
     assert real.latencies_us("training") == [10] and real.latencies_us("inference") == [30]
 
 
+def test_two_who_came_one_after_the_other_were_no_faster_than_the_lane() -> None:
+    """Each had 100 rows in 1000 us, the second after the first: the lane did 200 in 2000, and not in 1000."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False, 1),
+        (Kind.OP, 0, False),
+        *((Kind.JOIN, 0, client, "training", "", "") for client in (0, 1)),
+    ]
+    for client, us in ((0, 1000), (1, 2000)):
+        trace += [(Kind.ASK, us, client, 0, 0, 0, 100, 0), (Kind.BATCH, us + 1000, 0, 0, 100, 1000, 1, 0, client)]
+        trace += [(Kind.ANSWER, us + 1000, client, 0, False)]
+    (real,), (found,) = Recorded(trace).figures().lanes, played(read_load(trace), config()).lanes
+    for lane in (real, found):
+        assert lane.rows_per_s == pytest.approx(100_000) and lane.fairness == pytest.approx(1)
+
+
 @pytest.mark.parametrize("beside", [True, False], ids=["a CPU", "a device"])
 def test_lower_lanes_are_computed_beside_where_the_daemon_did_it(beside: bool) -> None:
     """On a device a token waits for the batch of training that is on it, which takes six times as long."""
@@ -329,6 +444,18 @@ def test_lower_lanes_are_computed_beside_where_the_daemon_did_it(beside: bool) -
     assert (found.lanes[0].forward_p50_us < 1.1 * alone_us) == beside
     off = msgspec.structs.replace(config(), compute=ComputeConfig(beside=False))
     assert played(load, off).lanes[0].forward_p50_us > 2 * alone_us
+
+
+def test_it_is_told_how_many_batches_are_a_guess() -> None:
+    """Nobody has seen how slow training is beside inference, in a trace without it; nor its smaller batches."""
+    trace = mixed(decoding=1, training=1)
+    assert played(read_load(trace), config()).guessed == 0 and Recorded(trace).figures().guessed is None
+    beside = read_load([(Kind.HEADER, VERSION, "", True, 1), *trace[1:]])
+    training = 20 * (2 * LAYERS - 1)
+    some = played(beside, config()).guessed
+    assert some is not None and 0 < some < training / (training + 20 * LAYERS), "as long as inference is at work"
+    small = msgspec.structs.replace(config(), batching=BatchingConfig(max_rows=100))
+    assert played(read_load(trace), small).guessed == pytest.approx(0.85, abs=0.03)
 
 
 def test_a_lanes_batches_take_what_its_own_took() -> None:
@@ -422,7 +549,7 @@ def test_who_is_woken_late_finds_two_and_one_waits_for_the_others_batch() -> Non
     trace: list[tuple[Any, ...]] = [
         (Kind.HEADER, VERSION, "", False, 1),
         *((Kind.OP, op, op == 0) for op in (0, 1)),
-        *((Kind.JOIN, 0, client, "inference", "") for client in (0, 1)),
+        *((Kind.JOIN, 0, client, "inference", "", "") for client in (0, 1)),
     ]
     for op in (0, 1):
         trace += [(Kind.ASK, 5000, op, 0, op, 0, 1, 4000 - 1000 * op)]
@@ -443,7 +570,7 @@ def test_a_device_is_given_the_next_plan_while_it_computes_one() -> None:
         trace: list[tuple[Any, ...]] = [
             (Kind.HEADER, VERSION, "", False, in_flight),
             *((Kind.OP, op, False) for op in range(4)),
-            *((Kind.JOIN, 0, client, lane, "") for client, lane in enumerate(lanes)),
+            *((Kind.JOIN, 0, client, lane, "", "") for client, lane in enumerate(lanes)),
             *asks,
         ]
         for client in (0, 1, 3, 2):

@@ -13,6 +13,7 @@ import typer
 from symbiosis_bench.end_to_end.messages import Shape
 from symbiosis_bench.end_to_end.settings import FULL, QUICK, Settings, telling_environment
 from symbiosis_bench.interruption import leave_in_order
+from symbiosis_bench.mixed.configuration import read_configuration
 from symbiosis_bench.mixed.report import show
 from symbiosis_bench.mixed.run import Scale, run
 from symbiosis_bench.output import check_writable, wide_console
@@ -40,6 +41,12 @@ def mixed(
         int | None, typer.Option(min=2, help="For each load. [default: 16]", show_default=False)
     ] = None,
     serving: Annotated[int, typer.Option(min=1, max=16, help="Clients that share the prompts, in turn.")] = 1,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start the daemon with this configuration, and count who keeps its targets.", show_default=False
+        ),
+    ] = None,
     traces: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +76,7 @@ def mixed(
         environment=telling_environment(),
     )
     check_writable(json)
+    configuration = read_configuration(config)
     if traces is not None:
         traces.mkdir(parents=True, exist_ok=True)
     console = wide_console()
@@ -77,7 +85,7 @@ def mixed(
         tempfile.TemporaryDirectory(prefix="symbiosis-bench-", ignore_cleanup_errors=True) as folder,
         Progress(console) as progress,
     ):
-        report = run(settings, scale, progress, Path(folder), traces)
+        report = run(settings, scale, progress, Path(folder), configuration, traces)
     show(console, report)
     if json is not None:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")

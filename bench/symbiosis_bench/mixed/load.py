@@ -58,9 +58,10 @@ def dealt(arrivals_s: Sequence[float], clients: int) -> list[tuple[float, ...]]:
 
 def merged(served: Sequence[Served]) -> Served:
     """Returns what several clients served as if it had been one, by arrival."""
-    prompts = [each for one in served for each in zip(one.arrived_s, one.tokens_s, strict=True)]
+    prompts = [each for one in served for each in zip(one.arrived_s, one.began_s, one.tokens_s, strict=True)]
     prompts.sort()
-    return Served(tuple([arrived for arrived, _ in prompts]), tuple([tokens for _, tokens in prompts]))
+    arrived, began, tokens = zip(*prompts, strict=True)
+    return Served(arrived, began, tokens)
 
 
 def first_tokens_alone(arrivals_s: Sequence[float], first_token_s: float, prompt_s: float) -> list[float]:

@@ -39,9 +39,10 @@ Order = Serve | TrainOn | Rest
 
 
 class Served(msgspec.Struct, frozen=True, tag="served"):
-    """Every prompt: when it arrived, and when each of its tokens was chosen."""
+    """Every prompt: when it arrived, when the client began it, and when each of its tokens was chosen."""
 
     arrived_s: tuple[float, ...]
+    began_s: tuple[float, ...]
     tokens_s: tuple[tuple[float, ...], ...]
 
 

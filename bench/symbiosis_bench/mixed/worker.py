@@ -44,15 +44,16 @@ def _serve(contender: Any, order: Serve) -> Served:
     from symbiosis_bench.end_to_end.work import TokenClock, generate
 
     contender.model.eval()
-    arrived, tokens = [], []
+    arrived, began, tokens = [], [], []
     for after_s in order.arrivals_s:
         due_s = order.start_s + after_s
         time.sleep(max(0.0, due_s - time.perf_counter()))
         clock = TokenClock(contender, lambda: None)
+        began.append(time.perf_counter())
         generate(contender, order.tokens, clock)
         arrived.append(due_s)
         tokens.append(tuple(clock.stamps_s))
-    return Served(tuple(arrived), tuple(tokens))
+    return Served(tuple(arrived), tuple(began), tuple(tokens))
 
 
 def _train(contender: Any, order: TrainOn, go_on: Callable[[], bool]) -> Trained:

@@ -45,12 +45,15 @@ def explain_file(
         Path | None,
         typer.Option(help="A file of measured costs. [default: the one written last]", show_default=False),
     ] = None,
+    model: Annotated[
+        str, typer.Option(help="Costs of this model, as `symbiosis models` calls it.", show_default=False)
+    ] = "",
 ) -> None:
     """Say what FILE means, and who can delay whom by how much at most, by the measured costs of ops."""
     from symbiosis_scheduler.measured import Measured
 
     settings = load_checked(file)
-    measured = Measured.read(costs)
+    measured = Measured.read(costs, model)
     said = explain(settings, policy_class(settings), measured.longest_us)
     console = wide_console()
     for sentence in said.sentences:

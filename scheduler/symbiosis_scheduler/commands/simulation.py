@@ -88,12 +88,16 @@ def _latencies_us(world: World, lane: str) -> list[float]:
 
 
 def _overall(runs: list[Run]) -> Table:
-    table = _table("in virtual time", "requests", "seconds", "clients a batch", "busy", "holds", "simulated in")
+    headings = ("requests", "seconds", "clients a batch", "busy", "guessed", "holds", "saved so", "simulated in")
+    table = _table("in virtual time", *headings)
     for each in runs:
         found = each.found
         table.add_row(
             *(found.name, found.policy, f"{found.requests:,}", f"{found.seconds:,.1f}", f"{found.occupancy:.2f}"),
-            *(f"{found.busy:.0%}", f"{found.holds:,}", f"{each.took_s:.1f} s" if each.took_s else ""),
+            *(f"{found.busy:.0%}", "" if found.guessed is None else f"{found.guessed:.0%}"),
+            "" if found.holds is None else f"{found.holds:,}",
+            "" if found.held_saved_s is None else f"{found.held_saved_s:,.2f} s",
+            f"{each.took_s:.1f} s" if each.took_s else "",
         )
     return table
 

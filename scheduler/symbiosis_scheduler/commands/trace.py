@@ -27,7 +27,7 @@ def record(
     address: Annotated[str, typer.Option(help="The daemon's address.", show_default=False)] = "",
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For how long.")] = 30.0,
 ) -> None:
-    """Write down arrivals, ops, rows and times, for `symbiosis policy simulate`. Nobody's content is in it."""
+    """Write down who asked for what and when, for `symbiosis policy simulate`: names and users, and no content."""
     from symbiosis_scheduler.simulation.fetching import fetch_trace
     from symbiosis_transports.zmq_link import ControlClient
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import insort
 
 from symbiosis_core.ids import ClientId, OpId
 from symbiosis_core.specs import Direction, DType, Plane
@@ -34,6 +35,7 @@ class Player:
     """A client that goes through its script, again and again if it is told to."""
 
     __slots__ = (
+        "again",
         "answers",
         "asked_us",
         "at",
@@ -47,6 +49,7 @@ class Player:
         "latencies_us",
         "offset",
         "refused",
+        "resumes_us",
         "rows",
         "script",
         "slots",
@@ -67,7 +70,11 @@ class Player:
         """Whether its next step is in the calendar."""
         self.slots = 0
         self.asked_us: dict[int, tuple[int, int]] = {}
-        """When each open request was asked for, and its rows."""
+        """When each open request was asked for, and its step."""
+        self.again: list[int] = []
+        """Steps that a quota refused, and that are to be asked for once more before any other."""
+        self.resumes_us = 0
+        """Before this it asks for nothing, since it was told when to try again."""
         self.rows = self.refused = 0
         """Rows that were answered; requests that were not."""
         self.first_us = self.last_us = 0
@@ -78,6 +85,28 @@ class Player:
         self.begins = 0
         """The slot of the request that began the last forward."""
         self.started_us = -1
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has the answers for its next step, and has one."""
+        if self.again:
+            return True
+        at = self.at
+        return at < len(self.script) and self.answers - self.offset >= self.script.needs[at]
+
+    def take(self) -> int:
+        """Returns its next step, which is then behind it."""
+        if self.again:
+            return self.again.pop(0)
+        self.at += 1
+        return self.at - 1
+
+    def refuse(self, step: int, resumes_us: int) -> None:
+        """A quota did not let the step in before that time. What has begun a forward has begun none."""
+        self.refused += 1
+        self.started_us = -1
+        insort(self.again, step)
+        self.resumes_us = resumes_us
 
 
 class Device:

@@ -76,8 +76,9 @@ class Recorded:
             requests=sum(len(client.latencies_us) for client in self._clients),
             occupancy=self._batch_clients / max(1, self._batches),
             busy=_covered_us(self._busy) / max(1, self._last_us),
-            holds=0,
-            held_saved_s=0.0,
+            guessed=None,
+            holds=None,
+            held_saved_s=None,
             lanes=tuple(lane_figures(lane, clients) for lane, clients in sorted(lanes.items())),
         )
 

@@ -53,8 +53,8 @@ class Recorder:
         self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128], state.beside, state.max_in_flight))
         self.dropped = 0
         """Records that were not fetched in time."""
-        for client in state.statistics().clients:
-            self._write(Kind.JOIN, 0, client.id, client.lane, "")
+        for client in state.present:
+            self._write(Kind.JOIN, 0, client.id, client.lane, client.user, client.name)
 
     def forgotten(self, now_us: int) -> bool:
         """Whether nobody has asked for a long time."""
@@ -87,7 +87,7 @@ class Recorder:
                 self._note_batch(event, us)
             case ClientJoined():
                 self._free_us[event.client] = now_us
-                self._write(Kind.JOIN, us, event.client, event.lane, event.user)
+                self._write(Kind.JOIN, us, event.client, event.lane, event.user, event.name)
             case ClientLeft():
                 self._free_us.pop(event.client, None)
                 self._write(Kind.LEAVE, us, event.client)

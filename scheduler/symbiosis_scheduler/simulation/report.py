@@ -39,9 +39,9 @@ class LaneFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of forwards, from their first request to their last answer; 0: none were whole."""
     forward_p99_us: float
     rows_per_s: float
-    """Of all clients together: a training lane's progress."""
+    """Of all clients together, from the first request of any to the last answer: a training lane's progress."""
     fairness: float
-    """Jain's index of the clients' rates: 1 where all are equal, 1/n where one has everything."""
+    """Jain's index of the clients' rates, each over its own time: 1 where all are equal, 1/n where one has all."""
     refused: int
 
 
@@ -57,8 +57,13 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Clients in a batch, in the mean."""
     busy: float
     """Share of the devices' time that was spent computing."""
-    holds: int
-    held_saved_s: float
+    guessed: float | None
+    """Share of batches like which none was recorded: of that lane, so computed, of about as many rows. What they
+    take is another's time. None: all were."""
+    holds: int | None
+    """None: a trace does not tell."""
+    held_saved_s: float | None
+    """By holding, as counted when each hold was over."""
     lanes: tuple[LaneFigures, ...]
 
 
@@ -78,6 +83,7 @@ def figures(world: World, name: str, policy: str) -> RunFigures:
         requests=world.requests,
         occupancy=sum(each.clients for each in batches) / max(1, count),
         busy=sum(each.busy_s for each in batches) * 1e6 / device_us,
+        guessed=world.guessed / max(1, count),
         holds=sum(each.count for each in holds),
         held_saved_s=sum(each.actual_us for each in holds) / 1e6,
         lanes=tuple(lane_figures(lane, players) for lane, players in sorted(lanes.items())),
@@ -88,7 +94,8 @@ def lane_figures(lane: str, players: Sequence[Told]) -> LaneFigures:
     """Returns the figures of those who are in a lane."""
     latencies = sorted(us for player in players for us in player.latencies_us)
     forwards = sorted(us for player in players for us in player.forwards_us)
-    rates = [player.rows * 1e6 / max(1, player.last_us - player.first_us) for player in players if player.rows]
+    served = [player for player in players if player.rows]
+    rates = [player.rows * 1e6 / max(1, player.last_us - player.first_us) for player in served]
     squares = sum(rate * rate for rate in rates)
     return LaneFigures(
         lane=lane,
@@ -99,10 +106,16 @@ def lane_figures(lane: str, players: Sequence[Told]) -> LaneFigures:
         mean_us=sum(latencies) / max(1, len(latencies)),
         forward_p50_us=quantile(forwards, 0.5),
         forward_p99_us=quantile(forwards, 0.99),
-        rows_per_s=sum(rates),
+        rows_per_s=sum(player.rows for player in served) * 1e6 / _lasted_us(served),
         fairness=sum(rates) ** 2 / (len(rates) * squares) if squares else 1.0,
         refused=sum(player.refused for player in players),
     )
+
+
+def _lasted_us(served: Sequence[Told]) -> int:
+    """Returns the time in which they were served: those who came one after the other were not served at once."""
+    began_us = min((player.first_us for player in served), default=0)
+    return max(1, max((player.last_us for player in served), default=0) - began_us)
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:

@@ -23,16 +23,20 @@ from symbiosis_scheduler.simulation.trace import Kind
 __all__ = ["Load", "Script", "read_load"]
 
 
+Step = tuple[OpId, Direction, int]
+
+
 class Script:
     """The steps of one client, and when it came."""
 
-    __slots__ = ("calls", "delays_us", "joins_us", "lane", "needs", "user")
+    __slots__ = ("calls", "delays_us", "joins_us", "lane", "name", "needs", "user")
 
-    def __init__(self, lane: str, user: str, joins_us: int) -> None:
+    def __init__(self, lane: str, user: str, name: str, joins_us: int) -> None:
         self.lane = lane
         self.user = user
+        self.name = name
         self.joins_us = joins_us
-        self.calls: list[tuple[OpId, Direction, int]] = []
+        self.calls: list[Step] = []
         """Op, direction and rows of every step."""
         self.needs = array("q")
         """Answers that the client has before a step."""
@@ -75,12 +79,42 @@ class Load:
 class _Watched:
     """A client while its script is written."""
 
-    __slots__ = ("answers", "ready_us", "script")
+    __slots__ = ("answers", "open", "ready_us", "refused", "script")
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.answers = 0
         self.ready_us = script.joins_us
+        self.open: dict[int, Step] = {}
+        """What it has asked for and has no answer to, by slot."""
+        self.refused: list[Step] = []
+        """What was refused, in that order, as long as it asks for nothing else."""
+
+    def ask(self, us: int, slot: int, step: Step) -> None:
+        """It has asked for a step; or once more for one that was refused, which is still the same step."""
+        self.open[slot] = step
+        script = self.script
+        if self.refused and self.refused[0] == step:
+            del self.refused[0]
+            self.answers -= 1
+        else:
+            self.refused.clear()
+            if not script.calls:
+                script.joins_us = max(0, us)  # what it did before it first asked is no part of the load
+                self.ready_us = us
+            script.calls.append(step)
+            script.needs.append(self.answers)
+            script.delays_us.append(max(0, us - self.ready_us))
+        self.ready_us = max(us, self.ready_us)
+
+    def answer(self, us: int, slot: int, *, refused: bool) -> None:
+        """It has an answer. Who is refused and does not try again goes on as well."""
+        step = self.open.pop(slot, None)
+        if refused and step is not None:
+            self.refused.append(step)
+        if self.script.calls:
+            self.answers += 1
+            self.ready_us = us
 
 
 def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
@@ -98,22 +132,21 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 if fields[1]:
                     starts.add(fields[0])
             case Kind.JOIN:
-                us, client, lane, user = fields
-                scripts.append(Script(lane, user, us))
+                us, client, lane, user, name = fields
+                scripts.append(Script(lane, user, name, us))
                 clients[client] = _Watched(scripts[-1])
                 lanes[client] = lane
             case Kind.LEAVE:
                 clients.pop(fields[1], None)
             case Kind.ASK:
-                us, client, _, op, direction, rows, late_us = fields
+                us, client, slot, op, direction, rows, late_us = fields
                 looks.note_found(us, us - late_us)
                 if (watched := clients.get(client)) is not None:
-                    _note_ask(watched, us - late_us, (OpId(op), Direction(direction), rows))
+                    watched.ask(us - late_us, slot, (OpId(op), Direction(direction), rows))
             case Kind.ANSWER:
-                us, client, _, _ = fields  # who is refused goes on as well
-                if (watched := clients.get(client)) is not None and watched.script.calls:
-                    watched.answers += 1
-                    watched.ready_us = us
+                us, client, slot, refused = fields
+                if (watched := clients.get(client)) is not None:
+                    watched.answer(us, slot, refused=refused)
             case Kind.LOOK:
                 looks.note_look(fields[0])
             case Kind.BATCH | Kind.BESIDE:
@@ -126,14 +159,3 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 service.note(Way(lanes.get(lead, ""), kind == Kind.BESIDE), batch, took_us + lag_us)
     asking = [script for script in scripts if len(script)]
     return Load(asking, frozenset(starts), service, looks, beside=beside, in_flight=in_flight)
-
-
-def _note_ask(watched: _Watched, us: int, call: tuple[OpId, Direction, int]) -> None:
-    script = watched.script
-    if not script.calls:
-        script.joins_us = max(0, us)  # what it did before it first asked is no part of the load
-        watched.ready_us = us
-    script.calls.append(call)
-    script.needs.append(watched.answers)
-    script.delays_us.append(max(0, us - watched.ready_us))
-    watched.ready_us = max(us, watched.ready_us)

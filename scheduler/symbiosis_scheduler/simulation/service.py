@@ -103,6 +103,11 @@ class Service:
                 return served.took_us(batch, tape)
         return 1.0
 
+    def knows(self, way: Way, batch: _Batch) -> bool:
+        """Whether there was a batch of that op and direction with about as many rows, computed in that way."""
+        served = self._served.get(way)
+        return served is not None and served.has_seen(batch)
+
     def _by_likeness(self, way: Way) -> list[_Served]:
         ways = sorted(self._served, key=lambda each: (each.lane != way.lane, each.beside != way.beside))
         return [self._served[each] for each in ways]

@@ -5,7 +5,7 @@
                                                         plans were started and not done, at most: with one, who
                                                         computes a plan sees nothing until it is done
     [OP, op, begins a forward]                          before the first request for it
-    [JOIN, us, client, lane, user]
+    [JOIN, us, client, lane, user, name]                the lane is the one that it was put into
     [LEAVE, us, client]
     [ASK, us, client, slot, op, direction, rows, late us]
                                                         a request was found, so long after the client had
@@ -20,7 +20,10 @@
     [LOOK, us]                                          the daemon looked for the first time after a batch, and
                                                         found the requests before this that came after the batch
 
-Times are microseconds since the recording began. No tensor, token id or adapter is ever in a trace.
+Times are microseconds since the recording began. No tensor, token id, adapter or key is ever in a trace; names of
+clients and of their users are.
+
+Before every record stands its length: a byte, or 255 and then four bytes.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ from symbiosis_core.errors import UsageError
 
 __all__ = ["VERSION", "Kind", "encode", "read_trace", "records"]
 
-VERSION: Final = 3
+VERSION: Final = 4
 _MOST_BYTES: Final = 1 << 30
+_LONG: Final = 255
 
 
 class Kind(IntEnum):
@@ -57,7 +61,7 @@ class Kind(IntEnum):
 _FIELDS: Final = {
     Kind.HEADER: (int, str, bool, int),
     Kind.OP: (int, bool),
-    Kind.JOIN: (int, int, str, str),
+    Kind.JOIN: (int, int, str, str, str),
     Kind.LEAVE: (int, int),
     Kind.ASK: (int,) * 7,
     Kind.ANSWER: (int, int, int, bool),
@@ -75,7 +79,9 @@ class _OtherVersionError(ValueError):
 def encode(kind: Kind, *fields: int | str | bool) -> bytes:
     """Returns one record, behind its length: msgspec does not say where a value ends."""
     body = _encoder.encode((kind, *fields))
-    return len(body).to_bytes(1, "little") + body if len(body) < 255 else b""
+    if len(body) < _LONG:
+        return len(body).to_bytes(1, "little") + body
+    return _LONG.to_bytes(1, "little") + len(body).to_bytes(4, "little") + body
 
 
 def records(data: bytes) -> Iterator[tuple[Any, ...]]:
@@ -87,10 +93,11 @@ def records(data: bytes) -> Iterator[tuple[Any, ...]]:
     decoder = msgspec.msgpack.Decoder(tuple[Any, ...])
     at, view = 0, memoryview(data)
     while at < len(data):
-        stop = at + 1 + data[at]
+        begins = at + (1 if data[at] < _LONG else 5)
+        stop = begins + (data[at] if data[at] < _LONG else int.from_bytes(view[at + 1 : begins], "little"))
         if stop > len(data):
             return
-        record = decoder.decode(view[at + 1 : stop])
+        record = decoder.decode(view[begins:stop])
         match record:
             case (Kind.HEADER, int(version), *_) if version != VERSION:  # told before its fields, which differ
                 raise _OtherVersionError(f"is a trace of version {version}")

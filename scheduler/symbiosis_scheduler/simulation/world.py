@@ -11,7 +11,7 @@ import random
 from typing import Final, NamedTuple
 
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import UsageError
+from symbiosis_core.errors import RefusalCode, UsageError
 from symbiosis_core.ids import Generation, SlotIndex
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.events import Answer, Arrived, ClientJoined, PlanDone, Run, Sleep, Turn
@@ -76,11 +76,14 @@ class World:
         ]
         self.now_us = 0
         self.requests = 0
+        self.guessed = 0
+        """Batches like which none was recorded."""
         self._order = 0
         self._calendar: list[tuple[int, int, int, object]] = []
         for player in self.players:
             script = player.script
-            player.device.state.handle(ClientJoined(player.id, player.lane, _SLOT_BYTES, script.user))
+            joined = ClientJoined(player.id, player.lane, _SLOT_BYTES, script.user, name=script.name)
+            player.device.state.handle(joined)
             late_us = script.joins_us
             if player.id >= len(load.scripts):
                 late_us += self._dice.randrange(1, 1_000_000)
@@ -104,33 +107,32 @@ class World:
 
     def _plan(self, player: Player, delay_us: int) -> None:
         """Puts the player's next step into the calendar, if it has the answers for it."""
-        script = player.script
-        at = player.at
-        if player.waiting or at == len(script) or player.answers - player.offset < script.needs[at]:
+        if player.waiting or not player.ready:
             return
         player.waiting = True
-        self._put(self.now_us + delay_us, _ASK, player)
+        self._put(max(self.now_us + delay_us, player.resumes_us), _ASK, player)
 
     def _ask(self, player: Player) -> None:
-        script, at = player.script, player.at
-        op, direction, rows = script.calls[at]
-        player.at += 1
+        if self.now_us < player.resumes_us:  # it was refused after this was put into the calendar
+            self._put(player.resumes_us, _ASK, player)
+            return
+        script, step = player.script, player.take()
+        op, direction, rows = script.calls[step]
         player.waiting = False
         begins = direction is Direction.FORWARD and op in self._load.starts and not player.asked_us
         player.slots += 1
         slot = SlotIndex(player.slots)
-        player.asked_us[slot] = (self.now_us, rows)
+        player.asked_us[slot] = (self.now_us, step)
         if begins:
             player.begins = slot
-        arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET))
+        arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET, asked_us=self.now_us))
         self._wake(player.device)
         player.device.unseen.append((player, arrival))
-        if player.at < len(script):
-            self._plan(player, script.delays_us[player.at])
+        self._plan_next(player)
 
     def _see(self, player: Player, arrival: Arrival) -> None:
         """The daemon finds a request: from now on it counts as waiting, as in a daemon's status."""
-        player.asked_us[arrival.slot] = (self.now_us, arrival.call.rows)
+        player.asked_us[arrival.slot] = (self.now_us, player.asked_us[arrival.slot][1])
         if not player.first_us:
             player.first_us = self.now_us
         if player.begins == arrival.slot:
@@ -173,7 +175,9 @@ class World:
     def _start(self, device: Device, instruction: Run) -> None:
         plan, load = instruction.plan, self._load
         way = Way(self.players[plan.lead.client].script.lane, instruction.beside)
-        drawn_us = load.service.took_us(way, (plan.op, plan.direction, plan.rows), device.tape)
+        batch = plan.op, plan.direction, plan.rows
+        drawn_us = load.service.took_us(way, batch, device.tape)
+        self.guessed += not load.service.knows(way, batch)
         begins_us = self.now_us
         if load.in_flight > 1:  # a device of its own computes one after the other, and nobody waits meanwhile
             begins_us = max(begins_us, device.busy_until_us)
@@ -200,17 +204,22 @@ class World:
 
     def _answered(self, player: Player, answer: Answer, *, again: bool) -> None:
         script = player.script
-        asked_us, rows = player.asked_us.pop(answer.slot)
+        asked_us, step = player.asked_us.pop(answer.slot)
+        if answer.refusal is RefusalCode.QUOTA:
+            reached = player.device.state.quota_reached(player.id, self.now_us)
+            player.refuse(step, self.now_us + (reached.retry_us if reached else 1))
+            self._plan_next(player)
+            return
         player.answers += 1
         if answer.refusal is None:
             self.requests += 1
-            player.rows += rows
+            player.rows += script.calls[step][2]
             player.last_us = self.now_us
             player.latencies_us.append(self.now_us - asked_us)
         else:
             player.refused += 1
         at = player.at
-        if at == len(script) and again and not player.asked_us:
+        if at == len(script) and again and not player.asked_us and not player.again:
             player.at, player.offset, at = 0, player.answers, 0
         if at == len(script):
             return
@@ -218,7 +227,12 @@ class World:
         if player.started_us >= 0 and direction is Direction.FORWARD and op in self._load.starts:
             player.forwards_us.append(self.now_us - player.started_us)
             player.started_us = -1
-        self._plan(player, script.delays_us[at])
+        self._plan_next(player)
+
+    def _plan_next(self, player: Player) -> None:
+        """So long after this, answer or request, as it was recorded; or when it was told to try again."""
+        at, delays_us = player.at, player.script.delays_us
+        self._plan(player, 0 if player.again or at == len(delays_us) else delays_us[at])
 
     def _put(self, us: int, what: int, who: object) -> None:
         self._order += 1
@@ -227,7 +241,7 @@ class World:
 
 def _lane(script: Script, config: DaemonConfig) -> str:
     """Returns the lane that a configuration gives a client of the trace."""
-    lane = lane_for(config, wish=script.lane, name="", user=script.user, key="")
+    lane = lane_for(config, wish=script.lane, name=script.name, user=script.user, key=None)
     if lane not in config.lanes:
         lanes = ", ".join(config.lanes)
         raise UsageError(

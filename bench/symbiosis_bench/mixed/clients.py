@@ -1,0 +1,120 @@
+"""The clients of a mixed load: told what to do, and heard."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from symbiosis_bench.end_to_end.ground import Ground
+from symbiosis_bench.end_to_end.messages import Ready, Shape
+from symbiosis_bench.failure import BenchFailedError
+from symbiosis_bench.mixed.foretelling import Foretold, foretell, recording
+from symbiosis_bench.mixed.load import dealt, merged
+from symbiosis_bench.mixed.messages import Message, Order, Rest, Serve, Served, Trained, TrainOn
+from symbiosis_bench.processes import Child, Children
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.wire import BatchStatus
+
+__all__ = ["SERVES", "TRAINING", "TRAINS", "Clients"]
+
+TRAINING: Final = 2
+"""Clients that train."""
+SERVES: Final = "inference"
+TRAINS: Final = "training"
+"""The lanes that clients ask for."""
+_WAIT_S: Final = 900.0
+_LOOK_S: Final = 0.5
+A = TypeVar("A", bound=msgspec.Struct)
+T = TypeVar("T")
+
+
+class Clients:
+    """The clients of a run: some that answer prompts, and two that train."""
+
+    def __init__(
+        self,
+        ground: Ground[Message],
+        children: Children[Message],
+        environment: dict[str, str],
+        serving: int,
+        config: DaemonConfig,
+        traces: Path | None,
+    ) -> None:
+        """`config` is the daemon's; `traces` where it is recorded, if that is wanted."""
+        self._ground = ground
+        self._config = config
+        self._traces = traces
+        self._children = children
+        daemon = ground.main()
+
+        def start(name: str, lane: str, client: int) -> Child:
+            given = {
+                "folder": daemon.folder,
+                "client": client,
+                "address": daemon.address,
+                "lane": lane,
+                "name": name,
+            }
+            options = [f"--{key}={value}" for key, value in given.items()]
+            command = [sys.executable, "-P", "-m", "symbiosis_bench.mixed.worker", "split", *options]
+            return children.start(name, command, environment)
+
+        self._training = [start(f"{TRAINS}-{n}", TRAINS, n) for n in range(1, TRAINING + 1)]
+        others = range(TRAINING + 1, TRAINING + serving)
+        self._serving = [start("serving", SERVES, 0)]
+        self._serving += [start(f"serving-{n}", SERVES, n) for n in others]
+        self._hear(Ready, [*self._serving, *self._training])
+
+    def serve(self, arrivals_s: Sequence[float], tokens: int, *, clients: int) -> Served:
+        """Returns when the last prompt is answered, by so many clients in turn."""
+        start_s, servers = time.perf_counter(), self._serving[:clients]
+        for child, own_s in zip(servers, dealt(arrivals_s, clients), strict=True):
+            _order(child, Serve(start_s, own_s, tokens))
+        return merged(self._hear(Served, servers))
+
+    def train(self, shape: Shape, meanwhile: Callable[[], Any]) -> tuple[Any, list[Trained]]:
+        """Lets both train while `meanwhile` runs, and returns what it returned and their stamps."""
+        for child in self._training:
+            _order(child, TrainOn(shape))
+        result = meanwhile()
+        for child in self._training:
+            _order(child, Rest())
+        return result, self._hear(Trained, self._training)
+
+    def foretold(self, name: str, meanwhile: Callable[[], T]) -> tuple[T, tuple[Foretold, ...]]:
+        """Returns what `meanwhile` returned and, where it is recorded, how near the simulator comes to it."""
+        if self._traces is None:
+            return meanwhile(), ()
+        out = self._traces / f"{name}.trace"
+        with recording(self._ground.main().address, out):
+            result = meanwhile()
+        return result, foretell(out, self._config)
+
+    def batches(self) -> BatchStatus:
+        """What the daemon has counted so far."""
+        return self._ground.main().status().batches
+
+    def _hear(self, kind: type[A], children: Sequence[Child]) -> list[A]:
+        names, told = [child.name for child in children], dict[str, A]()
+        deadline = time.monotonic() + _WAIT_S
+        while len(told) < len(names):
+            heard = self._children.hear(_LOOK_S)
+            if heard is None:
+                self._children.check()
+                if time.monotonic() > deadline:
+                    raise BenchFailedError("somebody has not answered in time; the machine may be too busy")
+                continue
+            name, message = heard
+            if not isinstance(message, kind) or name not in names:
+                raise BenchFailedError(f"{name} said {type(message).__name__} out of turn")
+            told[name] = message
+        return [told[name] for name in names]
+
+
+def _order(child: Child, order: Order) -> None:
+    child.write(msgspec.json.encode(order) + b"\n")

@@ -1,0 +1,49 @@
+"""The configuration that a mixed load is measured under: the defaults, or a file of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from symbiosis_bench.mixed.clients import SERVES, TRAINING, TRAINS
+from symbiosis_core.config import DaemonConfig, LaneConfig
+from symbiosis_core.errors import UsageError
+from symbiosis_scheduler.policies import load_checked
+from symbiosis_scheduler.rules import lane_for
+from symbiosis_scheduler.users import user_of
+
+__all__ = ["Configuration", "read_configuration"]
+
+
+class Configuration(NamedTuple):
+    """What the daemon is started with."""
+
+    file: Path | None
+    """None: the defaults, and the threads of the settings."""
+    read: DaemonConfig
+    serving: LaneConfig
+    """The lane of those that serve, whose targets count."""
+
+
+def read_configuration(file: Path | None) -> Configuration:
+    """Returns what is in `file`.
+
+    Raises:
+        ConfigError: it is none, or its policy is not installed.
+        UsageError: it names bases, or has no lane for one of the clients.
+    """
+    read = DaemonConfig() if file is None else load_checked(file)
+    if read.models:
+        raise UsageError(f"{file} names models; leave [[models]] out, --model says which base is measured")
+    for number in range(1, TRAINING + 1):
+        _lane(file, read, TRAINS, f"{TRAINS}-{number}")
+    return Configuration(file, read, _lane(file, read, SERVES, "serving"))
+
+
+def _lane(file: Path | None, config: DaemonConfig, wish: str, name: str) -> LaneConfig:
+    lane = lane_for(config, wish=wish, name=name, user=user_of("", here=True), key="")
+    if lane not in config.lanes:
+        raise UsageError(
+            f"{file} has no lane {wish!r}, which {name} asks for; add it, or a rule that puts {name} elsewhere"
+        )
+    return config.lanes[lane]

@@ -1,0 +1,74 @@
+"""What a simulation is for: recorded under one configuration, a trace foretells what another will do.
+
+What would really have come of the other is known here: the reality is a world in virtual time, too, which is
+recorded as a daemon is. So nothing but the simulator can be off: no machine is faster in one run than in another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_scheduler.simulation.recorded import Recorded
+from symbiosis_scheduler.simulation.recorder import Recorder
+from symbiosis_scheduler.simulation.report import LaneFigures
+from symbiosis_scheduler.simulation.script import Load, read_load
+from symbiosis_scheduler.simulation.trace import records
+from symbiosis_scheduler.simulation.world import World
+from tests.scheduler.test_simulation import config, mixed, played
+
+HELD = ("p50_us", "p99_us", "mean_us", "forward_p50_us", "forward_p99_us", "rows_per_s")
+
+
+def recorded(load: Load, settings: DaemonConfig) -> list[tuple[Any, ...]]:
+    """Returns the trace of a reality under a configuration."""
+    world = World(load, settings)
+    state = world.devices[0].state
+    recorder, handle = Recorder(state, "m", 0), state.handle
+
+    def tell(event: Any) -> Any:
+        instructions = handle(event)
+        recorder.note(event, instructions, world.now_us)
+        return instructions
+
+    state.handle = tell  # type: ignore[method-assign]
+    world.run()
+    assert not recorder.dropped
+    return list(records(recorder.take(world.now_us)))
+
+
+def lanes(figures: tuple[LaneFigures, ...]) -> dict[str, LaneFigures]:
+    return {lane.lane: lane for lane in figures}
+
+
+CASES = {
+    "holding": (config(), config(hold_us=50_000)),
+    "no holding": (config(hold_us=50_000), config()),
+    "latency_first, from fifo": (config("fifo"), config()),
+    "fifo, from latency_first": (config(), config("fifo")),
+    "weighted_fair, from fifo": (config("fifo"), config("weighted_fair")),
+    "deadline, from weighted_fair": (config("weighted_fair"), config("deadline")),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_another_configuration_will_do_is_foretold(case: str) -> None:
+    before, after = CASES[case]
+    reality = read_load(mixed(decoding=3, training=2))
+    was, real = recorded(reality, before), lanes(Recorded(recorded(reality, after)).figures().lanes)
+    foretold = lanes(played(read_load(was), after).lanes)
+    for lane, told in real.items():
+        assert told.requests == foretold[lane].requests
+        for name in HELD:
+            assert getattr(foretold[lane], name) == pytest.approx(getattr(told, name), rel=0.15), f"{lane}: {name}"
+
+
+def test_the_other_configurations_are_other_ones() -> None:
+    """Had nothing changed, nothing would have been foretold: every case moves some figure by half at least."""
+    reality = read_load(mixed(decoding=3, training=2))
+    for before, after in CASES.values():
+        one, other = (lanes(Recorded(recorded(reality, each)).figures().lanes) for each in (before, after))
+        changes = [getattr(one[lane], name) / getattr(other[lane], name) for lane in other for name in HELD]
+        assert max(changes) > 1.5
