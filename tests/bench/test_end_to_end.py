@@ -95,7 +95,7 @@ def test_memory_is_weighed(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_jobs_are_started_until_no_more_fit(tmp_path: Path) -> None:
     """As on a GPU, with a limit in place of its memory."""
-    limit_mb = 1300
+    limit_mb = 1000
     only = ["--only", "jobs_on_one_gpu", "--limit-mb", str(limit_mb)]
     done = run(tmp_path, "--quick", "--rounds", "1", *only, "--json", "out.json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -108,6 +108,7 @@ def test_jobs_are_started_until_no_more_fit(tmp_path: Path) -> None:
         assert beside[f"{way}_bytes"]["max"] <= limit_mb * 1e6
         steps = number * told["settings"]["scale"]["jobs_steps"]
         assert beside[f"{way}_steps_per_s"]["median"] == steps / beside[f"{way}_s"]["median"]
+    assert beside["shared_jobs"]["median"] < told["settings"]["scale"]["jobs_most"]  # the limit has been met
     assert jobs["median"] == beside["shared_jobs"]["median"] / beside["dedicated_jobs"]["median"]
 
 

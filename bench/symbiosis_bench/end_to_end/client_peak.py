@@ -22,9 +22,9 @@ _PEAK_STEPS: Final = 2
 def client_peak(site: Site, plain: Crew, *clients: Crew) -> Figure:
     """Returns `client_peak_activations`."""
     crews, order = (plain, *clients), Peak(site.scale.peak_shape, _PEAK_STEPS)
-    peaks, in_turn = take_turns(
-        site, crews, f"client_peak {order.shape}", Peaked, order, rounds=site.scale.crowd_rounds
-    )
+    what, rounds = f"client_peak {order.shape}", site.scale.crowd_rounds
+    # Whoever is ordered to watch its peak makes the steps unwatched first.
+    peaks, in_turn = take_turns(site, crews, what, Peaked, order, rounds=rounds, warm_up=False)
     taken = {kind: [max(peak.activations, _PAGE_BYTES) for peak in told] for kind, told in peaks.items()}
     beside: dict[str, Spread] = {}
     for kind, told in peaks.items():
@@ -35,8 +35,8 @@ def client_peak(site: Site, plain: Crew, *clients: Crew) -> Figure:
     for kind in (client.kind for client in clients):
         beside[f"{kind}_arena_bytes"] = spread([peak.arena for peak in peaks[kind]])
         shares[kind] = ratios(taken[kind], taken[plain.kind])
-        rounds = zip(peaks[kind], peaks[plain.kind], strict=True)
-        checks += [site.verifier.losses(f"{kind} training", ours, theirs) for ours, theirs in rounds]
+        pairs = zip(peaks[kind], peaks[plain.kind], strict=True)
+        checks += [site.verifier.losses(f"{kind} training", ours, theirs) for ours, theirs in pairs]
     return figure(
         "client_peak_activations",
         shares[Kind.SPLIT],

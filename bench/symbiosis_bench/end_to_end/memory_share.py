@@ -20,6 +20,8 @@ from symbiosis_core.telemetry import pss_bytes
 __all__ = ["held", "memory_share", "on_gpu", "share"]
 
 _TOKENS: Final = 8
+_THREADS: Final = 1
+"""Of torch in every client: six with all cores each would take minutes, and their bytes are what is wanted."""
 _ANY: Final = (3,)
 """What a client that trains is given to read where others read their tokens."""
 
@@ -129,7 +131,10 @@ def _check(site: Site, big: Weighing, references: References) -> list[Check]:
 
 
 def _orders(site: Site) -> list[Order]:
-    work: dict[str, Order] = {"training": Train(site.scale.memory_shape, 2), "inference": Decode(_TOKENS)}
+    work: dict[str, Order] = {
+        "training": Train(site.scale.memory_shape, 2, _THREADS),
+        "inference": Decode(_TOKENS, _THREADS),
+    }
     return [work[lane] for lane in site.scale.memory_lanes]
 
 

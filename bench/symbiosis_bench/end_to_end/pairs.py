@@ -44,6 +44,7 @@ def take_turns(
     order: Order,
     *,
     rounds: int,
+    warm_up: bool = True,
     look: Callable[[Crew], object] | None = None,
 ) -> Taken[A]:
     """Has crews of one take turns.
@@ -51,7 +52,7 @@ def take_turns(
     `look` is called twice in every round of a crew that asks the daemon: after its first step or token, and at its
     end.
     """
-    for crew in crews:
+    for crew in crews if warm_up else ():
         site.progress.say(f"{what}: {crew.kind} warms up")
         crew.perform(kind, order)
     answers: dict[Kind, list[A]] = {crew.kind: [] for crew in crews}
