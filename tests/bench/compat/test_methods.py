@@ -27,5 +27,5 @@ def test_the_quick_run_is_a_part_of_the_whole() -> None:
 
 def test_a_family_that_is_not_in_the_table_has_a_small_shape_too() -> None:
     config = AutoConfig.for_model("helium", **shape_of("helium"))
-    assert (config.hidden_size, config.num_hidden_layers, config.num_key_value_heads) == (32, 2, 2)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_key_value_heads) == (32, 2, 4)
     assert shape_of("llama") is FAMILIES["llama"]
