@@ -25,6 +25,7 @@ from symbiosis_core.wire import (
     Welcome,
 )
 from symbiosis_transports.address import Address
+from symbiosis_transports.ports import Link
 from symbiosis_transports.zmq_link import ControlClient
 
 __all__ = ["borrow_from", "fetch_from", "greet", "quota_of", "teach"]
@@ -76,7 +77,7 @@ def quota_of(address: Address, client: int, error: RefusedError) -> BusyError:
     return BusyError(error.code, state.reason or error.reason, state.remedy, retry_after_s=state.retry_after_s)
 
 
-def _ask(link: ControlClient, request: Request, kind: type[A]) -> A:
+def _ask(link: Link, request: Request, kind: type[A]) -> A:
     answer = link.ask(request)
     assert isinstance(answer, kind)  # the conversation lets nothing else through
     return answer

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
-from symbiosis_core.config import DaemonConfig, LaneConfig, RuleConfig
+from symbiosis_core.config import DEFAULT_LANES, BatchingConfig, DaemonConfig, LaneConfig, RuleConfig
 
 __all__ = ["warnings"]
 
-_OF_POLICIES = ("priority", "weight", "chunk_rows", "max_wait_us", "max_hold_us", "first_token_us", "token_us")
+_OF_POLICIES = ("weight", "chunk_rows", "max_wait_us", "max_hold_us", "first_token_us", "token_us")
 """Keys of a lane that a policy may read or not. All others hold whatever the policy."""
 
 
@@ -21,7 +22,7 @@ def warnings(config: DaemonConfig, policy_class: Any) -> list[str]:
     found: list[str] = []
     for name, lane in config.lanes.items():
         found += [f"lanes.{name}.{line}" for line in _lane(config, lane, reads)]
-    return [*found, *_rules(config.rules)]
+    return [*found, *_everywhere(config, policy_class), *_rules(config.rules)]
 
 
 def _lane(config: DaemonConfig, lane: LaneConfig, reads: frozenset[str] | None) -> Iterator[str]:
@@ -41,9 +42,10 @@ def _lane(config: DaemonConfig, lane: LaneConfig, reads: frozenset[str] | None) 
                 yield f"{key}: with batching.exact every request is computed whole and alone"
     elif lane.chunk_rows > most_rows and (reads is None or "chunk_rows" in reads):
         yield f"chunk_rows = {lane.chunk_rows}: no batch has more than batching.max_rows = {most_rows} rows"
-    first = lane.priority == min(each.priority for each in config.lanes.values())
-    if policy == "latency_first" and first and "max_wait_us" in changed and lane.max_wait_us:
-        yield "max_wait_us: nothing goes before the first lane, so nothing in it can age past anything"
+    if reads is not None and "priority" not in reads and _in_order(config) and config.lanes != DEFAULT_LANES:
+        yield f"priority: the policy {policy} takes turns by other things; it only decides who rides along first"
+    if "max_wait_us" in changed and lane.max_wait_us:
+        yield from _ageing(config, lane)
     if lane.max_hold_us and config.limits.max_clients == 1:
         yield "max_hold_us: limits.max_clients = 1, and a client alone is never held"
     if lane.max_clients >= config.limits.max_clients and lane.max_clients:
@@ -52,6 +54,33 @@ def _lane(config: DaemonConfig, lane: LaneConfig, reads: frozenset[str] | None) 
         yield "max_clients_per_user: max_clients of the lane comes first"
     if 0 < lane.user_rows_per_s <= lane.client_rows_per_s:
         yield "client_rows_per_s: user_rows_per_s, which is no larger, comes first"
+
+
+def _in_order(config: DaemonConfig) -> bool:
+    return len({lane.priority for lane in config.lanes.values()}) > 1
+
+
+def _ageing(config: DaemonConfig, lane: LaneConfig) -> Iterator[str]:
+    policy, priorities = config.policy.name, sorted({each.priority for each in config.lanes.values()})
+    if policy == "latency_first" and lane.priority == priorities[0]:
+        yield "max_wait_us: nothing goes before the first lane, so nothing in it can age past anything"
+    elif (
+        policy == "latency_first" and len(priorities) == 2 and config.compute.beside and not config.batching.exact
+    ):
+        yield "max_wait_us: on a CPU these lanes are computed beside the first, and there is no other to age past"
+    if policy == "deadline" and (lane.first_token_us or lane.token_us):
+        yield "max_wait_us: the lane has targets for tokens, and the policy deadline goes by those"
+
+
+def _everywhere(config: DaemonConfig, policy_class: Any) -> Iterator[str]:
+    if config.batching.exact and config.batching.max_rows != BatchingConfig().max_rows:
+        yield "batching.max_rows: with batching.exact every request is computed whole and alone"
+    if config.compute.beside:
+        return
+    if config.batching.exact:
+        yield "compute.beside: with batching.exact nothing is computed beside anything"
+    elif not getattr(policy_class, "beside", False):
+        yield f"compute.beside: under the policy {config.policy.name} nothing is computed beside anything"
 
 
 def _rules(rules: tuple[RuleConfig, ...]) -> Iterator[str]:
@@ -63,5 +92,14 @@ def _rules(rules: tuple[RuleConfig, ...]) -> Iterator[str]:
 
 
 def _covers(earlier: RuleConfig, later: RuleConfig) -> bool:
-    same_name = earlier.name in ("", "*", later.name)
+    same_name = not earlier.name or _name_covers(earlier.name, later.name or "*")
     return same_name and earlier.user in ("", later.user) and earlier.key in ("", later.key)
+
+
+def _name_covers(earlier: str, later: str) -> bool:
+    """Whether surely every name that fits `later` fits `earlier`. Among patterns only `*` is followed."""
+    if earlier == later or set(earlier) == {"*"}:
+        return True
+    if not set(later) & set("*?["):
+        return fnmatchcase(later, earlier)
+    return not set(earlier) & set("?[") and "[" not in later and fnmatchcase(later, earlier)

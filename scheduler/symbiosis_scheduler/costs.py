@@ -9,6 +9,10 @@ rows cost 1.2 times one row, 256 rows 16 times), and every batch that is run rep
 An op that was never run is answered for by all others of its base and direction. Curves can be written down and
 taken up again: a *key* names an op by its content, and numbers differ from one daemon to the next.
 
+Batches that are computed beside others (see `tracks`) teach the same curves, though they take longer: a decision
+asks what a batch will take as things are, which is what most of the last ones took, and compares batches of the
+same op that are stretched alike. A batch that failed teaches nothing.
+
 Pure: nothing here looks at a clock.
 """
 
@@ -29,6 +33,9 @@ __all__ = ["Costs", "Curve", "Curves", "Point", "cost_key", "usual_shape"]
 _BUCKETS: Final = 25
 """Powers of two of rows; `limits.max_rows` is at most 2 ** 24."""
 _LEAST_STEP: Final = 0.02
+_REMEMBERED: Final = 128
+_UNMEASURED_US: Final = 1000.0
+"""About what one row through a block of a small model takes. It stands for a few batches after a first start."""
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -51,7 +58,7 @@ def usual_shape(rows: float) -> float:
 class Curve:
     """The time of one op in one direction, by rows."""
 
-    __slots__ = ("_known", "_rows", "_seen", "_us")
+    __slots__ = ("_expected", "_known", "_rows", "_seen", "_us")
 
     def __init__(self, points: tuple[Point, ...] = ()) -> None:
         self._rows = [0.0] * _BUCKETS
@@ -59,6 +66,8 @@ class Curve:
         self._seen = [0] * _BUCKETS
         self._known: list[int] = []
         """The buckets that were seen, in order."""
+        self._expected: dict[int, float] = {}
+        """What was asked since it last learned, by rows: a decision asks for the same few again and again."""
         for point in points:
             bucket = _bucket(int(point.rows))
             self._rows[bucket], self._us[bucket], self._seen[bucket] = point.rows, point.us, point.seen
@@ -75,6 +84,7 @@ class Curve:
 
     def learn(self, rows: int, us: float) -> None:
         """So many rows took so long."""
+        self._expected.clear()
         bucket = _bucket(rows)
         seen = self._seen[bucket]
         self._seen[bucket] = seen + 1
@@ -89,6 +99,13 @@ class Curve:
 
     def expected_us(self, rows: int) -> float | None:
         """Returns how long so many rows will take; None where nothing was ever measured."""
+        expected_us = self._expected.get(rows)
+        if expected_us is None and self._known:
+            expected_us = self._expected[rows] = self._at(rows)
+        return expected_us
+
+    def _at(self, rows: int) -> float:
+        """Returns where the curve lies; it has a point."""
         below = above = -1
         for bucket in self._known:
             if self._rows[bucket] <= rows:
@@ -96,8 +113,6 @@ class Curve:
             else:
                 above = bucket
                 break
-        if below < 0 and above < 0:
-            return None
         if below < 0 or above < 0:
             at = max(below, above)
             return self._us[at] * usual_shape(rows) / usual_shape(self._rows[at])
@@ -120,6 +135,8 @@ class Costs:
         self._typical: dict[tuple[BaseId, Direction], Curve] = {}
         self.learned = 0
         """Batches that were taken into account since the start."""
+        self.error = 0.0
+        """By which share of what was expected the last `_REMEMBERED` batches or so were off, one at most each."""
 
     def __repr__(self) -> str:
         return f"<Costs of {len(self._curves)} ops and directions, from {self.learned} batches>"
@@ -136,33 +153,29 @@ class Costs:
 
     def learn(self, op: OpId, direction: Direction, rows: int, us: float) -> None:
         """A batch of so many rows took so long."""
+        expected_us = self.expected_us(op, direction, rows)
         curve = self._curves.get((op, direction))
         if curve is None:
             curve = self._curves[op, direction] = Curve()
         curve.learn(rows, us)
         self._typical_of(op, direction).learn(rows, us)
         self.learned += 1
+        if expected_us is not None:
+            error = min(abs(us - expected_us) / expected_us, 1.0)
+            self.error += (error - self.error) / min(self.learned, _REMEMBERED)
 
     def expected_us(self, op: OpId, direction: Direction, rows: int) -> float | None:
         """Returns how long a batch will take; None before anything of that base and direction was run."""
-        curve = self._curves.get((op, direction))
-        if curve is None:
-            curve = self._typical_of(op, direction)
-        return curve.expected_us(rows)
+        return self.curve(op, direction).expected_us(rows)
 
-    def saving_us(self, op: OpId, direction: Direction, rows: int, others: int) -> float:
-        """Returns what is saved by computing `rows` and `others` together instead of one after the other."""
-        first = self.expected_us(op, direction, rows)
-        second = self.expected_us(op, direction, others)
-        joint = self.expected_us(op, direction, rows + others)
-        if first is None or second is None or joint is None:
-            return 0.0
-        return first + second - joint
+    def curve(self, op: OpId, direction: Direction) -> Curve:
+        """Returns what answers for an op in one direction; to be asked, not to be taught."""
+        return self._curves.get((op, direction)) or self._typical_of(op, direction)
 
-    def worst_us(self, direction: Direction, rows: int) -> float | None:
-        """Returns the time of the op that takes longest for so many rows; None before anything was run."""
-        found = [curve.expected_us(rows) for (_, each), curve in self._curves.items() if each is direction]
-        return max([us for us in found if us is not None], default=None)
+    def likely_us(self, op: OpId, direction: Direction, rows: int) -> float:
+        """Returns how long a batch will take, by a guess where nothing was measured: for who divides time up."""
+        expected_us = self.expected_us(op, direction, rows)
+        return _UNMEASURED_US * usual_shape(rows) if expected_us is None else expected_us
 
     def written_down(self, base: BaseId = FIRST_BASE) -> Curves:
         """Returns a base's curves by key, also those taken over of ops that nobody has asked for yet."""

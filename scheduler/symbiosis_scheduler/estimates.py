@@ -8,11 +8,13 @@ the next thirty tokens; the middle of the last nine is wrong for none.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["Estimate"]
 
 _KEPT: Final = 9
+_NOTHING: Final = (-1.0,)
 
 
 class Estimate:
@@ -36,7 +38,8 @@ class Estimate:
     @property
     def usual(self) -> float:
         """The middle one."""
-        return self.at(0.5)
+        ordered = self._sorted or self._in_order()
+        return ordered[len(ordered) // 2]
 
     @property
     def deviation(self) -> float:
@@ -53,8 +56,11 @@ class Estimate:
 
     def at(self, share: float) -> float:
         """Returns the time that this share of the latest did not exceed."""
+        ordered = self._sorted or self._in_order()
+        return ordered[int(share * (len(ordered) - 1) + 0.5)]
+
+    def _in_order(self) -> Sequence[float]:
         if not self._latest:
-            return -1.0
-        if self._sorted is None:
-            self._sorted = sorted(self._latest)
-        return self._sorted[int(share * (len(self._sorted) - 1) + 0.5)]
+            return _NOTHING
+        self._sorted = ordered = sorted(self._latest)
+        return ordered

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.specs import Direction, DType, Op
+from symbiosis_core.wire import HoldStatus
 from symbiosis_scheduler.convoys import Convoys
 from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.plan import Plan
@@ -42,9 +43,13 @@ class Known:
         """A plan starts."""
         self.convoys.holds.started(plan, now_us)
 
-    def finished(self, plan: Plan, took_us: int, now_us: int) -> None:
-        """A plan's rows are computed."""
-        self.costs.learn(plan.op, plan.direction, plan.rows, took_us)
+    def finished(self, plan: Plan, took_us: int, now_us: int, *, failed: bool = False) -> None:
+        """A plan's rows are computed; or, `failed`, not those of every request, so that its time says nothing."""
+        if failed:
+            self.convoys.holds.failed(plan)
+        else:
+            self.convoys.holds.finished(plan, took_us, self.costs.curve(plan.op, plan.direction))
+            self.costs.learn(plan.op, plan.direction, plan.rows, took_us)
         answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])
         self.travellers.answered(plan, answered, now_us)
 
@@ -52,3 +57,8 @@ class Known:
         """A client is gone."""
         self.travellers.left(client)
         self.convoys.left(client)
+
+    def hold_status(self) -> HoldStatus:
+        """Returns what holding has brought, and how good what it rests on is."""
+        error_us, pause_us = self.travellers.error.usual, self.travellers.pause.usual
+        return self.convoys.holds.status(error_us, pause_us, self.convoys.missed, self.costs.error)

@@ -1,8 +1,8 @@
 """`lockstep`: everybody waits for everybody, as in servers that compute all their jobs in rounds. A baseline.
 
 Nothing is computed before all clients that are at work have asked, or the oldest request has waited its lane's
-`max_hold_us`. Those in the middle of a forward go before those that begin one, so that whoever is behind catches
-up and all begin the next one together.
+`max_hold_us`. At work is who asked or was answered a moment ago (`Travellers.active`). Those in the middle of a
+forward go before those that begin one, so that whoever is behind catches up and all begin the next one together.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Lockstep:
         oldest = first_come(next(iter(lane.waiting.items())) for lane in lanes)
         assert oldest is not None
         until_us = oldest.arrived_us + queues.lane(oldest.lane).config.max_hold_us
-        if until_us > now_us and not _all_here(queues, known):
-            return Hold(until_us)
+        if until_us > now_us and (away := _away(queues, known, now_us)):
+            return Hold(min(until_us, max(known.travellers.active_until_us(client) for client in away)))
         starts = known.travellers.starts
         behind = first_come(
             first
@@ -48,9 +48,7 @@ class Lockstep:
         return batch(behind or oldest, queues, self._max_rows, exact=self._exact)
 
 
-def _all_here(queues: Queues, known: Known) -> bool:
-    """Whether everybody who is at work waits."""
-    here: set[ClientId] = set()
-    for level in queues.levels:
-        here.update(level.turns)
-    return known.travellers.all.keys() <= here
+def _away(queues: Queues, known: Known, now_us: int) -> list[ClientId]:
+    """Returns who is at work and does not wait."""
+    turns = [level.turns for level in queues.levels]
+    return [client for client in known.travellers.active(now_us) if not any(client in here for here in turns)]

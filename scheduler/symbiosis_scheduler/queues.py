@@ -65,11 +65,6 @@ class Lane:
     def __repr__(self) -> str:
         return f"<Lane {self.name}: {len(self.waiting)} requests, {self.rows} rows>"
 
-    @property
-    def oldest(self) -> Request | None:
-        """The request that came first of those that wait."""
-        return next(iter(self.waiting), None)
-
 
 class Level:
     """Lanes of one priority. Policies read it; only `Queues` changes it."""
@@ -152,17 +147,6 @@ class Queues:
     def lane(self, name: str) -> Lane:
         """Returns the lane of that name. Raises KeyError where there is none."""
         return self._lanes[name]
-
-    def oldest(self, lane: str) -> Request | None:
-        """Returns the request of the lane that came first of those that wait."""
-        return self._lanes[lane].oldest
-
-    def waiting(self, op: OpId, direction: Direction) -> Iterator[tuple[Request, int]]:
-        """Yields every request with that op and direction and its taken rows, by priority, then as in `cells`."""
-        for level in self.levels:
-            cell = level.cells.get((op, direction))
-            if cell is not None:
-                yield from [(request, part.start) for request, part in cell.parts.items()]
 
     def taken(self, request: Request) -> int:
         """Returns how many rows of a waiting request have been taken. Raises KeyError if it does not wait."""

@@ -177,12 +177,11 @@ class SchedulerState:
             )
             for client in self._clients.values()
         )
-        travellers = self.known.travellers
         return SchedulerStatistics(
             clients,
             self._tallies.lanes(self._queues, Counter([client.lane for client in clients])),
             self._tallies.batches(),
-            self.known.convoys.holds.status(travellers.error.usual, travellers.pause.usual),
+            self.known.hold_status(),
             self._tallies.bases(),
             self._tracks.in_flight,
             self._draining,
@@ -318,7 +317,7 @@ class SchedulerState:
         if not self._tracks.in_flight:
             self._tallies.idle(event.now_us)
         self._tallies.computed(plan, self._numbering.base(plan.op))
-        self.known.finished(plan, took_us, event.now_us)
+        self.known.finished(plan, took_us, event.now_us, failed=bool(event.failed))
         answers: list[Instruction] = []
         for part in plan.parts:
             request = part.request

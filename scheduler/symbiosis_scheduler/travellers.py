@@ -9,7 +9,7 @@ Pure: `now` is an argument, and all that is kept is a few numbers per client and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container
 from typing import Final
 
 from symbiosis_core.ids import ClientId, OpId
@@ -63,6 +63,7 @@ class Traveller:
         "place",
         "rows",
         "rows_before",
+        "seen_us",
         "start_rows",
         "started_us",
         "takes_ids",
@@ -91,6 +92,8 @@ class Traveller:
         """Requests of its last whole forward."""
         self.trip_of: dict[Place, tuple[int, int]] = {}
         """In which forward, and as which trip of it, it last asked for what."""
+        self.seen_us = 0
+        """When it asked or was answered last."""
         self.answered_us = -1
         """When its last request was answered; -1: it is waiting for an answer."""
         self.place: Place | None = None
@@ -148,8 +151,7 @@ class Travellers:
         self.starts: Final[set[OpId]] = set()
         """Ops that take token ids, so that a forward begins with them."""
         self.all: Final[dict[ClientId, Traveller]] = {}
-        self._latest: dict[ClientId, int] = {}
-        """When each asked or was answered last; the latest comes last."""
+        """Who asked or was answered last comes last."""
         self.error = Estimate()
         """By how much predicted arrivals were off."""
         self.lasting = _USUALLY_LASTS
@@ -164,9 +166,9 @@ class Travellers:
         """A client wants something."""
         traveller = self.all.get(request.client)
         if traveller is None:
-            traveller = self.all[request.client] = Traveller(request.lane)
+            traveller = Traveller(request.lane)
         now_us = request.arrived_us
-        self._seen(request.client, now_us)
+        self._seen(request.client, traveller, now_us)
         traveller.thought_us = None
         if traveller.answered_us >= 0:
             traveller.thought_us = now_us - traveller.answered_us
@@ -199,7 +201,7 @@ class Travellers:
             traveller = self.all.get(client)
             if traveller is None:
                 continue
-            self._seen(client, now_us)
+            self._seen(client, traveller, now_us)
             traveller.answered_us, traveller.place = now_us, place
             if len(clients) > 1:
                 traveller.trust()
@@ -213,22 +215,32 @@ class Travellers:
 
     def left(self, client: ClientId) -> None:
         """A client is gone."""
-        if client in self.all:
-            del self.all[client], self._latest[client]
+        self.all.pop(client, None)
 
-    def active(self, now_us: int) -> Iterator[ClientId]:
-        """Yields who has asked for something or was answered a moment ago, the latest first."""
-        for client in reversed(self._latest):
-            if now_us - self._latest[client] > _ACTIVE_US:
+    def active(self, lanes: Container[str], most: int, now_us: int) -> list[tuple[ClientId, Traveller]]:
+        """Returns who of these lanes asked or was answered a moment ago: `most` at most, the latest first."""
+        found, since_us = [], now_us - _ACTIVE_US
+        for each in reversed(self.all.items()):
+            traveller = each[1]
+            if traveller.seen_us < since_us:
                 break
-            yield client
+            if traveller.lane in lanes:
+                found.append(each)
+                if len(found) == most:
+                    break
+        return found
+
+    def active_until_us(self, client: ClientId) -> int:
+        """Returns from when on an active client is none any more, unless it asks or is answered."""
+        return self._latest[client] + _ACTIVE_US + 1
 
     def _takes_ids(self, op: OpId, direction: Direction) -> bool:
         return direction is Direction.FORWARD and op in self.starts
 
-    def _seen(self, client: ClientId, now_us: int) -> None:
-        self._latest.pop(client, None)  # else it would keep its old place in the order
-        self._latest[client] = now_us
+    def _seen(self, client: ClientId, traveller: Traveller, now_us: int) -> None:
+        traveller.seen_us = now_us
+        self.all.pop(client, None)  # else it would keep its old place in the order
+        self.all[client] = traveller
 
     def _thought(self, traveller: Traveller, us: int) -> None:
         place = traveller.place

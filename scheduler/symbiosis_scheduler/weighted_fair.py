@@ -106,7 +106,7 @@ class WeightedFair:
         self._lanes.serve(plan.lead.lane)
         self._clients[plan.lead.lane].serve(plan.lead.client)
         rows = plan.rows
-        a_row_us = (known.costs.expected_us(plan.op, plan.direction, rows) or float(rows)) / rows
+        a_row_us = known.costs.likely_us(plan.op, plan.direction, rows) / rows
         costs: dict[str, list[tuple[ClientId, float]]] = {}
         lane = ""
         for part in plan.parts:

@@ -105,13 +105,21 @@ class HoldStatus(msgspec.Struct, frozen=True):
     expected_us: float = 0.0
     """What all holds together were expected to save, less the waiting."""
     actual_us: float = 0.0
-    """What they did save, less what was waited. Negative: holding has cost more than it brought."""
+    """What they saved as measured, less what was waited. Negative: holding has cost more than it brought."""
     prediction_error_us: float = 0.0
     """By how much the next arrival of a client is usually predicted wrong."""
     pause_us: float = 0.0
     """How long clients usually take from an answer to the next request: what the error is to be measured by."""
     off: bool = False
     """Whether holding has turned itself off for now, because it did not pay."""
+    waited_us: int = 0
+    """For how long all of them were held together."""
+    missed: int = 0
+    """How often somebody was waited for and did not come in time."""
+    due_error_us: float = 0.0
+    """By how much those who were waited for came earlier or later than predicted, over the last hundred holds."""
+    cost_error: float = 0.0
+    """By which share batches took more or less than their cost curves said, over the last hundred."""
 
 
 class MemoStatus(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import pytest
 
 from symbiosis_core.config import (
     BatchingConfig,
+    ComputeConfig,
     DaemonConfig,
     LaneConfig,
     LimitsConfig,
@@ -18,8 +19,10 @@ from symbiosis_scheduler.config_warnings import warnings
 from symbiosis_scheduler.policies import policy_class
 
 
-def warned(policy: str = "latency_first", lane: dict[str, Any] | None = None, **rest: Any) -> list[str]:
-    lanes = {"first": LaneConfig(priority=0, max_wait_us=0), "a": LaneConfig(priority=1, **(lane or {}))}
+def warned(
+    policy: str = "latency_first", lane: dict[str, Any] | None = None, priority: int = 1, **rest: Any
+) -> list[str]:
+    lanes = {"first": LaneConfig(priority=0, max_wait_us=0), "a": LaneConfig(priority=priority, **(lane or {}))}
     config = DaemonConfig(policy=PolicyConfig(name=policy), lanes=lanes, **rest)
     return warnings(config, policy_class(config))
 
@@ -40,10 +43,15 @@ def test_the_defaults_take_effect() -> None:
         ("latency_first", {"max_clients": 64}, "max_clients"),
         ("latency_first", {"max_clients": 2, "max_clients_per_user": 3}, "max_clients_per_user"),
         ("latency_first", {"client_rows_per_s": 9, "user_rows_per_s": 9}, "client_rows_per_s"),
+        ("latency_first", {"max_wait_us": 7}, "max_wait_us"),
+        ("deadline", {"max_wait_us": 7, "token_us": 9}, "max_wait_us"),
+        ("weighted_fair", {}, "priority"),
+        ("lockstep", {}, "priority"),
     ],
 )
 def test_each_key_of_a_lane_that_means_nothing(policy: str, lane: dict[str, Any], key: str) -> None:
-    found = warned(policy, lane)
+    """All but the last two stand in lanes of one priority, of which no policy makes anything."""
+    found = warned(policy, lane, priority=1 if policy == "latency_first" or not lane else 0)
     assert [line.partition(":")[0].partition(" ")[0] for line in found if ".a." in line] == [f"lanes.a.{key}"]
 
 
@@ -52,12 +60,16 @@ def test_each_key_of_a_lane_that_means_nothing(policy: str, lane: dict[str, Any]
     [
         ("weighted_fair", {"weight": 2.0}),
         ("deadline", {"token_us": 5}),
+        ("deadline", {"max_wait_us": 5}),
         ("latency_first", {"max_wait_us": 7, "chunk_rows": 512, "max_hold_us": 5}),
         ("fifo", {"client_rows_per_s": 9, "user_rows_per_s": 10, "max_clients": 3}),
     ],
 )
 def test_what_takes_effect_is_not_warned_of(policy: str, lane: dict[str, Any]) -> None:
-    assert [line for line in warned(policy, lane) if ".a." in line] == []
+    """Lanes of one priority, so that `fifo` has none to leave unread; or ones that are not computed beside."""
+    strict = policy in ("latency_first", "deadline")
+    compute = ComputeConfig(beside=policy != "latency_first")
+    assert [line for line in warned(policy, lane, int(strict), compute=compute) if ".a." in line] == []
 
 
 def test_nothing_is_held_or_chunked_where_batches_are_exact() -> None:
@@ -73,3 +85,47 @@ def test_a_client_alone_is_never_held() -> None:
 def test_a_rule_behind_one_that_fits_as_much_never_decides() -> None:
     rules = (RuleConfig(lane="a", name="x"), RuleConfig(lane="a"), RuleConfig(lane="first", user="eve"))
     assert warned(rules=rules) == ["rules[2]: rules[1] fits all that it would fit"]
+
+
+def test_a_priority_that_nobody_wrote_is_not_warned_of() -> None:
+    config = DaemonConfig(policy=PolicyConfig(name="fifo"))
+    assert [line for line in warnings(config, policy_class(config)) if "priority" in line] == []
+
+
+def test_one_lane_ages_past_another_that_is_computed_beside_with_it() -> None:
+    lanes = {name: LaneConfig(priority=at, max_wait_us=0 if not at else 7) for at, name in enumerate("abc")}
+    assert warnings(DaemonConfig(lanes=lanes), policy_class(DaemonConfig())) == []
+
+
+def test_rows_of_a_batch_mean_nothing_where_batches_are_exact() -> None:
+    (line,) = warned(batching=BatchingConfig(exact=True, max_rows=9))
+    assert line.startswith("batching.max_rows: ")
+    assert warned(batching=BatchingConfig(max_rows=511)) == []
+
+
+def test_what_is_never_computed_beside_need_not_be_forbidden_to() -> None:
+    apart = ComputeConfig(beside=False)
+    assert warned(compute=apart) == []
+    for policy, exact in (("latency_first", True), ("weighted_fair", False)):
+        found = warned(policy, compute=apart, batching=BatchingConfig(exact=exact))
+        assert len([line for line in found if line.startswith("compute.beside: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "covered"),
+    [
+        ("*", "", True),
+        ("train-*", "train-7", True),
+        ("train-*", "train-a*", True),
+        ("train-?", "train-7", True),
+        ("*-?", "train-*", False),
+        ("train-?", "train-*", False),
+        ("train-a*", "train-*", False),
+        ("train-*", "", False),
+        ("*a*", "[ab]", False),
+    ],
+)
+def test_a_rule_behind_a_wider_pattern_never_decides(earlier: str, later: str, covered: bool) -> None:
+    found = warned(rules=(RuleConfig(lane="a", name=earlier), RuleConfig(lane="first", name=later)))
+    assert (found == ["rules[1]: rules[0] fits all that it would fit"]) is covered
+    assert covered or found == []

@@ -8,10 +8,13 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from symbiosis_core.ids import BaseId, OpId
+from symbiosis_core.ids import BaseId, ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.segments import Segment, SegmentSpec
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec, Plane
 from symbiosis_scheduler.costs import Costs, Curve, Point, cost_key
+from symbiosis_scheduler.known import Known
+from symbiosis_scheduler.plan import Part, Plan
+from symbiosis_scheduler.request import Request
 
 FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
 
@@ -24,7 +27,7 @@ def test_nothing_is_expected_before_anything_was_measured() -> None:
     costs = Costs()
     costs.introduce(op(0, "a"), OpId(0))
     assert costs.expected_us(OpId(0), FORWARD, 4) is None
-    assert costs.saving_us(OpId(0), FORWARD, 4, 4) == 0
+    assert costs.likely_us(OpId(0), FORWARD, 64) > 3 * costs.likely_us(OpId(0), FORWARD, 1) > 0, "a guess"
 
 
 def test_a_curve_comes_to_what_batches_take_though_one_in_ten_takes_ten_times_as_long() -> None:
@@ -69,19 +72,12 @@ def test_rows_never_seen_do_not_make_a_curve_fall() -> None:
     assert len([us for us in expected if us is not None]) == 599
 
 
-def test_joining_saves_one_reading_of_the_weights() -> None:
-    costs = Costs()
-    for rows in (1, 2, 4, 8):
-        costs.learn(OpId(0), FORWARD, rows, 1000 + 20 * rows)
-    assert costs.saving_us(OpId(0), FORWARD, 4, 4) == pytest.approx(1000)
-
-
 def test_an_op_that_was_never_run_is_answered_for_by_the_others_of_its_direction() -> None:
     costs = Costs()
     costs.learn(OpId(0), FORWARD, 4, 700)
     assert costs.expected_us(OpId(9), FORWARD, 4) == 700
     assert costs.expected_us(OpId(9), BACKWARD, 4) is None
-    assert costs.worst_us(FORWARD, 4) == 700
+    assert costs.likely_us(OpId(9), FORWARD, 4) == 700
 
 
 def test_ops_of_another_base_do_not_answer_for_an_op_and_are_written_down_apart() -> None:
@@ -117,3 +113,26 @@ def test_segments_are_told_apart_by_content() -> None:
         for number, inputs in enumerate([*planes, *planes])
     ]
     assert keys[:2] == keys[2:] and keys[0] != keys[1]
+
+
+def test_a_batch_that_failed_teaches_nothing() -> None:
+    known = Known()
+    each = Request(ClientId(1), SlotIndex(0), Generation(1), "x", OpId(0), Direction.FORWARD, 1, 0, 0, 4096)
+    plan = Plan(OpId(0), Direction.FORWARD, (Part(each, 0, 1),))
+    known.finished(plan, 9000, 9000, failed=True)
+    assert known.costs.expected_us(OpId(0), Direction.FORWARD, 1) is None
+    known.finished(plan, 100, 9100)
+    assert known.costs.expected_us(OpId(0), Direction.FORWARD, 1) == 100
+
+
+def test_it_is_known_how_far_curves_are_off() -> None:
+    costs = Costs()
+    costs.learn(OpId(0), Direction.FORWARD, 1, 1000)
+    assert costs.error == 0, "nothing was expected"
+    for _ in range(1000):
+        costs.learn(OpId(0), Direction.FORWARD, 1, 1000)
+    costs.learn(OpId(0), Direction.FORWARD, 1, 1500)
+    assert 0 < costs.error < 0.01
+    for step in range(2000):
+        costs.learn(OpId(0), Direction.FORWARD, 1, (1000, 3000)[step % 2])
+    assert costs.error > 0.3

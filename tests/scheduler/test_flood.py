@@ -19,12 +19,14 @@ CHUNK_ROWS = 256
 BATCH_US = READING_US + ROW_US * 2 * CHUNK_ROWS
 """The longest batch: a chunk of the flood, and what rides with it."""
 VICTIM, LANE = 0, "training"
+TURNS = ["latency_first", "weighted_fair", "deadline", "deadline with targets"]
 
 
 def worst_us(policy: str, floods: int, slots: int, rows: int, asks: int = 60) -> int:
     """Returns how long a client of one row waits at most, beside others that keep all their slots full."""
     config = DaemonConfig(
-        policy=PolicyConfig(name=policy), lanes={LANE: LaneConfig(priority=0, chunk_rows=CHUNK_ROWS)}
+        policy=PolicyConfig(name=policy.partition(" ")[0]),
+        lanes={LANE: LaneConfig(priority=0, chunk_rows=CHUNK_ROWS, token_us=100_000 * ("targets" in policy))},
     )
     state = SchedulerState([OPS], config, make_policy(config))
     for client in range(floods + 1):
@@ -60,14 +62,14 @@ def worst_us(policy: str, floods: int, slots: int, rows: int, asks: int = 60) ->
     return worst
 
 
-@pytest.mark.parametrize("policy", ["latency_first", "weighted_fair"])
+@pytest.mark.parametrize("policy", TURNS)
 @pytest.mark.parametrize(("slots", "rows"), [(1, 1), (64, 1), (64, 256), (8, 20_000)])
 def test_a_flood_delays_another_client_by_its_turn_and_no_more(policy: str, slots: int, rows: int) -> None:
     """More requests, bigger ones, or faster ones: the other one's turn comes after one batch of the flood."""
     assert worst_us(policy, floods=1, slots=slots, rows=rows) <= 2 * BATCH_US
 
 
-@pytest.mark.parametrize("policy", ["latency_first", "weighted_fair"])
+@pytest.mark.parametrize("policy", TURNS)
 def test_of_several_floods_each_has_one_turn(policy: str) -> None:
     assert worst_us(policy, floods=5, slots=16, rows=256) <= 6 * BATCH_US
 

@@ -6,9 +6,12 @@ import msgspec
 
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.costs import Curve, Point
 from symbiosis_scheduler.holds import Holds
+from symbiosis_scheduler.meetings import Meeting
 from symbiosis_scheduler.plan import Part, Plan
 from symbiosis_scheduler.request import Request
+from symbiosis_scheduler.travellers import Travellers
 
 FORWARD = Direction.FORWARD
 
@@ -21,49 +24,122 @@ def plan(*requests: Request) -> Plan:
     return Plan(OpId(0), FORWARD, tuple([Part(each, 0, 1) for each in requests]))
 
 
+def hold(
+    holds: Holds, lead: Request, now_us: int, wait_us: float, worth_us: float, *missing: int, trips: float = 1.0
+) -> None:
+    """Holds it for these clients, for at most a second."""
+    meeting = Meeting(frozenset(map(ClientId, missing)), wait_us, worth_us, trips, 1e6)
+    holds.hold(lead, now_us, now_us + 1_000_000, frozenset({lead.client}), meeting)
+
+
+def curve(**us: int) -> Curve:
+    """Returns what was measured a hundred times: `one` row, `two` rows."""
+    return Curve(tuple([Point(rows, us[name], 100) for rows, name in ((1, "one"), (2, "two")) if name in us]))
+
+
 def test_a_hold_ends_with_what_was_saved_less_what_was_waited() -> None:
+    """Saved is what the two take apart, less what they took; the third that was awaited did not come."""
     holds, lead = Holds(), request(1)
-    holds.hold(lead, now_us=100, wait_us=200, worth_us=1000, missing=frozenset({ClientId(2), ClientId(3)}))
-    holds.hold(lead, now_us=150, wait_us=999, worth_us=999, missing=frozenset())  # it goes on: the first counts
-    holds.started(plan(lead, request(2)), now_us=400)
+    hold(holds, lead, 100, 200, 1000, 2, 3)
+    hold(holds, lead, 150, 999, 999)  # it goes on: the first counts
+    joint = plan(lead, request(2))
+    holds.started(joint, now_us=400)
     holds.started(plan(lead), now_us=500)
-    (ended,) = holds.latest
-    assert (ended.expected_us, ended.actual_us, ended.waited_us, ended.hit) == (800, 1000 / 2 - 300, 300, True)
+    assert holds.count == 0, "it is being computed"
+    holds.finished(joint, 1500, curve(one=1000, two=1020))
+    holds.finished(joint, 1500, curve(one=1000, two=1020))
     status = holds.status(error_us=-1.0, pause_us=5.0)
-    assert (status.count, status.hits, status.expected_us, status.actual_us) == (1, 1, 800, 200)
+    assert (status.count, status.hits, status.expected_us, status.actual_us) == (1, 1, 800, 2000 - 1500 - 300)
     assert (status.prediction_error_us, status.pause_us, status.off) == (0.0, 5.0, False)
+    assert (status.waited_us, status.due_error_us) == (300, 100), "the last is late by a hundred at least"
+
+
+def test_of_a_plan_that_failed_nothing_is_said() -> None:
+    holds, lead = Holds(), request(1)
+    hold(holds, lead, 0, 1, 2, 2)
+    joint = plan(lead, request(2))
+    holds.started(joint, 10)
+    holds.failed(joint)
+    holds.finished(joint, 1, curve(one=1000))
+    assert holds.count == 0 and holds.actual_us == 0
+
+
+def test_one_batch_during_which_the_machine_was_elsewhere_does_not_end_holding() -> None:
+    holds = Holds()
+    for step in range(32):
+        lead = request(1)
+        hold(holds, lead, 0, 10, 900, 2)
+        joint = plan(lead, request(2))
+        holds.started(joint, 10)
+        holds.finished(joint, 1_000_000 if step == 7 else 1100, curve(one=1000, two=1100))
+    assert not holds.off and holds.actual_us > 0
+
+
+def test_holding_ends_where_a_joint_batch_is_no_cheaper_than_the_curves_say_of_two() -> None:
+    """Everybody comes as predicted, and the curve promises that a second row is for nothing. It is not."""
+    holds = Holds()
+    for _ in range(16):
+        assert holds.allowed()
+        lead = request(1)
+        hold(holds, lead, 0, 10, 980, 2)
+        joint = plan(lead, request(2))
+        holds.started(joint, 10)
+        holds.finished(joint, 2000, curve(one=1000, two=1020))
+    assert holds.hits == 16 and holds.expected_us > 0 > holds.actual_us
+    assert holds.off and not holds.allowed()
 
 
 def test_who_leaves_while_it_is_held_is_forgotten() -> None:
     holds, lead = Holds(), request(1)
-    holds.hold(lead, 0, 1, 2, frozenset({ClientId(2)}))
+    hold(holds, lead, 0, 1, 2, 2)
     holds.left(ClientId(1))
-    holds.started(plan(lead), 10)
-    assert holds.count == 0 and holds.began_us(lead) is None
+    joint = plan(lead)
+    holds.started(joint, 10)
+    holds.finished(joint, 10, curve(one=10))
+    assert holds.count == 0 and holds.of(lead) is None
 
 
 def test_who_is_awaited_elsewhere_is_known_and_where_it_is_awaited_it_is_not_elsewhere() -> None:
     holds, lead, other = Holds(), request(1), request(2)
     there = msgspec.structs.replace(other, op=OpId(7))
-    assert not holds.awaited_elsewhere([there])
-    holds.hold(lead, 0, 1, 2, frozenset({ClientId(2)}))
-    assert holds.awaited_elsewhere([there]) and not holds.awaited_elsewhere([other])
+    assert not holds.awaited_elsewhere(frozenset({ClientId(2)}), there)
+    hold(holds, lead, 0, 1, 2, 2)
+    assert holds.awaited_elsewhere(frozenset({ClientId(2)}), there)
+    assert not holds.awaited_elsewhere(frozenset({ClientId(2)}), other)
 
 
 def test_a_wait_for_somebody_who_is_met_anew_counts_for_all_the_trips_that_company_lasts() -> None:
     holds, lead = Holds(), request(1)
-    holds.hold(lead, 0, wait_us=3200, worth_us=1000, missing=frozenset({ClientId(2)}), trips=32)
-    holds.started(plan(lead, request(2)), 6400)
-    (ended,) = holds.latest
-    assert (ended.expected_us, ended.actual_us, ended.waited_us) == (900, 800, 6400)
+    hold(holds, lead, 0, 3200, 1000, 2, trips=32)
+    joint = plan(lead, request(2))
+    holds.started(joint, 6400)
+    holds.finished(joint, 1000, curve(one=1000, two=1000))
+    assert (holds.expected_us, holds.actual_us, holds.waited_us) == (900, 800, 6400)
 
 
 def test_what_is_not_computed_any_more_is_not_held() -> None:
     holds, lead = Holds(), request(1)
-    holds.hold(lead, 0, 1, 2, frozenset({ClientId(2)}))
-    assert holds.missing(lead) == {ClientId(2)}
+    hold(holds, lead, 0, 1, 2, 2)
+    held = holds.of(lead)
+    assert held is not None and held.awaited == {ClientId(2)}
     holds.forget(lead)
-    assert not holds.missing(lead)
+    assert holds.of(lead) is None
+
+
+def test_a_hold_stands_until_something_happens_that_it_rests_on() -> None:
+    holds, lead, travellers = Holds(), request(1), Travellers()
+    travellers.arrived(request(2))
+    hold(holds, lead, 100, 500, 1000, 2)
+    held = holds.of(lead)
+    assert held is not None
+    one, other = frozenset({ClientId(1)}), frozenset({ClientId(1), ClientId(3)})
+    assert held.stands(one, 599, travellers.all)
+    assert not held.stands(one, 600, travellers.all), "who is awaited is late"
+    assert not held.stands(other, 300, travellers.all), "somebody came"
+    travellers.arrived(msgspec.structs.replace(request(2), arrived_us=200))
+    assert not held.stands(one, 300, travellers.all), "who is awaited has come a step closer"
+    travellers.left(ClientId(2))
+    assert not held.stands(one, 300, travellers.all), "who is awaited is gone"
 
 
 def fail(holds: Holds, times: int) -> int:
@@ -71,9 +147,11 @@ def fail(holds: Holds, times: int) -> int:
     held = 0
     for _ in range(times):
         lead = request(1)
-        if holds.allowed(lead):
-            holds.hold(lead, 0, 10, 100, frozenset({ClientId(2)}))
-            holds.started(plan(lead), 90)
+        if holds.allowed():
+            hold(holds, lead, 0, 10, 100, 2)
+            alone = plan(lead)
+            holds.started(alone, 90)
+            holds.finished(alone, 100, curve(one=100))
             held += 1
     return held
 
@@ -92,7 +170,9 @@ def test_a_trial_that_pays_turns_holding_on_for_good() -> None:
     fail(holds, 48)
     for _ in range(200):
         lead = request(1)
-        assert holds.allowed(lead)
-        holds.hold(lead, 0, 10, 100, frozenset({ClientId(2)}))
-        holds.started(plan(lead, request(2)), 20)
+        assert holds.allowed()
+        hold(holds, lead, 0, 10, 100, 2)
+        joint = plan(lead, request(2))
+        holds.started(joint, 20)
+        holds.finished(joint, 110, curve(one=100))
     assert not holds.off and holds.hits == 200

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symbiosis_core.config import DEFAULT_LANES, BatchingConfig, DaemonConfig, LaneConfig
-from symbiosis_core.ids import ClientId, OpId
+from symbiosis_core.ids import ClientId
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.request import Request
@@ -310,7 +310,7 @@ def test_training_is_served_within_a_bound_under_endless_inference(inference_cli
     bench = Counter(config(exact=exact))
     bench.push(request(0, "training", op=0, rows=1024))
     now_us = batches = 0
-    while any(each.lane == "training" for each, _ in bench.queues.waiting(OpId(0), Direction.FORWARD)):
+    while bench.queues.lane("training").waiting:
         for client in range(1, inference_clients + 1):
             if not bench.queues.held_by(ClientId(client)):
                 bench.push(request(client, op=client, arrived_us=now_us))

@@ -33,6 +33,10 @@ def travel(travellers: Travellers, rounds: int, now_us: int = 0, rows: int = 1) 
     return now_us - THINKING_US[1]
 
 
+def asked_last(travellers: Travellers, now_us: int, lane: str = "inference", most: int = 9) -> list[ClientId]:
+    return [client for client, _ in travellers.active({lane}, most, now_us)]
+
+
 def test_thinking_is_known_by_place() -> None:
     travellers = Travellers()
     answered_us = travel(travellers, 20)
@@ -80,8 +84,10 @@ def test_who_asked_last_is_named_first_and_who_fell_silent_not_at_all() -> None:
         ClientId(2), SlotIndex(0), Generation(1), "inference", OpId(0), Direction.FORWARD, 1, 2000, 0, 4096
     )
     travellers.arrived(two)
-    assert list(travellers.active(3000)) == [ClientId(2), ONE]
-    assert list(travellers.active(101_500)) == [ClientId(2)]
+    assert asked_last(travellers, 3000) == [ClientId(2), ONE]
+    assert asked_last(travellers, 3000, most=1) == [ClientId(2)]
+    assert asked_last(travellers, 3000, lane="training") == []
+    assert asked_last(travellers, 101_500) == [ClientId(2)]
 
 
 def test_a_forward_with_more_rows_than_the_one_before_reads_a_prompt() -> None:

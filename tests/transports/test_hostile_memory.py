@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import zmq
 
-from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError
+from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, SymbiosisError
 from symbiosis_core.ids import Token
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.layout import Layout
 from symbiosis_transports.posix_shm import TRANSPORT
 from symbiosis_transports.posix_shm.attach import VERSION, Attached, encode
 from symbiosis_transports.zmq_ipc import TRANSPORT as ZMQ_IPC
-from symbiosis_transports.zmq_ipc import client
 from symbiosis_transports.zmq_rows import messages
 from symbiosis_transports.zmq_rows.slots import Slots
 
@@ -27,7 +26,7 @@ LAYOUT = Layout(2, 1 << 14)
 SLOTS_BYTES = Slots.arena_bytes(*LAYOUT)
 NEVER_OPEN = 999_999_999
 """No process has so many descriptors."""
-Liar = Callable[[str], RemoteProtocolError | DaemonGoneError]
+Liar = Callable[[str], SymbiosisError]
 
 
 def nothing() -> list[int]:
@@ -110,7 +109,7 @@ def liar(tmp_path: Path) -> Iterator[Liar]:
             opened = messages.Opened(messages.VERSION, LAYOUT.slots, LAYOUT.slot_bytes, where)
             door.send_multipart([name, messages.encode(opened)])
 
-        def told(where: str) -> RemoteProtocolError | DaemonGoneError:
+        def told(where: str) -> SymbiosisError:
             saying = threading.Thread(target=say, args=(where,))
             saying.start()
             with pytest.raises((RemoteProtocolError, DaemonGoneError)) as caught:
@@ -141,7 +140,7 @@ def test_what_is_no_descriptor_is_not_even_looked_at(
     liar: Liar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     looked: list[object] = []
-    monkeypatch.setattr(client.os, "open", lambda *what: looked.append(what))
+    monkeypatch.setattr(os, "open", lambda *what: looked.append(what))
     error = liar(where.format(file=tmp_path / "file"))
     assert isinstance(error, RemoteProtocolError)
     assert "no descriptor of a process" in str(error)

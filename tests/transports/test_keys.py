@@ -26,11 +26,11 @@ from symbiosis_transports.keys import (
     new_pair,
 )
 from symbiosis_transports.ports import Grant, Peer
-from symbiosis_transports.testing import EchoDaemon, add_one
+from symbiosis_transports.testing import AskedDaemon, EchoDaemon, add_one
+from symbiosis_transports.testing.asked import answer
 from symbiosis_transports.zmq_link import ControlClient, ControlServer
 from symbiosis_transports.zmq_tcp import TRANSPORT
 from tests.transports.ports import free_pair
-from tests.transports.test_zmq_link import Served, answer
 
 
 class Ring:
@@ -133,7 +133,7 @@ def test_whose_key_it_is_the_host_is_told_with_the_token(ring: Ring, port: int) 
 def test_control_messages_are_guarded_as_well(ring: Ring, port: int) -> None:
     ring.be_daemon()
     address = f"tcp://127.0.0.1:{port}"
-    served = Served(address)
+    served = AskedDaemon(ControlServer, address)
     ring.be("friend")
     with ControlClient(address) as client:
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)

@@ -22,10 +22,9 @@ from symbiosis_transports.folder import check_folder
 from symbiosis_transports.ports import Grant, Peer, Transport
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.registry import transport
-from symbiosis_transports.testing import EchoDaemon, add_one
-from symbiosis_transports.zmq_link import ControlClient
+from symbiosis_transports.testing import AskedDaemon, EchoDaemon, add_one
+from symbiosis_transports.zmq_link import ControlClient, ControlServer
 from tests.transports.other_user import NOBODY
-from tests.transports.test_zmq_link import Served
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -85,7 +84,7 @@ def test_another_user_is_not_answered_also_where_the_control_socket_was_opened_t
     """Nor may it configure anything. Its word for who it is does not count."""
     folder.chmod(0o755)
     address = f"ipc://{folder}/d.sock"
-    served = Served(address)
+    served = AskedDaemon(ControlServer, address)
     (folder / "d.sock").chmod(0o666)
     assert came_of("posix_shm", address, "ask") == RefusalCode.PERMISSION
     with ControlClient(address) as client:

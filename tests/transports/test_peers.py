@@ -30,8 +30,8 @@ def test_another_form_of_address_is_nobodys(text: str) -> None:
 
 
 def test_a_client_deals_with_its_own_user_and_with_root() -> None:
-    for uid in (os.getuid(), 0):
-        check_owner(Peer(1, uid), "here")
-    for uid in (65534, -1, None):
+    for ours in (os.getuid(), 0):
+        check_owner(Peer(1, ours), "here")
+    for other in (65534, -1, None):
         with pytest.raises(RemoteProtocolError, match="choose another address"):
-            check_owner(Peer(1, uid), "here")
+            check_owner(Peer(1, other), "here")

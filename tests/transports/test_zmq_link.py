@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,63 +11,26 @@ import pytest
 import zmq
 
 from symbiosis_core.errors import (
-    BusyError,
     DaemonGoneError,
     DaemonSilentError,
     RefusalCode,
-    RefusedError,
     UsageError,
 )
 from symbiosis_core.wire import (
-    Describe,
     Fetch,
-    Hello,
     Refused,
     Reply,
-    Request,
     Status,
     TensorPart,
     decode_reply,
     encode,
     header,
 )
+from symbiosis_transports.ports import Answer
+from symbiosis_transports.testing import AskedDaemon, LinkConformance
+from symbiosis_transports.testing.asked import answer
 from symbiosis_transports.zmq_link import ControlClient, ControlServer
-
-
-async def answer(request: Request, key: str) -> Reply:
-    """A control plane in four lines: fetch is answered, hello is busy, describe refused, status never."""
-    if isinstance(request, Fetch):
-        return TensorPart(request.offset, 10, b"0123456789"[request.offset :])
-    if isinstance(request, Hello):
-        raise BusyError(RefusalCode.QUOTA, f"64 clients {key or 'of nobody'}", "wait", retry_after_s=2.5)
-    raise RefusedError(RefusalCode.UNKNOWN_MODEL, "no such model", "ask for another")
-
-
-class Served:
-    """A control server in a thread."""
-
-    def __init__(self, address: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.server = ControlServer(address, answer)
-        self.server.open()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.task = self.loop.create_task(self.server.serve())
-        self.loop.run_forever()
-
-    def close(self) -> None:
-        async def end() -> None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
-            self.server.close()
-
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+from tests.transports.ports import free_pair
 
 
 @pytest.fixture
@@ -78,29 +39,10 @@ def address(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def served(address: str) -> Iterator[Served]:
-    served = Served(address)
+def served(address: str) -> Iterator[AskedDaemon]:
+    served = AskedDaemon(ControlServer, address)
     yield served
     served.close()
-
-
-def test_a_request_is_answered_with_its_own_kind(served: Served, address: str) -> None:
-    with ControlClient(address) as client:
-        for offset in range(5):
-            part = client.ask(Fetch("m", "t", offset))
-            assert isinstance(part, TensorPart)
-            assert part.data == b"0123456789"[offset:]
-
-
-def test_refusals_arrive_typed_and_the_conversation_goes_on(served: Served, address: str) -> None:
-    with ControlClient(address) as client:
-        with pytest.raises(RefusedError, match="ask for another") as refused:
-            client.ask(Describe())
-        assert refused.value.code is RefusalCode.UNKNOWN_MODEL
-        with pytest.raises(BusyError) as busy:
-            client.ask(Hello("me", "training"))
-        assert busy.value.retry_after_s == 2.5
-        assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
 
 
 def send_raw(address: str, frames: list[bytes]) -> Reply:
@@ -118,19 +60,36 @@ def send_raw(address: str, frames: list[bytes]) -> Reply:
         context.term()
 
 
+class TestZmqLink(LinkConformance):
+    """Every promise of the contract, over a socket of this host."""
+
+    def server(self, address: str, answer: Answer) -> ControlServer:
+        return ControlServer(address, answer)
+
+    def link(self, address: str, timeout_s: float = 20.0) -> ControlClient:
+        return ControlClient(address, timeout_s)
+
+    def shout(self, address: str, frames: list[bytes]) -> Reply:
+        return send_raw(address, frames)
+
+
+class TestZmqLinkOverTcp(TestZmqLink):
+    """The same over a network."""
+
+    def address(self, folder: object) -> str:
+        return f"tcp://127.0.0.1:{free_pair()}"
+
+
 @pytest.mark.parametrize(
     ("frames", "code"),
     [
-        ([b"x"], RefusalCode.MALFORMED),
-        ([b"", b"", b""], RefusalCode.MALFORMED),
-        ([b"HTTP/1.1", b"GET /"], RefusalCode.MALFORMED),
         ([header(99), b""], RefusalCode.VERSION),
         ([header(), b"\xc1"], RefusalCode.MALFORMED),
         (encode(Refused(RefusalCode.QUOTA, "a reply")), RefusalCode.MALFORMED),
     ],
 )
-def test_garbage_gets_a_refusal_and_the_daemon_lives(
-    served: Served, address: str, frames: list[bytes], code: RefusalCode
+def test_what_is_nearly_a_request_is_refused_by_its_own_code(
+    served: AskedDaemon, address: str, frames: list[bytes], code: RefusalCode
 ) -> None:
     reply = send_raw(address, frames)
     assert isinstance(reply, Refused)
@@ -139,7 +98,7 @@ def test_garbage_gets_a_refusal_and_the_daemon_lives(
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
 
 
-def test_a_client_asks_no_socket_that_anybody_could_have_put_there(served: Served, address: str) -> None:
+def test_a_client_asks_no_socket_that_anybody_could_have_put_there(served: AskedDaemon, address: str) -> None:
     path = Path(address.removeprefix("ipc://"))
     path.parent.chmod(0o777)
     with pytest.raises(UsageError, match="chmod o-w"):
@@ -151,7 +110,7 @@ def test_a_client_asks_no_socket_that_anybody_could_have_put_there(served: Serve
 def test_a_stale_socket_is_taken_over_and_the_new_one_is_private(address: str) -> None:
     path = Path(address.removeprefix("ipc://"))
     path.write_text("stale")
-    served = Served(address)
+    served = AskedDaemon(ControlServer, address)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with ControlClient(address) as client:
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
@@ -162,7 +121,7 @@ def test_a_stale_socket_is_taken_over_and_the_new_one_is_private(address: str) -
 def test_the_socket_is_private_from_its_first_moment(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by a chmod that somebody could be quicker than."""
     monkeypatch.setattr(Path, "chmod", lambda *_: None)
-    served = Served(address)
+    served = AskedDaemon(ControlServer, address)
     assert stat.S_IMODE(Path(address.removeprefix("ipc://")).stat().st_mode) == 0o600
     served.close()
 

@@ -1,4 +1,11 @@
-"""The contract of a transport: what both sides may rely on, whatever carries the rows.
+"""The contract of a transport: what both sides may rely on, whatever carries questions and rows.
+
+A *link* carries the control plane: a client asks, the daemon answers.
+
+- Every question gets one answer, of the kind that it calls for, in the order of the questions; a refusal is one.
+- Who is not there, who is silent and who refuses are told apart, within the link's limit of time.
+- Garbage gets a refusal, or ends its connection; it costs nobody else an answer.
+- A forked child cannot use its parent's link.
 
 A *channel* joins one client to the daemon. It has a fixed number of *slots*, each a piece of memory that both
 sides see. A request is one slot's journey:
@@ -20,15 +27,17 @@ Clients are synchronous: model code is. The daemon's side runs in the one thread
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId, Generation, SlotIndex, Token
-from symbiosis_core.wire import Capability
+from symbiosis_core.wire import Capability, Reply, Request
 from symbiosis_transports.calls import Arrival, Call
 
 __all__ = [
+    "Answer",
     "Arrival",
     "Call",
     "ChannelStatistics",
@@ -37,6 +46,8 @@ __all__ = [
     "DeviceRows",
     "Grant",
     "Host",
+    "Link",
+    "LinkServer",
     "Listener",
     "OnDevice",
     "Peer",
@@ -45,6 +56,48 @@ __all__ = [
     "ServesOnDevice",
     "Transport",
 ]
+
+
+Answer = Callable[[Request, str], Awaitable[Reply]]
+"""Maps a request, and the name of the key that its sender has shown, or an empty one, to the reply.
+
+It may raise `RefusedError`.
+"""
+
+
+class Link(Protocol):
+    """The client's end of the control plane. One thread, one question at a time."""
+
+    def ask(self, request: Request) -> Reply:
+        """Returns the daemon's answer, of the kind that the request calls for.
+
+        Raises:
+            RefusedError: the daemon said no; the conversation goes on.
+            DaemonGoneError: nobody is there, or it went away.
+            DaemonSilentError: somebody is there and does not answer.
+            RemoteProtocolError: the answer is none.
+            ClosedError: the link is closed, or its parent's: this is a forked child.
+        """
+
+    def close(self) -> None:
+        """Ends the conversation. May be called twice."""
+
+
+class LinkServer(Protocol):
+    """The daemon's end of the control plane, made with an address that its maker has claimed and an `Answer`."""
+
+    def open(self) -> None:
+        """Listens from now on; who asks waits for `serve`.
+
+        Raises:
+            UsageError: the address cannot be used, or anybody could come in over a network.
+        """
+
+    async def serve(self) -> None:
+        """Answers, until cancelled or closed."""
+
+    def close(self) -> None:
+        """Gives the address back. May be called twice."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from symbiosis_core.errors import (
     BusyError,
+    ClosedError,
     DaemonGoneError,
     DaemonSilentError,
     RefusalCode,
@@ -42,6 +42,7 @@ from symbiosis_transports.keys import (
     daemon_keys,
 )
 from symbiosis_transports.peers import is_ours, peer_of_frame
+from symbiosis_transports.ports import Answer
 
 __all__ = ["ControlClient", "ControlServer"]
 
@@ -60,12 +61,9 @@ _KEYS = (
 
 
 class ControlServer:
-    """The daemon's end. `answer` maps a request, and the name of the key that its sender has shown, to the reply.
+    """The daemon's end, a `LinkServer`."""
 
-    The name is empty where no keys are asked for. `answer` may raise `RefusedError`.
-    """
-
-    def __init__(self, address: str, answer: Callable[[Request, str], Awaitable[Reply]]) -> None:
+    def __init__(self, address: str, answer: Answer) -> None:
         self._address = _running(address)
         self._answer = answer
         self._context: zmq.asyncio.Context | None = None
@@ -157,11 +155,12 @@ class ControlServer:
 
 
 class ControlClient:
-    """The client's end: ask, and wait for the answer. One thread, one question at a time."""
+    """The client's end, a `Link`."""
 
     def __init__(self, address: str, timeout_s: float = 5.0) -> None:
         self._address = _running(address)
         self._timeout_s = timeout_s
+        self._pid = os.getpid()
         self._reached = self._rejected = False
         networked = self._address.scheme == "tcp"
         keys = client_keys() if networked else None
@@ -181,14 +180,11 @@ class ControlClient:
         self._socket.connect(self._address.control)
 
     def ask(self, request: Request) -> Reply:
-        """Returns the daemon's answer, of the kind that the request calls for.
-
-        Raises:
-            RefusedError: the daemon said no.
-            DaemonGoneError: nobody is there, or it went away.
-            DaemonSilentError: somebody is there and does not answer.
-            RemoteProtocolError: the answer is none.
-        """
+        """See `Link`."""
+        if os.getpid() != self._pid:
+            raise ClosedError("this is a forked child; ask over a link of its own")
+        if self._context.closed:
+            raise ClosedError("the link was closed")
         try:
             self._socket.send_multipart(self._conversation.ask(request), zmq.NOBLOCK)
         except zmq.Again:  # a connection that broke between two questions is not made again
@@ -206,8 +202,8 @@ class ControlClient:
         raise DaemonSilentError(self._address.control, self._timeout_s)
 
     def close(self) -> None:
-        """Ends the conversation. May be called twice."""
-        if not self._context.closed:
+        """See `Link`. A forked child has nothing of ZeroMQ's that it could close."""
+        if not self._context.closed and os.getpid() == self._pid:
             self._socket.disable_monitor()
             self._monitor.close()
             self._socket.close()
