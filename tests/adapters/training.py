@@ -95,14 +95,16 @@ class Run:
                 torch.testing.assert_close(mine[name], expected, rtol=0, atol=1e-4 * scale, msg=name)
 
     def check_roughly(self, other: Run) -> None:
-        """In bfloat16 the first gradients agree; later ones are Adam's choice among roundings.
+        """In bfloat16 the losses agree, and the first gradients; later ones are Adam's choice among roundings.
 
-        Measured: either differs from the float32 gradient by up to 6 % of its norm, and by 4 % from the other.
+        Measured, of a LoRA with an alpha of 1 under autocast: a plain model that adds each sum in two halves is
+        7e-5 off in its losses and 1.6 % in the norm of a gradient, a float32 one as much, a remote one 7e-5 and
+        1.7 %.
         """
-        assert self.losses == pytest.approx(other.losses, rel=1e-2)
+        assert self.losses == pytest.approx(other.losses, rel=2e-4)
         assert self.gradients[0].keys() == other.gradients[0].keys()
         for name, expected in other.gradients[0].items():
-            assert (self.gradients[0][name] - expected).norm() <= 0.1 * expected.norm(), name
+            assert (self.gradients[0][name] - expected).norm() <= 0.04 * expected.norm(), name
 
 
 def tokens(model: Any) -> torch.Tensor:

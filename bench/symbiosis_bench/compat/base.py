@@ -26,6 +26,7 @@ from symbiosis_transports.claim import AddressClaim
 __all__ = ["READY", "lend"]
 
 READY = b"ready"
+_MOST_WEIGHTS = 20_000_000
 _SPREAD = 0.1
 """Of what is added to every weight: biases and norms, too, are to matter, and no two logits to be close."""
 
@@ -55,9 +56,18 @@ def _make(family: str, shape: Mapping[str, Any], folder: Path) -> None:
     config = AutoConfig.for_model(
         family, **shape, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
+    _check_small(config)
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=_SPREAD)
     model.save_pretrained(folder)
+
+
+def _check_small(config: Any) -> None:
+    """Raises ValueError for a model that the family's shape has left large."""
+    with torch.device("meta"):
+        weights = AutoModelForCausalLM.from_config(config, dtype=torch.float32).num_parameters()
+    if weights > _MOST_WEIGHTS:
+        raise ValueError(f"{weights} weights: the shape does not say all of its sizes")

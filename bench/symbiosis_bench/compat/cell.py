@@ -50,3 +50,5 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     date: str = ""
     """When it was tried: UTC, ISO 8601."""
+    commit: str = ""
+    """See `Machine.commit`."""

@@ -44,7 +44,13 @@ def compat(
             show_default=False,
         ),
     ] = None,
-    families: Annotated[str, typer.Option(help="With commas between. [default: all]", show_default=False)] = "",
+    families: Annotated[
+        str,
+        typer.Option(
+            help="With commas between; also model types that are not in the table. [default: its own]",
+            show_default=False,
+        ),
+    ] = "",
     methods: Annotated[str, typer.Option(help="With commas between. [default: all]", show_default=False)] = "",
     cuts: Annotated[str, typer.Option(help="Of graph, siblings, linear; with commas between.")] = ",".join(_CUTS),
     quick: Annotated[bool, typer.Option("--quick", help="A few families and methods only.")] = False,
@@ -53,9 +59,10 @@ def compat(
 
     What --from has is not tried again, so a run that was stopped goes on with --from and --json of one name.
     """
+    os.environ.update(_ENVIRONMENT)
     report = Report(
         machine=this_machine(),
-        families=_chosen("families", families, FAMILIES, QUICK_FAMILIES if quick else FAMILIES),
+        families=_chosen("families", families, _known_families(families), QUICK_FAMILIES if quick else FAMILIES),
         methods=_chosen("methods", methods, METHODS, QUICK_METHODS if quick else METHODS),
         cuts=_chosen("cuts", cuts, (*_CUTS, "linear"), _CUTS),
         cells=(),
@@ -64,7 +71,6 @@ def compat(
     kept = by_hand(page)
     for path in (json, page):
         check_writable(path)
-    os.environ.update(_ENVIRONMENT)
     leave_in_order()
     console = Console(soft_wrap=True)
 
@@ -129,7 +135,20 @@ def _line(cut: str, cells: Iterable[Cell]) -> str:
 
 
 def _chosen(what: str, given: str, known: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    names = _named(given)
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"--{what} {', '.join(unknown)}: there are {', '.join(known)}")
     return names or tuple(default)
+
+
+def _known_families(given: str) -> tuple[str, ...]:
+    """Returns the table's families, and where others are asked for also what else transformers has."""
+    if all(name in FAMILIES for name in _named(given)):
+        return tuple(FAMILIES)
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # slow, and seldom needed
+
+    return tuple(dict.fromkeys((*FAMILIES, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
+
+
+def _named(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(",") if name.strip())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["FAMILIES", "LAYERS", "QUICK_FAMILIES", "VOCABULARY"]
+__all__ = ["FAMILIES", "LAYERS", "QUICK_FAMILIES", "VOCABULARY", "shape_of"]
 
 LAYERS: Final = 2
 VOCABULARY: Final = 96
@@ -89,3 +89,38 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
 
 QUICK_FAMILIES: Final = ("llama", "gpt2", "mixtral")
 """Those of `--quick`: linears of both kinds, and experts."""
+
+_EVERYBODYS: Final[dict[str, Any]] = {
+    **_HEAD_DIM,
+    **_GPT,
+    **_EXPERTS,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "num_key_value_heads": _HEADS,
+    "qk_nope_head_dim": _WIDTH // _HEADS,
+    "qk_rope_head_dim": _WIDTH // _HEADS,
+    "v_head_dim": _WIDTH // _HEADS,
+    "d_model": _WIDTH,
+    "d_ff": _INNER,
+    "d_kv": _WIDTH // _HEADS,
+    "ffn_dim": _INNER,
+    "decoder_ffn_dim": _INNER,
+    "decoder_layers": LAYERS,
+    "decoder_attention_heads": _HEADS,
+    "n_inner": _INNER,
+    "sliding_window": 8,
+}
+"""What decoders call their sizes. A configuration takes the names that it knows, and ignores the others."""
+
+
+def shape_of(family: str) -> dict[str, Any]:
+    """Returns what a family's configuration says; of one that is not in the table, everybody's names for sizes."""
+    return FAMILIES.get(family, _EVERYBODYS)

@@ -102,7 +102,15 @@ def _versions(report: Report) -> str:
     machine = report.machine
     days = sorted({cell.date.partition("T")[0] for cell in report.cells})
     when = f", {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days and days[0] else ""
-    return f"torch {machine.torch}, transformers {machine.transformers}, peft {machine.peft}, on the CPU{when}.\n"
+    commits = sorted({_short(cell.commit) for cell in report.cells})
+    made = f"; commit {', '.join(commits)}" if commits else ""
+    libraries = f"torch {machine.torch}, transformers {machine.transformers}, peft {machine.peft}"
+    return f"{libraries}, on the CPU{when}{made}.\n"
+
+
+def _short(commit: str) -> str:
+    name, plus, changes = commit.partition("+")
+    return name[:12] + plus + changes or "one that was not noted"
 
 
 def _by_family(report: Report) -> str:

@@ -15,9 +15,10 @@ import msgspec
 
 from symbiosis_bench.compat.base import READY, lend
 from symbiosis_bench.compat.cell import Cell, Outcome
-from symbiosis_bench.compat.families import FAMILIES
+from symbiosis_bench.compat.families import shape_of
 from symbiosis_bench.compat.forks import Fork
 from symbiosis_bench.compat.trial import Wanted, cell_of, try_cells
+from symbiosis_bench.machine import commit
 
 __all__ = ["run"]
 
@@ -30,10 +31,12 @@ Tell = Callable[[str], None]
 
 def run(wanted: Mapping[str, Sequence[Wanted]], folder: Path, tell: Tell) -> Iterator[Cell]:
     """Yields every cell, one family after the other. `folder` has a short path: a socket is in it."""
+    here = commit(Path(__file__))
     for number, (family, each) in enumerate(wanted.items()):
         found: list[Cell] = []
         for cell in _family(family, each, folder / str(number)):
-            found.append(msgspec.structs.replace(cell, date=datetime.now(UTC).isoformat(timespec="seconds")))
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            found.append(msgspec.structs.replace(cell, date=now, commit=here))
             yield found[-1]
         tell(_line(family, found))
 
@@ -41,7 +44,7 @@ def run(wanted: Mapping[str, Sequence[Wanted]], folder: Path, tell: Tell) -> Ite
 def _family(family: str, wanted: Sequence[Wanted], folder: Path) -> Iterator[Cell]:
     folder.mkdir()
     base, address, log = folder / "base", f"ipc://{folder}/s", folder / "log"
-    with Fork(partial(lend, family, FAMILIES[family], base, address), log) as daemon:
+    with Fork(partial(lend, family, shape_of(family), base, address), log) as daemon:
         said = daemon.hear(_START_S)
         if said == READY:
             yield from _cells(family, wanted, base, address, log)

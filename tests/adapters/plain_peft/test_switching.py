@@ -50,17 +50,17 @@ def test_a_swapped_adapter_is_trained_on(tmp_path: Path) -> None:
     """In a model that was prepared for other ranks, and has made forwards and backwards before."""
     pair = Pair("llama")
     adapted(pair.plain(), QV, lora_alpha=3).save_pretrained(str(tmp_path))
-    models = [adapt(base, lora(QV)) for base in (pair.plain(), pair.remote())]
+    models = plain, remote = [adapt(base, lora(QV)) for base in (pair.plain(), pair.remote())]
     for model in models:
         prepare_model_for_compiled_hotswap(model, target_rank=8)
         model.eval()
-    check_a_step(*models, batches(1)[0])
-    before = logits(models[1])
+    check_a_step(plain, remote, batches(1)[0])
+    before = logits(remote)
     for model in models:
         hotswap_adapter(model, str(tmp_path), adapter_name="default")
-    assert not torch.allclose(logits(models[1]), before)
-    torch.testing.assert_close(logits(models[1]), logits(models[0]), rtol=1e-5, atol=1e-6)
-    check_a_step(*models, batches(1)[0])
+    assert not torch.allclose(logits(remote), before)
+    torch.testing.assert_close(logits(remote), logits(plain), rtol=1e-5, atol=1e-6)
+    check_a_step(plain, remote, batches(1)[0])
 
 
 def check_a_step(plain: Any, remote: Any, batch: dict[str, Any]) -> None:

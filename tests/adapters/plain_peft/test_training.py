@@ -58,6 +58,6 @@ def test_a_bfloat16_base_agrees_within_its_precision(name: str, cut: Cut) -> Non
 @pytest.mark.parametrize("base", [DType.FLOAT32, DType.BFLOAT16])
 def test_autocast_agrees_within_its_precision(base: DType, cut: Cut) -> None:
     pair = Pair("llama", base)
-    make = lora("all-linear", init_lora_weights=False)
+    make = CASES["lora random"][1]
     plain = Run(adapt(pair.plain(), make), autocast=True)
     Run(adapt(pair.remote(cut), make), autocast=True).check_roughly(plain)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import peft
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import AutoConfig
 
-from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES
+from symbiosis_bench.compat.families import FAMILIES, QUICK_FAMILIES, shape_of
 from symbiosis_bench.compat.methods import METHODS, QUICK_METHODS
 
 
@@ -22,3 +23,9 @@ def test_every_configuration_has_the_fields_that_are_set() -> None:
 def test_the_quick_run_is_a_part_of_the_whole() -> None:
     assert set(QUICK_FAMILIES) <= set(FAMILIES)
     assert set(QUICK_METHODS) <= set(METHODS)
+
+
+def test_a_family_that_is_not_in_the_table_has_a_small_shape_too() -> None:
+    config = AutoConfig.for_model("helium", **shape_of("helium"))
+    assert (config.hidden_size, config.num_hidden_layers, config.num_key_value_heads) == (32, 2, 4)
+    assert shape_of("llama") is FAMILIES["llama"]

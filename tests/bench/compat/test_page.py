@@ -40,11 +40,15 @@ def test_the_same_report_gives_the_same_page() -> None:
     assert page(again) == page(REPORT)
 
 
-def test_the_page_begins_with_every_family_and_says_when() -> None:
+def test_the_page_begins_with_every_family_and_says_when_and_at_which_commit() -> None:
     days = ("2026-11-22T09:00:00+00:00", "2026-11-21T10:00:00+00:00")
-    cells = tuple(msgspec.structs.replace(each, date=days[index % 2]) for index, each in enumerate(CELLS))
+    made = ("abc", "")
+    cells = tuple(
+        msgspec.structs.replace(each, date=days[index % 2], commit=made[index % 2])
+        for index, each in enumerate(CELLS)
+    )
     told = page(msgspec.structs.replace(REPORT, cells=cells))
-    assert ", 2026-11-21 to 2026-11-22." in told
+    assert ", 2026-11-21 to 2026-11-22; commit abc, one that was not noted." in told
     summary, _, _ = told.partition("## The cells")
     assert [line for line in summary.splitlines() if line.startswith(("| llama", "| gpt2", "| opt"))] == [
         "| llama | 1 of 2 | 1 |",
