@@ -10,6 +10,7 @@ from peft import PeftConfig, PeftModel
 
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_adapters.placeholder import FrozenWeight
+from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train
 
@@ -25,6 +26,20 @@ def test_twenty_steps_equal_plain_peft_while_others_are_served(
     assert_same_training(ours, train(plain(tiny_path), METHODS[method], random_batches(20, 24)))
     after = busy_tiny_daemon.status()
     assert all(now.requests > then.requests for now, then in zip(after.clients, before.clients, strict=False))
+    base.symbiosis.close()
+
+
+@pytest.mark.parametrize("cut", ["siblings", "linear"])
+def test_the_other_cuts_equal_plain_peft_while_requests_are_held(
+    fresh_daemon: DaemonProcess, tiny_path: Path, start_tenant: StartTenant, cut: str
+) -> None:
+    """In the lane in which tokens are held, beside one who generates with that cut; some batches are shared."""
+    start_tenant("generate", fresh_daemon.address, 1, cut)
+    base = AutoModelForCausalLM.from_pretrained(fresh_daemon.address, lane="inference", cut=cut)
+    ours = train(base, METHODS["lora_qv"], random_batches(5, 12))
+    assert_same_training(ours, train(plain(tiny_path), METHODS["lora_qv"], random_batches(5, 12)))
+    status = fresh_daemon.status()
+    assert status.batches.clients > status.batches.count, "nobody ever shared a batch, so nothing was tested"
     base.symbiosis.close()
 
 
