@@ -10,10 +10,11 @@ DEV_READY := $(VENV)/.dev-ready
 INT8_READY := $(VENV)/.int8-ready
 NF4_READY := $(VENV)/.nf4-ready
 QUANTISED := tests/scheduler/test_quantised.py tests/e2e/test_quantised.py
+PYTHONS ?= python3.11 python3.12 python3.13
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo bench compat peft-suite test test-int8 test-nf4 test-long nightly lint types contracts wheel-smoke check clean
+.PHONY: help demo bench compat peft-suite test test-pythons test-int8 test-nf4 test-long nightly lint types contracts wheel-smoke check clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -31,6 +32,12 @@ peft-suite: $(DEV_READY) ## PEFT's own tests on plain models and on remote ones 
 
 test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
+
+test-pythons: ## the same under each Python that is there, in .venv-NAME   (PYTHONS="python3.12" ARGS="tests/core")
+	@for each in $(PYTHONS); do \
+	  if ! $$each -c "" 2>/dev/null; then echo "$$each: not installed"; continue; fi; \
+	  echo "$$each:"; $(MAKE) --no-print-directory test PYTHON=$$each VENV=.venv-$${each##*/} || exit; \
+	done
 
 test-int8: $(INT8_READY) ## those of bases in eight bits, which `make test` leaves out until torchao is installed; installs it
 	$(BIN)/pytest $(QUANTISED) -k int8 $(ARGS)

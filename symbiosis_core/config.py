@@ -81,7 +81,8 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     client_rows_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
     """Quota: rows that one client may have computed a second, in the long run, with two seconds' worth saved up at
     most. Judged where a forward begins, which is then refused with the time to try again; a forward that was begun
-    is never broken off. 0: no quota."""
+    is only broken off once it has taken a minute's worth. What is owed when a client leaves, the next one of its
+    user in this lane owes. 0: no quota."""
     user_rows_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
     """The same for all clients of one user in this lane together."""
 
@@ -157,8 +158,8 @@ class ComputeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     backward costs one and a half times as much."""
     packed_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 288 << 20
     """Second copies of weights in the order in which the processor multiplies few rows fastest: tokens come out of
-    a bfloat16 base in half the time. Made at their first use, in the order of use, as far as the bytes last. 0:
-    none. The default holds all of a model of 140 million parameters."""
+    a bfloat16 base in half the time. A base is packed whole or not at all, each weight at its first use. 0: none.
+    The default holds a model of 140 million parameters; a larger one takes its own size in bytes."""
     beside: bool = True
     """On a CPU, under a policy of strict lanes (`latency_first`): whether lanes below the first are computed by a
     thread of their own, of less weight, so that rows of the first lane need not wait until a batch of theirs ends.

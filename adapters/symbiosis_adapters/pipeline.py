@@ -69,11 +69,10 @@ class Pipeline:
             return self._run_chunked(op, direction, planes, chunk, memo)
         slot, prepared = self._send(op, direction, planes, memo)
         before_wait(rows, (op.id, direction, rows), self._trial)
-        try:
-            self._channel.wait(slot, self._timeout_s)
-            return [view.clone() for view in prepared.outputs]
-        finally:
-            self._channel.release(slot)
+        self._wait(slot)
+        answers = [view.clone() for view in prepared.outputs]
+        self._channel.release(slot)
+        return answers
 
     def _run_chunked(
         self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], chunk: int, memo: int
@@ -120,12 +119,18 @@ class Pipeline:
         return slot, prepared
 
     def _receive(self, slot: SlotIndex, theirs: list[torch.Tensor], ours: list[torch.Tensor]) -> None:
+        self._wait(slot)
+        for mine, view in zip(ours, theirs, strict=True):
+            mine.copy_(view)
+        self._channel.release(slot)
+
+    def _wait(self, slot: SlotIndex) -> None:
+        """Blocks until the slot is answered. A refusal gives it back; after others it may be the daemon's."""
         try:
             self._channel.wait(slot, self._timeout_s)
-            for mine, view in zip(ours, theirs, strict=True):
-                mine.copy_(view)
-        finally:
+        except RefusedError:
             self._channel.release(slot)
+            raise
 
     def _prepare(self, slot: SlotIndex, op: Op, direction: Direction, rows: int) -> _Prepared:
         planes_in, planes_out = op.planes_in(direction), op.planes_out(direction)

@@ -163,8 +163,10 @@ class FrozenWeight(_Tensor):
                 return _move(func, first, args[1:], named)
             if name == "requires_grad_" and False in (*args[1:], *named.values()):
                 return first
-        attempt, remedy = described(func, name)
-        if _only_reads(name, first, named):
+        reads = _only_reads(name, first, named)
+        whole = not isinstance(first, FrozenWeight) or first._origin is None
+        attempt, remedy = described(func, name, reads, whole)
+        if reads:
             args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
         else:
             for weight in _each((args, named)):

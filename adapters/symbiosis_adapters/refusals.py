@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Final
 
 from symbiosis_core.errors import RefusedError, UsageError
@@ -27,12 +29,15 @@ TIE: Final = (
 _NOT_THE_CALLER: Final = frozenset({"torch", "symbiosis_adapters"})
 
 
-def described(func: Any, name: str) -> tuple[str, str]:
-    """Returns what was attempted, in words, and what to do about it where it is refused."""
+def described(func: Any, name: str, reads: bool, whole: bool) -> tuple[str, str]:
+    """Returns what was attempted, in words, and what to do about it where it is refused.
+
+    `reads` says that the function only reads the values, `whole` that it was asked of the weight and of no view.
+    """
     if name == "requires_grad_":
-        return "training it", _TRAIN
+        return ("training it", _TRAIN) if whole else ("making a parameter of a view of it", f"{_TRAIN}. {LEND}")
     if name not in ("__get__", "__set__"):
-        return f"torch's {name}()", LEND
+        return f"{'reading' if reads else 'changing or keeping'} its values in torch's {name}()", LEND
     attribute = func.__self__.__name__
     verb = "reading its" if name == "__get__" else "setting its"
     return f"{verb} {attribute}", _TRAIN if attribute in ("requires_grad", "grad") else LEND
@@ -43,14 +48,47 @@ def refusal(label: str, attempt: str, remedy: str, why: RefusedError | None = No
     lending = "" if why is None else f", and {why.reason}"
     first = f"To have them lent, {why.remedy}. Otherwise: " if why is not None and why.remedy else ""
     return UsageError(
-        f"{label}: {attempt}, which {_caller()} needs, is not possible, for its values are in the daemon and only "
+        f"{label}: {attempt}, which {_asker()}, is not possible, for its values are in the daemon and only "
         f"its shape is here{lending}. {first}{remedy}"
     )
 
 
-def _caller() -> str:
-    """Returns whose code it is that wants a value: the innermost that is neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_CALLER:
+def _asker() -> str:
+    """Returns whose code it is that needs a value, and for what that package was called.
+
+    Such as `peft.tuners.lora.layer.Linear.pissa_init needs for peft.mapping_func.get_peft_model`. The first is the
+    innermost method: PEFT calls its methods after what they do, and its functions help several of them.
+    """
+    stack = [frame for frame in _stack() if _package(frame) not in _NOT_THE_CALLER]
+    if not stack:
+        return "the program needs"
+    own = [frame for frame in stack if _package(frame) == _package(stack[0])]
+    inner = next((frame for frame in own if _is_method(frame)), own[-1])
+    whole = "" if inner is own[-1] else f" for {_named(own[-1])}"
+    return f"{_named(inner)} needs{whole}"
+
+
+def _stack() -> Iterator[FrameType]:
+    """Yields the frames of this thread, from here outwards."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
         frame = frame.f_back
-    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "?")).partition(".")[0]
+
+
+def _is_method(frame: FrameType) -> bool:
+    name = frame.f_code.co_qualname
+    return "." in name and "<" not in name
+
+
+def _named(frame: FrameType) -> str:
+    """Returns the name of a frame's code; of a method under the class of whom it was called on."""
+    code = frame.f_code
+    if _is_method(frame) and code.co_varnames[:1] == ("self",):
+        cls = type(frame.f_locals["self"])
+        return f"{cls.__module__}.{cls.__qualname__}.{code.co_name}"
+    return f"{frame.f_globals.get('__name__', '?')}.{code.co_qualname}"

@@ -23,6 +23,7 @@ from symbiosis_core.errors import (
     BusyError,
     ClosedError,
     DaemonGoneError,
+    DaemonSilentError,
     RefusalCode,
     RefusedError,
     SymbiosisError,
@@ -65,6 +66,7 @@ class Session:
 
         Raises:
             DaemonGoneError: nobody is there, not even within `reconnect_s` seconds.
+            DaemonSilentError: somebody is there, and says nothing for as long.
             RefusedError: the daemon does not take this client.
             UsageError: not an address.
         """
@@ -106,7 +108,8 @@ class Session:
 
         Raises:
             DaemonGoneError: the daemon is gone, and did not come back within `reconnect_s`.
-            DaemonSilentError: it did not answer within `answer_timeout_s`.
+            DaemonSilentError: it did not answer within `answer_timeout_s`; while the session waits for its return,
+                not within `reconnect_s` either.
             RefusedError: it refused the rows, such as token ids outside the vocabulary.
             ClosedError: the session was closed, or this is a forked child.
         """
@@ -220,7 +223,7 @@ class Session:
             channel.close()
 
     def _persist(self, attempt: Callable[[], T]) -> T:
-        """Repeats `attempt` while the daemon is gone, for `reconnect_s` seconds at most."""
+        """Repeats `attempt` while the daemon is gone or silent, for `reconnect_s` seconds at most."""
         deadline = time.monotonic() + self._reconnect_s
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -240,9 +243,9 @@ _REMEDIES = {
 
 
 def _passes_with_time(error: SymbiosisError) -> bool:
-    """Whether a starting or stopping daemon explains the error."""
+    """Whether a daemon that starts, stops or stands still for a while explains the error."""
     if isinstance(error, BusyError):
         return True
     if isinstance(error, RefusedError):
         return error.code in {RefusalCode.DRAINING, RefusalCode.BAD_TOKEN}
-    return isinstance(error, DaemonGoneError)
+    return isinstance(error, DaemonGoneError | DaemonSilentError)

@@ -30,9 +30,9 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
-def step_s(stamps_s: Sequence[float]) -> float:
-    """Returns the median time from one stamp to the next."""
-    return median(later - earlier for earlier, later in pairwise(stamps_s))
+def step_s(*stamps_s: Sequence[float]) -> float:
+    """Returns the median time from one stamp to the next, of one process or of several."""
+    return median(later - earlier for one in stamps_s for earlier, later in pairwise(one))
 
 
 def rate_together(stamps_s: Sequence[Sequence[float]]) -> float:

@@ -44,8 +44,8 @@ from symbiosis_core.wire import (
 from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import VALID_S, Grants
+from symbiosis_scheduler.guarded import told
 from symbiosis_scheduler.lending import Withheld
-from symbiosis_scheduler.policies import check_installed
 from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.segments import Segments
@@ -166,13 +166,14 @@ class ControlPlane:
             return QuotaState()
         return QuotaState(
             reason=f"the quota lanes.{lane}.{reached.key} = {reached.rows_per_s} rows a second is used up",
-            remedy="the same call may be made again after that time; nothing that was begun was broken off",
+            remedy="the same call may be made again after that time; one that takes more than a minute's worth by "
+            "itself never gets through",
             retry_after_s=reached.retry_us / 1e6,
         )
 
     async def _configure(self, wanted: Configure) -> Reply:
         try:
-            config = check_installed(wanted.source, configuration.check(wanted.source, wanted.text))
+            config = configuration.check(wanted.source, wanted.text)
             notes = await self._live.apply(config, wanted.source)
         except ConfigError as error:
             raise RefusedError(
@@ -214,8 +215,9 @@ class ControlPlane:
 
     def _look(self) -> DaemonStatus:
         """Runs in the data plane's thread, so that all figures are of one moment."""
-        policy, where = self._live.config.policy.name, ", ".join(self._addresses)
-        return survey(self._data.plane, self._bases, self._threads, policy, where, self._since_us)
+        plane, where = self._data.plane, ", ".join(self._addresses)
+        policy = told(plane.state.policy, self._live.config.policy.name)
+        return survey(plane, self._bases, self._threads, policy, where, self._since_us)
 
 
 _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Reply]]]] = {

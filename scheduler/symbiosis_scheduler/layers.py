@@ -131,10 +131,11 @@ class FrozenLayers:
         trim_heap()
 
     def pack_with(self, packing: Packing) -> None:
-        """From now on linears that multiply few rows on the CPU pack their weight first, once."""
-        for layer in self._ops:
-            if isinstance(layer, _Linear):
-                layer.pack_with(packing)
+        """From now on linears that multiply few rows on the CPU pack their weight first, if all of them fit."""
+        linears = [layer for layer in self._ops if isinstance(layer, _Linear)]
+        if packing.admits(sum([linear.weight_bytes for linear in linears])):
+            for linear in linears:
+                linear.pack_with(packing)
 
     def apply(self, op: OpSpec, direction: Direction, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Returns the answer rows, written into `out` where given. On a GPU they are queued, not computed yet.
@@ -218,6 +219,10 @@ class _Linear:
         self._few_rows: FewRows | None = None
         self._to_pack: list[Packing] = []
         """To be asked at the first product of few rows. A list, for of several threads one alone pops it."""
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._weight_DO.nbytes
 
     def move(self, moved: Callable[[Tensor], Tensor]) -> None:
         self._weight_DO = moved(self._weight_DO)

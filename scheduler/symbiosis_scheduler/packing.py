@@ -35,10 +35,15 @@ _TRIED_ROWS: Final = (1, 3, _EXPECTED_ROWS, FEW_ROWS)
 
 
 class Packing:
-    """Makes packed copies as long as its budget lasts."""
+    """Makes packed copies of whole bases, as far as its budget lasts.
+
+    A base is packed whole or not at all: a copy of a seventh of the weights would take its memory for a token that
+    comes a fourteenth sooner.
+    """
 
     def __init__(self, budget_bytes: int) -> None:
         self._left_bytes = budget_bytes
+        self._works = True
         self._lock = threading.Lock()  # layers are first used by several threads
         self.packed_bytes = 0
         """What the copies made so far take."""
@@ -46,17 +51,24 @@ class Packing:
     def __repr__(self) -> str:
         return f"<Packing {self.packed_bytes} bytes packed, {self._left_bytes} left>"
 
+    def admits(self, weights_bytes: int) -> bool:
+        """Whether the copies of a base fit into what is left of the budget, which is then set aside for them."""
+        if weights_bytes > self._left_bytes:
+            return False
+        self._left_bytes -= weights_bytes
+        return True
+
     def pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
         """Returns what computes x W^T + b over a packed copy; None where `plain` is to be used as ever.
 
-        That is when the budget is spent, where this torch or processor packs nothing, and where a trial of random
-        rows does not give the bits of `plain`, as with float32, whose sums depend on their order.
+        That is where this torch or processor packs nothing, and where a trial of random rows does not give the
+        bits of `plain`, as with float32, whose sums depend on their order.
         """
         with self._lock:
             return self._pack(weight_OD, bias_O, plain)
 
     def _pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
-        if weight_OD.nbytes > self._left_bytes or weight_OD.device.type != "cpu":
+        if not self._works or weight_OD.device.type != "cpu":
             return None
         try:
             product = _product(weight_OD, bias_O)
@@ -64,9 +76,8 @@ class Packing:
                 return None
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             log.info(event("weights are not packed", error=error))
-            self._left_bytes = 0  # it would be the same for every other
+            self._works = False  # it would be the same for every other
             return None
-        self._left_bytes -= weight_OD.nbytes
         self.packed_bytes += weight_OD.nbytes
         return product
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from symbiosis_core import config as configuration
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import ConfigError, Problem, UsageError
+from symbiosis_core.errors import ConfigError, Problem
 from symbiosis_scheduler.policy import Policy
 
-__all__ = ["GROUP", "check_installed", "load_checked", "make_policy", "policy_class", "policy_names"]
+__all__ = ["GROUP", "check_policy", "load_checked", "make_policy", "policy_class", "policy_names"]
 
 GROUP = "symbiosis.policies"
+_NO_FILE: Final = "the configuration"
 
 
 def policy_names() -> tuple[str, ...]:
@@ -22,43 +25,59 @@ def policy_names() -> tuple[str, ...]:
 
 
 def load_checked(file: Path) -> DaemonConfig:
-    """Returns the configuration in `file`, whose policy is installed.
+    """Returns the configuration in `file`, whose policy can be made.
 
     Raises:
-        ConfigError: every problem that the core finds, or that its policy is not installed.
+        ConfigError: every problem that the core finds, or why there is no such policy.
     """
-    return check_installed(str(file), configuration.load(file))
+    return check_policy(str(file), configuration.load(file))
 
 
-def check_installed(source: str, settings: DaemonConfig) -> DaemonConfig:
-    """Returns `settings`, whose policy is installed.
+def check_policy(source: str, settings: DaemonConfig) -> DaemonConfig:
+    """Returns `settings`, whose policy can be made.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not installed, or cannot be imported or made.
     """
-    if settings.policy.name not in policy_names():
-        allowed = f"one of the installed policies: {', '.join(policy_names())}"
-        raise ConfigError(source, [Problem("policy.name", settings.policy.name, allowed)])
+    make_policy(settings, source)
     return settings
 
 
-def policy_class(config: DaemonConfig) -> Any:
+def policy_class(config: DaemonConfig, source: str = _NO_FILE) -> Any:
     """Returns what is installed under the name that `config` gives: a class, or anything that makes a policy.
 
     Raises:
-        UsageError: nothing of that name is installed.
+        ConfigError: nothing of that name is installed, or its import fails.
     """
     for entry in entry_points(group=GROUP, name=config.policy.name):
-        return entry.load()
-    installed = ", ".join(policy_names())
-    raise UsageError(f"policy.name = {config.policy.name!r}: no such policy; installed are {installed}")
+        with _problems_of(config, source, f"importing {entry.value}"):
+            return entry.load()
+    raise _problem(config, source, f"one of the installed policies: {', '.join(policy_names())}")
 
 
-def make_policy(config: DaemonConfig) -> Policy:
-    """Returns the policy that `config` names.
+def make_policy(config: DaemonConfig, source: str = _NO_FILE) -> Policy:
+    """Returns the policy that `config` names. `source` names the configuration in errors.
 
     Raises:
-        UsageError: nothing of that name is installed.
+        ConfigError: nothing of that name is installed, or it cannot be imported or made.
     """
-    made: Policy = policy_class(config)(config)
+    maker = policy_class(config, source)
+    with _problems_of(config, source, "making it"):
+        made: Policy = maker(config)
+    if not callable(getattr(made, "plan", None)):
+        raise _problem(config, source, f"a policy has a method plan(); {type(made).__name__} has none")
     return made
+
+
+@contextmanager
+def _problems_of(config: DaemonConfig, source: str, attempt: str) -> Iterator[None]:
+    """Whatever somebody else's code raises meanwhile is a mistake in the configuration that names it."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a module that was a script ends in sys.exit()
+        why = f"{type(error).__name__}: {error}"
+        raise _problem(config, source, f"a policy that can be used; {attempt} raised {why}") from error
+
+
+def _problem(config: DaemonConfig, source: str, allowed: str) -> ConfigError:
+    return ConfigError(source, [Problem("policy.name", config.policy.name, allowed)])

@@ -30,7 +30,6 @@ class PresentClient:
 
     __slots__ = (
         "base",
-        "began",
         "here",
         "id",
         "lane",
@@ -49,8 +48,6 @@ class PresentClient:
         self.user = joined.user
         self.base = joined.base
         self.here = joined.here
-        self.began = False
-        """Whether its last request began a forward: one more of the same belongs to the same forward."""
         self.open: dict[SlotIndex, OpenRequest] = {}
         self.requests = self.rows = self.refused = 0
         """Answered with rows, the rows of those, and answered with a refusal."""

@@ -14,6 +14,7 @@ from symbiosis_core.config import DaemonConfig
 from symbiosis_core.logs import event, get_logger
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
 from symbiosis_scheduler.grants import Grants
+from symbiosis_scheduler.guarded import guarded
 from symbiosis_scheduler.policies import make_policy
 
 __all__ = ["Reconfiguration"]
@@ -38,10 +39,10 @@ class Reconfiguration:
         """Makes `wanted` hold, and returns what of it only holds after a new start.
 
         Raises:
-            UsageError: its policy is not installed.
+            ConfigError: its policy is not installed, or cannot be made. Nothing has changed.
             RefusedError: somebody is in a lane that it does not have. Nothing has changed.
         """
-        policy = make_policy(wanted)
+        policy = guarded(make_policy(wanted, source), wanted)
         async with self._lock:
             await self._data.call(lambda: self._data.plane.adopt(wanted, policy))
             self._grants.adopt(wanted.limits, wanted.lanes)

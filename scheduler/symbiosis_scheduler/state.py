@@ -117,6 +117,11 @@ class SchedulerState:
         return self._can_beside
 
     @property
+    def policy(self) -> Policy:
+        """Who decides."""
+        return self._policy
+
+    @property
     def max_in_flight(self) -> int:
         """How many plans of a track may have been started and not be done."""
         return self._max_in_flight
@@ -236,7 +241,7 @@ class SchedulerState:
             op = number(client.base, call.op)
             if self._draining:
                 refusal = RefusalCode.DRAINING
-            elif refusal is None and self._over_quota(client, op, call, event.now_us):
+            elif op is not None and refusal is None and not self._charged(client.id, op, call, event.now_us):
                 refusal = RefusalCode.QUOTA
             if refusal is not None or op is None:
                 client.refused += 1
@@ -261,14 +266,10 @@ class SchedulerState:
             self.known.arrived(request)
         return instructions
 
-    def _over_quota(self, client: PresentClient, op: OpId | None, call: Call, now_us: int) -> bool:
-        """Whether the call would begin a forward that a quota does not allow yet; counts rows of all others."""
-        begins = op in self.known.travellers.starts and not call.direction
-        if begins and not client.began and self._quotas.reached(client.id, now_us) is not None:
-            return True
-        client.began = begins
-        self._quotas.charge(client.id, call.rows, now_us)
-        return False
+    def _charged(self, client: ClientId, op: OpId, call: Call, now_us: int) -> bool:
+        """Charges a call to its client's quotas; False: one is used up, and nothing was charged."""
+        begins = self.known.travellers.begins(client, op, _DIRECTIONS[call.direction])
+        return self._quotas.charge(client, call.rows, now_us, begins=begins)
 
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []

@@ -18,7 +18,7 @@ from symbiosis_scheduler.estimates import Estimate
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.request import Request
 
-__all__ = ["Place", "Traveller", "Travellers"]
+__all__ = ["Place", "Traveller", "Travellers", "begins_forward"]
 
 _PLACES: Final = 512
 """Places kept per client; a model has about two per layer."""
@@ -40,6 +40,14 @@ _UNKNOWN_US: Final = 1000
 Place = tuple[OpId, Direction]
 
 
+def begins_forward(takes_ids: bool, *, after_ids: bool) -> bool:
+    """Whether a request begins a forward: it takes token ids, and its client's request before did not.
+
+    So the ids of one prompt may come in several requests. Where forwards are counted, all go by this.
+    """
+    return takes_ids and not after_ids
+
+
 class Traveller:
     """What is known of one client."""
 
@@ -54,8 +62,10 @@ class Traveller:
         "lane",
         "place",
         "rows",
+        "rows_before",
         "start_rows",
         "started_us",
+        "takes_ids",
         "thinking",
         "thought_us",
         "together",
@@ -93,7 +103,10 @@ class Traveller:
         self.by_place: dict[Place, Estimate] = {}
         self.started_us = -1
         """When its forward began."""
-        self.start_rows = 0
+        self.start_rows = self.rows_before = 0
+        """Of the token ids of its forward, and of those of the one before."""
+        self.takes_ids = False
+        """Whether its last request took token ids."""
         self.first_token = True
         """Whether its forward reads a prompt: the first one, or one with more rows than the one before."""
 
@@ -162,13 +175,22 @@ class Travellers:
         traveller.rows = request.rows
         traveller.distrusted = max(0, traveller.distrusted - 1)
         traveller.trip += 1
-        if request.direction is Direction.FORWARD and request.op in self.starts:
+        takes_ids = self._takes_ids(request.op, request.direction)
+        if begins_forward(takes_ids, after_ids=traveller.takes_ids):
             traveller.started_us = now_us
-            traveller.first_token = request.rows > traveller.start_rows
-            traveller.start_rows = request.rows
+            traveller.rows_before, traveller.start_rows = traveller.start_rows, 0
             traveller.trip, traveller.trips = 0, traveller.trip
             traveller.forwards += 1
+        traveller.takes_ids = takes_ids
+        if takes_ids:
+            traveller.start_rows += request.rows
+            traveller.first_token = traveller.start_rows > traveller.rows_before
         traveller.trip_of[request.op, request.direction] = traveller.forwards, traveller.trip
+
+    def begins(self, client: ClientId, op: OpId, direction: Direction) -> bool:
+        """Whether such a request, if it is the client's next one, begins a forward."""
+        known = self.all.get(client)
+        return begins_forward(self._takes_ids(op, direction), after_ids=known is not None and known.takes_ids)
 
     def answered(self, plan: Plan, clients: frozenset[ClientId], now_us: int) -> None:
         """Requests of these clients were answered by that plan; all of them travel on."""
@@ -200,6 +222,9 @@ class Travellers:
             if now_us - self._latest[client] > _ACTIVE_US:
                 break
             yield client
+
+    def _takes_ids(self, op: OpId, direction: Direction) -> bool:
+        return direction is Direction.FORWARD and op in self.starts
 
     def _seen(self, client: ClientId, now_us: int) -> None:
         self._latest.pop(client, None)  # else it would keep its old place in the order

@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +67,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "falcon": {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4},
 }
+_SPREAD = 0.1
 MIXTURES: dict[str, dict[str, Any]] = {"mixtral": {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}}
 """Their experts are no ops, so most of their weights are local."""
 
@@ -231,6 +232,14 @@ class LocalBase:
         return torch.frombuffer(data, dtype=torch_dtype(tensor.dtype)).view(tensor.shape)
 
 
+def spread_vectors(model: nn.Module) -> None:
+    """Adds random numbers to biases and norms, which begin as zeros and ones: an error in them is to be seen."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=_SPREAD)
+
+
 class Pair(LocalBase):
     """A tiny random model of an architecture, and remote ones made of its catalogue."""
 
@@ -239,10 +248,11 @@ class Pair(LocalBase):
         architecture: str,
         dtype: DType = DType.FLOAT32,
         allow: Literal["same_user", "nobody"] = "same_user",
+        shape: Mapping[str, Any] | None = None,
     ) -> None:
         config = AutoConfig.for_model(
             architecture,
-            **{**CONFIGS, **MIXTURES}[architecture],
+            **({**CONFIGS, **MIXTURES}[architecture] if shape is None else shape),
             vocab_size=VOCABULARY,
             bos_token_id=1,
             eos_token_id=2,
@@ -251,4 +261,5 @@ class Pair(LocalBase):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(11)
             base = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(dtype))
+            spread_vectors(base)
         super().__init__(base, dtype, allow=allow)

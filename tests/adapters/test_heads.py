@@ -73,6 +73,28 @@ def test_the_bare_base_gives_the_hidden_states_of_a_plain_one(architecture: str,
     torch.testing.assert_close(remote(input_ids=IDS).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_an_adapter_on_the_bare_base_has_the_gradients_of_a_plain_one(
+    architecture: str, cut: Cut, tmp_path: Path
+) -> None:
+    hidden, gradients = [], []
+    for model in both(Pair(architecture), transformers.AutoModel, tmp_path, {}, cut):
+        torch.manual_seed(3)
+        config = LoraConfig(r=4, target_modules=ATTENTION, init_lora_weights=False, task_type="FEATURE_EXTRACTION")
+        adapted = get_peft_model(model, config)
+        hidden.append(adapted(input_ids=IDS).last_hidden_state)
+        (hidden[-1][:, -1] * torch.arange(32)).sum().backward()
+        gradients.append({name: p.grad for name, p in adapted.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(hidden[1], hidden[0], rtol=1e-4, atol=1e-5)
+    expected, found = gradients
+    assert found.keys() == expected.keys()
+    assert found
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-4 * scale, msg=name)
+
+
 def test_the_head_is_saved_with_the_adapter_and_loads_in_plain_peft(tmp_path: Path) -> None:
     plain, remote = both(Pair("llama"), SEQUENCE, tmp_path / "base", LABELS)
     torch.manual_seed(3)

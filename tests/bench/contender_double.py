@@ -15,6 +15,7 @@ from symbiosis_bench.end_to_end.messages import (
     Decoded,
     Judge,
     Judged,
+    NoRoom,
     Order,
     Peaked,
     Ready,
@@ -36,12 +37,19 @@ def main() -> None:
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--adapter", default="the same")
     parser.add_argument("--dies-at", type=int, default=0, help="which order it does not survive")
+    parser.add_argument("--torch-threads", type=int, default=1)
+    parser.add_argument("--no-room-at", type=int, help="which order finds none; 0: the model itself")
     given = parser.parse_args()
-    reporter.tell(Ready(torch_threads=1, attention="none", dtype="float32", adapter=given.adapter))
+    threads = given.torch_threads
+    ready = Ready(torch_threads=threads, attention="none", dtype="float32", adapter=given.adapter)
+    reporter.tell(NoRoom() if given.no_room_at == 0 else ready)
     number = 0
     while order := orders.get():
         if (number := number + 1) == given.dies_at:
             raise SystemExit("this order was too much")
+        if number == given.no_room_at:
+            reporter.tell(NoRoom())
+            continue
         reporter.tell(Began())
         reporter.tell(answer(read_order.decode(order), given))
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from symbiosis_bench.end_to_end.crew import Crew, wait_ready
+from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Made, Shape, Train, Trained, read_message
 from symbiosis_bench.end_to_end.settings import QUICK
 from symbiosis_bench.processes import Child, Children
@@ -33,8 +34,8 @@ def test_members_work_at_once_and_end_together(tmp_path: Path, kind: str) -> Non
         heard = children.hear(WITHIN_S)
         assert heard == ("base", Made(str(tmp_path / "base")))
         given = ["--folder", str(tmp_path / "base"), "--dtype", "float32"]
-        crew = Crew(kind, children, [start(kind, "nursery", kind, *given, "--members", "2")], forks=2)
-        alone = Crew("alone", children, [start("alone", "worker", "plain", *given, "--client", "1")])
+        crew = Crew(Kind(kind), children, [start(kind, "nursery", kind, *given, "--members", "2")], forks=2)
+        alone = Crew(Kind.PLAIN, children, [start("alone", "worker", "plain", *given, "--client", "1")])
         wait_ready(children, [crew, alone])
         assert crew.ready[1].adapter == alone.ready[0].adapter != crew.ready[0].adapter
         assert [ready.torch_threads for ready in crew.ready] == [2, 2]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from symbiosis_bench.end_to_end.crowd import best
-from symbiosis_bench.end_to_end.train4 import share_of_padded
-from symbiosis_bench.end_to_end.weight import share
+from symbiosis_bench.end_to_end.crowd import Entrant, best
+from symbiosis_bench.end_to_end.kinds import Kind
+from symbiosis_bench.end_to_end.memory_share import on_gpu, share
+from symbiosis_bench.end_to_end.messages import Measured
+from symbiosis_bench.end_to_end.padding import Asked, no_padding, padded_rows
 from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 
 
@@ -45,15 +47,36 @@ def test_occupancy_is_the_mean_number_of_clients_in_a_batch() -> None:
 
 
 def test_each_side_counts_with_its_best_contender() -> None:
-    rates = {"plain": [1.0, 5.0, 1.0], "plain_1_thread": [2.0, 2.0, 2.0], "copied": [3.0], "split": [9.0]}
-    assert best(rates, "plain") == "plain_1_thread"
-    assert best(rates, "plain", "copied") == "copied"
-    assert best(rates, "split") == "split"
+    plain, alone, copied, split = (
+        Entrant(Kind.PLAIN, 0),
+        Entrant(Kind.PLAIN, 1),
+        Entrant(Kind.COPIED, 0),
+        Entrant(Kind.SPLIT, 0),
+    )
+    rates = {plain: [1.0, 5.0, 1.0], alone: [2.0, 2.0, 2.0], copied: [3.0], split: [9.0]}
+    assert best(rates, Kind.PLAIN) == alone
+    assert best(rates, Kind.PLAIN, Kind.COPIED) == copied
+    assert best(rates, Kind.SPLIT) == split
+    assert (str(alone), str(split)) == ("plain_1_thread", "split")
 
 
 def test_a_padded_batch_is_as_long_as_its_longest() -> None:
-    assert share_of_padded([10, 10, 10, 40]) == pytest.approx(70 / 160)
-    assert share_of_padded([8, 8]) == 1.0
+    """Each request counts, also where one client makes more of them than another."""
+    assert padded_rows([Asked(5, 50), Asked(5, 200)]) == 10 * 40
+    assert padded_rows([Asked(10, 100), Asked(5, 200)]) == 15 * 40
+    assert padded_rows([Asked(5, 50), Asked(7, 70)]) == 120
+
+
+def test_rows_that_nobody_asked_for_are_found() -> None:
+    assert no_padding(250, [Asked(5, 50), Asked(5, 200)]).passed
+    assert not no_padding(400, [Asked(5, 50), Asked(5, 200)]).passed
+
+
+def test_on_a_gpu_the_driver_says_what_all_hold() -> None:
+    """Whoever is done last has seen all of them at work; on a CPU there is nothing to see."""
+    answers = [Measured(stamps_s=(), device_bytes=held) for held in (700, 900, 800)]
+    assert on_gpu(answers) == (0, 900)
+    assert on_gpu([Measured(stamps_s=())]) is None
 
 
 def test_what_clients_take_anyway_is_not_the_bases() -> None:

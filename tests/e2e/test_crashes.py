@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import torch
 import zmq
 from peft import LoraConfig, get_peft_model
 
-from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_adapters import AutoModelForCausalLM, asking, attaching
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
+from symbiosis_transports.zmq_link import ControlClient
 from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -114,6 +117,32 @@ def test_training_goes_on_after_a_restart_with_the_same_losses(fresh_daemon: Dae
     for thread in restarts:
         thread.join()
     assert model.symbiosis.session.reconnects == 1
+    model.symbiosis.close()
+
+
+def test_a_daemon_that_is_silent_while_a_client_comes_back_is_waited_for(
+    fresh_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still at the first attempt to attach anew, and goes on at the second."""
+    model = AutoModelForCausalLM.from_pretrained(fresh_daemon.address, reconnect_s=120)
+    ids = torch.randint(3, 128, (1, 12))
+    expected = model(ids).logits
+    attempts: list[int] = []
+
+    def greet_after_a_pause(*arguments: Any) -> Any:
+        attempts.append(len(attempts))
+        assert fresh_daemon.process is not None
+        fresh_daemon.process.send_signal(signal.SIGCONT if attempts[-1] else signal.SIGSTOP)
+        if attempts == [0]:
+            os.waitpid(fresh_daemon.process.pid, os.WUNTRACED)
+        return asking.greet(*arguments)
+
+    fresh_daemon.kill()
+    fresh_daemon.start()
+    monkeypatch.setattr(attaching, "greet", greet_after_a_pause)
+    monkeypatch.setattr(asking, "ControlClient", partial(ControlClient, timeout_s=0.2))
+    assert torch.equal(model(ids).logits, expected)
+    assert len(attempts) >= 2
     model.symbiosis.close()
 
 

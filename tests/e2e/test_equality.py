@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftConfig, PeftModel
+import transformers
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
-from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_adapters import AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
 from symbiosis_adapters.placeholder import FrozenWeight
 from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
@@ -44,6 +46,36 @@ def test_the_other_cuts_equal_plain_peft_while_requests_are_held(
         if batches.clients > batches.count:
             return
     pytest.fail("nobody ever shared a batch, so nothing was tested")
+
+
+@pytest.mark.parametrize(
+    ("task", "ours", "theirs"),
+    [
+        ("FEATURE_EXTRACTION", AutoModel, transformers.AutoModel),
+        ("TOKEN_CLS", AutoModelForTokenClassification, transformers.AutoModelForTokenClassification),
+    ],
+)
+def test_a_step_on_the_bare_base_and_on_one_that_labels_tokens_equals_plain_peft(
+    tiny_daemon: DaemonProcess, tiny_path: Path, task: str, ours: Any, theirs: Any
+) -> None:
+    ids = torch.randint(3, 128, (2, 20), generator=torch.Generator().manual_seed(1))
+    outputs, gradients = [], []
+    for auto, where in ((theirs, tiny_path), (ours, tiny_daemon.address)):
+        torch.manual_seed(2)
+        base = auto.from_pretrained(where, dtype=torch.float32)
+        torch.manual_seed(3)
+        model = get_peft_model(base, LoraConfig(r=4, init_lora_weights=False, task_type=task)).eval()
+        first = model(input_ids=ids)[0]
+        (first.square().mean() + (first[:, -1] * torch.arange(first.shape[-1])).mean()).backward()
+        outputs.append(first.detach().clone())
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    base.symbiosis.close()
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
+    assert gradients[1].keys() == gradients[0].keys()
+    assert any("score" in name for name in gradients[1]) == (task == "TOKEN_CLS")
+    for name, expected in gradients[0].items():
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(gradients[1][name], expected, rtol=0, atol=1e-4 * scale, msg=name)
 
 
 def test_adapters_are_interchangeable_in_both_directions(

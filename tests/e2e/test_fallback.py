@@ -1,13 +1,22 @@
-"""A transport that does not work after all is left for the next one, and status says why."""
+"""A transport that does not work after all is left for the next one, and status says why.
+
+The data socket of a living daemon is taken away, or somebody else stands in its place; what CUDA IPC says where it
+does not work is said by a transport that is broken on purpose.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from symbiosis_adapters import AutoModelForCausalLM, attaching
-from symbiosis_core.errors import RefusalCode, RefusedError
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_transports.registry import transport
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -53,3 +62,49 @@ def test_where_none_is_left_the_last_reason_is_the_error(
     with pytest.raises(RefusedError, match="posix_shm cannot be opened here"):
         AutoModelForCausalLM.from_pretrained(tiny_daemon.address)
     assert sum(each.tried for each in broken) == 2  # inproc is not possible in the first place
+
+
+@contextlib.contextmanager
+def away(path: Path) -> Iterator[None]:
+    """Nobody finds what stands there, until it is back."""
+    aside = path.with_name(f"{path.name}.away")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        aside.rename(path)
+
+
+@pytest.mark.parametrize("usurped", [False, True], ids=["nothing there", "no daemon's"])
+def test_a_data_socket_that_cannot_be_used_is_left_for_zeromq(
+    tiny_daemon: DaemonProcess, caplog: pytest.LogCaptureFixture, usurped: bool
+) -> None:
+    data = tiny_daemon.folder / "d.sock.data"
+    with contextlib.ExitStack() as until_then:
+        until_then.enter_context(away(data))
+        if usurped:
+            stranger = until_then.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            stranger.bind(str(data))
+            stranger.listen()
+        with caplog.at_level(logging.WARNING):
+            model = AutoModelForCausalLM.from_pretrained(tiny_daemon.address, name="around")
+    (seat,) = [client for client in tiny_daemon.status().clients if client.name == "around"]
+    assert seat.transport == "zmq_ipc"
+    (reason,) = [reason for reason in seat.reasons if reason.startswith("posix_shm: ")]
+    assert "chosen" not in reason
+    assert any("another transport is used" in line and "posix_shm" in line for line in caplog.messages)
+    model.symbiosis.close()
+
+
+def test_where_no_other_is_left_the_daemon_counts_as_gone(
+    tiny_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a session with `reconnect_s` goes on waiting for it."""
+    data, zmq = (tiny_daemon.folder / f"d.sock.{name}" for name in ("data", "zmq"))
+    with away(data), away(zmq), pytest.raises(DaemonGoneError):
+        AutoModelForCausalLM.from_pretrained(tiny_daemon.address)
+    model = AutoModelForCausalLM.from_pretrained(tiny_daemon.address, name="later")
+    (seat,) = [client for client in tiny_daemon.status().clients if client.name == "later"]
+    assert seat.transport == "posix_shm"
+    model.symbiosis.close()

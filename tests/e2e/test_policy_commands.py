@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,10 @@ import pytest
 import torch
 
 from symbiosis_adapters import AutoModelForCausalLM
-from symbiosis_core.errors import BusyError, RefusalCode
+from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
+from symbiosis_core.wire import Configure
+from symbiosis_transports.zmq_link import ControlClient
+from tests import strange_policies
 from tests.e2e.daemon_process import DaemonProcess
 
 LANES = "[lanes.inference]\npriority = 0\nmax_wait_us = 0\n[lanes.training]\npriority = 5\n"
@@ -43,7 +47,13 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def daemon(tiny_path: Path, tmp_path: Path, file: Path) -> Iterator[DaemonProcess]:
+def daemon(
+    tiny_path: Path, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DaemonProcess]:
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    strange_policies.install(strangers)
+    monkeypatch.setenv("PYTHONPATH", str(strangers), prepend=os.pathsep)
     daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(file))
     try:
         yield daemon.start()
@@ -93,6 +103,34 @@ def test_a_configuration_is_applied_while_clients_work_and_a_bad_one_changes_not
         worker.join(30)
     status = daemon.status()
     assert before > 0 and status.clients[0].refused == 0 and status.clients[0].requests > 0
+    model.symbiosis.close()
+
+
+def test_a_policy_that_is_not_ours_and_wrong_costs_neither_the_daemon_nor_a_request(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """One that cannot be made changes nothing, also where only the daemon can tell; one that fails is replaced."""
+    model = AutoModelForCausalLM.from_pretrained(daemon.address, lane="inference")
+    ids = torch.randint(3, 128, (1, 12))
+    expected = model(ids).logits
+    with ControlClient(daemon.address) as link:
+        for name in ("raises_in_init", "has_no_plan", "is_not_there", "lacks_a_package", "ends_the_process"):
+            with pytest.raises(RefusedError, match=f"policy.name = '{name}'") as refused:
+                link.ask(Configure("a.toml", f'[policy]\nname = "{name}"\n{LANES}'))
+            assert refused.value.code is RefusalCode.BAD_CONFIG
+    file = tmp_path / "wrong.toml"
+    file.write_text(f'[policy]\nname = "raises_in_init"\n{LANES}')
+    refused_here = symbiosis("policy", "apply", str(file), "--address", daemon.address)
+    assert refused_here.returncode == 2 and "ValueError: a bug in __init__" in refused_here.stderr
+    assert daemon.status().policy == "latency_first"
+
+    file.write_text(f'[policy]\nname = "raises_in_plan"\n{LANES}')
+    assert symbiosis("policy", "apply", str(file), "--address", daemon.address).returncode == 0
+    assert daemon.status().policy == "raises_in_plan"
+    assert torch.equal(model(ids).logits, expected)
+    assert daemon.status().policy == "latency_first, for raises_in_plan has failed"
+    assert "ZeroDivisionError: a bug in plan" in daemon.said()
+    assert daemon.status().clients[0].refused == 0
     model.symbiosis.close()
 
 

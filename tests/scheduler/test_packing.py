@@ -1,4 +1,4 @@
-"""A packed copy gives the bits of the weight it was made from, for few rows, within its budget."""
+"""A packed copy gives the bits of the weight it was made from, for few rows, within the budget of its base."""
 
 from __future__ import annotations
 
@@ -48,12 +48,23 @@ def test_a_product_with_other_bits_is_not_used() -> None:
 
 
 @needs_packing
-def test_the_budget_is_kept() -> None:
-    weight = _weight()
-    packing = Packing(2 * weight.nbytes)
-    made = [packing.pack(weight, None, lambda x: F.linear(x, weight)) for _ in range(3)]
-    assert [one is not None for one in made] == [True, True, False]
-    assert packing.packed_bytes == 2 * weight.nbytes
+@pytest.mark.parametrize(("short_of_bytes", "packed"), [(0, True), (1, False)])
+def test_a_base_is_packed_whole_or_not_at_all(short_of_bytes: int, packed: bool) -> None:
+    layers = lend(tiny("llama", DType.BFLOAT16), DType.BFLOAT16)
+    linears = [op for op in layers.spec.ops if op.kind is OpKind.LINEAR]
+    needed = sum(op.width_in * op.width_out * 2 for op in linears)
+    packing = Packing(needed - short_of_bytes)
+    layers.pack_with(packing)
+    for op in linears:
+        layers.apply(op, Direction.FORWARD, torch.randn(1, op.width_in).bfloat16())
+    assert packing.packed_bytes == (needed if packed else 0)
+
+
+def test_the_next_base_has_what_the_ones_before_it_left() -> None:
+    packing = Packing(100)
+    assert packing.admits(60)
+    assert not packing.admits(41)
+    assert packing.admits(40)
 
 
 def test_the_trial_leaves_torchs_random_numbers_alone() -> None:
@@ -72,7 +83,7 @@ def test_a_linear_is_packed_once_though_two_threads_find_that_it_is_not_yet() ->
             linear._pack()  # another thread that has looked before this one began
             return None
 
-    linear, packing = _Linear(torch.ones(2, 2), None), Counting(0)
+    linear, packing = _Linear(torch.ones(2, 2), None), Counting(PLENTY)
     linear.pack_with(packing)
     for _ in range(2):
         assert torch.equal(linear.forward(torch.ones(1, 2), None), torch.full((1, 2), 2.0))

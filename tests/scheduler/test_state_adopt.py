@@ -13,6 +13,7 @@ from symbiosis_core.specs import DType, OpKind, OpSpec
 from symbiosis_scheduler.events import Adopt, Answer, ClientJoined
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.policies import make_policy, policy_names
+from symbiosis_scheduler.quotas import FORWARD_S
 from symbiosis_scheduler.state import SchedulerState
 from tests.scheduler.desk import CONFIG, OPS, SLOT_BYTES, Desk, arrival
 
@@ -105,3 +106,28 @@ def test_a_quota_refuses_the_next_forward_and_never_the_rest_of_one() -> None:
     desk.now_us += reached.retry_us
     assert refusals(desk, 0, 1) == [None]
     assert desk.state.statistics().clients[0].refused == 1
+
+
+def test_a_client_that_sends_no_token_ids_or_nothing_else_does_not_escape_its_quota() -> None:
+    """Layers alone, embeddings one after another, or layers for ever after one embedding."""
+    for calls in ([1, 2], [0], [0, 0, 0, 1, 2]):
+        desk, before = limited(), 0
+        limit = 10 * (2 + FORWARD_S)
+        for op in [*calls, *[calls[-1]] * 100]:
+            before += 30 * (refusals(desk, op, 30) == [None])
+        assert limit - 30 <= before <= limit + 30, calls
+        reached = desk.state.quota_reached(ClientId(1), desk.now_us)
+        assert reached is not None and reached.rows_per_s == 10
+
+
+def test_what_is_owed_outlives_a_connection_and_a_configuration() -> None:
+    desk = limited()
+    assert refusals(desk, 0, 40) == [None]
+    adopt(desk, LIMITED)
+    assert refusals(desk, 1, 1) == [None], "its forward goes on"
+    assert refusals(desk, 0, 1) == [RefusalCode.QUOTA]
+    desk.leave(1)
+    desk.tell(ClientJoined(ClientId(1), "training", SLOT_BYTES, "ann"))
+    assert refusals(desk, 1, 1) == [RefusalCode.QUOTA]
+    desk.tell(ClientJoined(ClientId(2), "training", SLOT_BYTES, "bob"))
+    assert desk.state.quota_reached(ClientId(2), 0) is None

@@ -94,6 +94,23 @@ def test_a_forward_with_more_rows_than_the_one_before_reads_a_prompt() -> None:
     assert seen == [True, False, False, True, False]
 
 
+def test_token_ids_that_come_in_several_requests_begin_one_forward() -> None:
+    """As a client sends a prompt that does not fit into a slot: it reads a prompt until the next ids."""
+    travellers = Travellers()
+    travellers.starts.add(OpId(0))
+    begun, prompts = [], []
+    for at, (op, rows) in enumerate([(0, 20), (0, 20), (0, 5), (1, 45), (0, 1), (1, 1), (0, 30), (0, 7), (1, 37)]):
+        begun.append(travellers.begins(ONE, OpId(op), Direction.FORWARD))
+        asked = request(op, 1000 * at, rows)
+        travellers.arrived(asked)
+        prompts.append(travellers.all[ONE].first_token)
+    traveller = travellers.all[ONE]
+    assert [at for at, each in enumerate(begun) if each] == [0, 4, 6]
+    assert prompts == [True, True, True, True, False, False, True, True, True]
+    assert (traveller.forwards, traveller.started_us, traveller.trip, traveller.trips) == (3, 6000, 2, 2)
+    assert not travellers.begins(ONE, OpId(0), Direction.BACKWARD)
+
+
 def test_nothing_is_known_of_who_left() -> None:
     travellers = Travellers()
     travel(travellers, 1)
@@ -108,13 +125,14 @@ def test_a_way_that_is_not_taken_any_more_is_forgotten() -> None:
     now_us = travel(travellers, 3)
     place = (OpId(1), Direction.FORWARD)
     for _ in range(2):
-        now_us += 5000
         assert travellers.all[ONE].trips_to(place) is not None
-        asked = request(0, now_us)
-        travellers.arrived(asked)
-        travellers.answered(
-            Plan(OpId(0), Direction.FORWARD, (Part(asked, 0, 1),)), frozenset({ONE}), now_us + 1000
-        )
+        for op in (0, 2):
+            now_us += 5000
+            asked = request(op, now_us)
+            travellers.arrived(asked)
+            travellers.answered(
+                Plan(OpId(op), Direction.FORWARD, (Part(asked, 0, 1),)), frozenset({ONE}), now_us + 1000
+            )
     assert travellers.all[ONE].trips_to(place) is None
 
 

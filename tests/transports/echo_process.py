@@ -1,4 +1,6 @@
-"""An echo daemon as its own process: `python -m tests.transports.echo_process TRANSPORT ENDPOINT [DESCRIPTORS]`.
+"""An echo daemon as its own process.
+
+    python -m tests.transports.echo_process TRANSPORT ENDPOINT SLOT_BYTES [DESCRIPTORS]
 
 Answers every line on standard input with what it holds, in JSON.
 """
@@ -36,8 +38,8 @@ def held() -> dict[str, int]:
 
 def main() -> None:
     """Serves until standard input ends."""
-    name, endpoint, *limit = sys.argv[1:]
-    daemon = EchoDaemon(transport(name), endpoint, slots=4, slot_bytes=1 << 16)
+    name, endpoint, slot_bytes, *limit = sys.argv[1:]
+    daemon = EchoDaemon(transport(name), endpoint, slots=4, slot_bytes=int(slot_bytes))
     if limit:
         free = len(list(Path("/proc/self/fd").iterdir())) + int(limit[0])
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))

@@ -1,6 +1,7 @@
-"""A process of another user, who was root: `python -m tests.transports.other_user TRANSPORT ENDPOINT come|sit`.
+"""A process of another user, who was root: `python -m tests.transports.other_user TRANSPORT ENDPOINT WHAT`.
 
-It comes as a client, and says what came of it; or it sits at the endpoint, says so, and ends with standard input.
+It comes as a client (`come`), or asks at the control address (`ask`), and says what came of it; or it sits at the
+endpoint (`sit`), says so, and ends with standard input.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import sys
 
 from symbiosis_core.errors import DaemonGoneError, RefusedError
 from symbiosis_core.ids import Token
+from symbiosis_core.wire import Status
 from symbiosis_transports.ports import Transport
 from symbiosis_transports.registry import transport
+from symbiosis_transports.zmq_link import ControlClient
 
 __all__ = ["NOBODY"]
 
@@ -28,6 +31,16 @@ def come(carrier: Transport, endpoint: str) -> None:
         say(error.reason)
     else:
         say("was let in")
+
+
+def ask(address: str) -> None:
+    try:
+        with ControlClient(address, timeout_s=20) as link:
+            link.ask(Status())
+    except RefusedError as error:
+        say(error.code)
+    else:
+        say("was answered")
 
 
 def sit(endpoint: str) -> None:
@@ -50,7 +63,9 @@ def main() -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
-    if what == "come":
+    if what == "ask":
+        ask(endpoint)
+    elif what == "come":
         come(carrier, endpoint)
     else:
         sit(endpoint)

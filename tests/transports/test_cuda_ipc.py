@@ -323,3 +323,38 @@ def hold_slots(transport: CudaIpc, endpoint: str, pipe: Connection) -> None:
     channel.publish(channel.lease_nowait(), Call(NEVER, Direction.FORWARD, 1, 0, 64))
     pipe.send("holding")
     threading.Event().wait()
+
+
+def test_a_daemon_on_its_second_gpu_meets_a_client_that_counts_them_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each knows the device by a number of its own; memory and events are made where the weights are."""
+    monkeypatch.setenv(WISH_VARIABLE, "1")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    ours, theirs = FakeDevices(first, second), FakeDevices(second, first)
+    placed = CudaIpc(ours).placed("cuda:1")
+    assert placed.capability().devices == (ours.uuids()[1],) == (theirs.uuids()[0],)
+    assert choose([placed.capability()], [CudaIpc(theirs).capability()]).transport == "cuda_ipc"
+    with contextlib.closing(EchoDaemon(placed, f"{tmp_path}/d.cuda")):
+        channel = connect(theirs, tmp_path)
+        assert add_one(channel, b"abc", 3)
+        assert list(second.iterdir())
+        assert not list(first.iterdir())
+        channel.close()
+    assert not ours.faults
+    assert not theirs.faults
+
+
+def test_a_client_on_another_gpu_goes_through_the_hosts_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WISH_VARIABLE, "1")
+    for name in ("daemons", "clients"):
+        (tmp_path / name).mkdir()
+    daemon = CudaIpc(FakeDevices(tmp_path / "daemons")).placed("cuda:0")
+    client = CudaIpc(FakeDevices(tmp_path / "clients"))
+    choice = choose([daemon.capability(), POSIX_SHM.capability()], [client.capability(), POSIX_SHM.capability()])
+    assert choice.transport == "posix_shm"
+    assert "cuda_ipc: client and daemon reach no common device" in choice.reasons

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,28 +21,31 @@ STUB = """
 #include <string.h>
 typedef struct { char reserved[64]; } handle;
 static char memory[4096], event;
-static int recorded, pending;
+static int current, pending;
+#define HERE if (current != 1) return 101
 static int full_of(handle h, char c) { for (int i = 0; i < 64; i++) if (h.reserved[i] != c) return 0; return 1; }
 int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
-int cudaSetDevice(int n) { return n; }
-int cudaMalloc(void **p, size_t n) { if (n > sizeof memory) return 2; *p = memory; return 0; }
-int cudaFree(void *p) { return p == memory ? 0 : 1; }
+int cudaSetDevice(int n) { current = n; return n > 1 ? 101 : 0; }
+int cudaMalloc(void **p, size_t n) { HERE; if (n > sizeof memory) return 2; *p = memory; return 0; }
+int cudaFree(void *p) { HERE; return p == memory ? 0 : 1; }
 int cudaMemcpy(void *to, const void *from, size_t n, int kind) {
+  HERE;
   int out = (char *)to >= memory && (char *)to < memory + sizeof memory;
   if (kind != (out ? 1 : 2)) return 21;
   memcpy(to, from, n); return 0; }
 int cudaIpcGetMemHandle(handle *h, void *p) { memset(h, 'm', 64); return p == memory ? 0 : 1; }
 int cudaIpcOpenMemHandle(void **p, handle h, unsigned f) {
+  HERE;
   if (!full_of(h, 'm') || f != 1) return 1;
   *p = memory + 64; return 0; }
 int cudaIpcCloseMemHandle(void *p) { return p == memory + 64 ? 0 : 1; }
-int cudaEventCreateWithFlags(void **e, unsigned f) { *e = &event; return f == 6 ? 0 : 1; }
+int cudaEventCreateWithFlags(void **e, unsigned f) { HERE; *e = &event; return f == 6 ? 0 : 1; }
 int cudaEventDestroy(void *e) { return e == &event ? 0 : 400; }
 int cudaIpcGetEventHandle(handle *h, void *e) { memset(h, 'e', 64); return e == &event ? 0 : 1; }
 int cudaIpcOpenEventHandle(void **e, handle h) { *e = &event; return full_of(h, 'e') ? 0 : 1; }
-int cudaEventRecord(void *e, void *s) { pending = 2; return e == &event && s == (void *)0x7f0000000005 ? 0 : 1; }
-int cudaStreamWaitEvent(void *s, void *e, unsigned f) {
-  return e == &event && s == (void *)0x7f0000000005 && f == 0 ? 0 : 1; }
+static int here(void *s) { return s == (void *)0x7f0000000005 || (s == 0 && current == 1); }
+int cudaEventRecord(void *e, void *s) { pending = 2; return e == &event && here(s) ? 0 : 400; }
+int cudaStreamWaitEvent(void *s, void *e, unsigned f) { return e == &event && here(s) && f == 0 ? 0 : 400; }
 int cudaEventQuery(void *e) { if (e != &event) return 400; return pending ? (pending--, 600) : 0; }
 int cudaGetLastError(void) { return 0; }
 const char *cudaGetErrorString(int n) { return n == 2 ? "out of memory" : "something else"; }
@@ -63,8 +67,19 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 @pytest.fixture
 def device(stub: Library, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
-    monkeypatch.setattr(CudaDevice, "_chosen", contextlib.nullcontext)  # this torch may know no device
-    return CudaDevice(stub, 0, "GPU-stub")
+    """The second of two, while others have the first one current."""
+
+    @contextlib.contextmanager
+    def chosen(device: CudaDevice) -> Iterator[None]:
+        """As torch does it, which may know no device here."""
+        stub("cudaSetDevice", device._index)
+        try:
+            yield
+        finally:
+            stub("cudaSetDevice", 0)
+
+    monkeypatch.setattr(CudaDevice, "_chosen", chosen)
+    return CudaDevice(stub, 1, "GPU-stub")
 
 
 def test_memory_is_made_shared_and_given_back(device: CudaDevice) -> None:
@@ -80,13 +95,15 @@ def test_memory_is_made_shared_and_given_back(device: CudaDevice) -> None:
     device.free(mine)
 
 
-def test_an_event_is_recorded_waited_for_and_asked(device: CudaDevice) -> None:
+@pytest.mark.parametrize("stream", [STREAM, Stream(0)], ids=["a stream", "the default stream"])
+def test_an_event_is_recorded_waited_for_and_asked(device: CudaDevice, stream: Stream) -> None:
+    """The default stream has the number 0 on every device, and means the current one's."""
     event = device.create_event()
     handle = device.event_handle(event)
     assert handle == b"e" * HANDLE_BYTES
     assert device.open_event(handle) == event
-    device.record(event, STREAM)
-    device.wait(STREAM, event)
+    device.record(event, stream)
+    device.wait(stream, event)
     assert [device.done(event) for _ in range(3)] == [False, False, True]
     device.destroy_event(event)
 

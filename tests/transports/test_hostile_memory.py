@@ -6,19 +6,28 @@ import fcntl
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
-from symbiosis_core.errors import RemoteProtocolError
+from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError
 from symbiosis_core.ids import Token
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.layout import Layout
 from symbiosis_transports.posix_shm import TRANSPORT
 from symbiosis_transports.posix_shm.attach import VERSION, Attached, encode
+from symbiosis_transports.zmq_ipc import TRANSPORT as ZMQ_IPC
+from symbiosis_transports.zmq_ipc import client
+from symbiosis_transports.zmq_rows import messages
+from symbiosis_transports.zmq_rows.slots import Slots
 
 LAYOUT = Layout(2, 1 << 14)
+SLOTS_BYTES = Slots.arena_bytes(*LAYOUT)
+NEVER_OPEN = 999_999_999
+"""No process has so many descriptors."""
+Liar = Callable[[str], RemoteProtocolError | DaemonGoneError]
 
 
 def nothing() -> list[int]:
@@ -32,12 +41,16 @@ def a_pipe() -> list[int]:
 
 
 def a_file() -> list[int]:
+    return [os.open(__file__, os.O_RDONLY)]
+
+
+def a_device() -> list[int]:
     return [os.open("/dev/zero", os.O_RDWR)]
 
 
 def unsealed() -> list[int]:
     fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, LAYOUT.arena_bytes)
+    os.ftruncate(fd, SLOTS_BYTES)
     return [fd]
 
 
@@ -48,7 +61,7 @@ def shrinkable() -> list[int]:
 
 
 def truncated() -> list[int]:
-    arena, fd = Arena.create(LAYOUT.arena_bytes - 4096)
+    arena, fd = Arena.create(SLOTS_BYTES - 4096)
     arena.close()
     return [fd]
 
@@ -59,7 +72,7 @@ def empty() -> list[int]:
     return [fd]
 
 
-@pytest.mark.parametrize("lend", [nothing, a_pipe, a_file, unsealed, shrinkable, truncated, empty])
+@pytest.mark.parametrize("lend", [nothing, a_pipe, a_file, a_device, unsealed, shrinkable, truncated, empty])
 def test_memory_that_cannot_be_trusted_is_refused_and_nothing_is_kept(
     tmp_path: Path, lend: Callable[[], list[int]]
 ) -> None:
@@ -83,6 +96,60 @@ def test_memory_that_cannot_be_trusted_is_refused_and_nothing_is_kept(
             TRANSPORT.connect(endpoint, Token("good"), 10)
         liar.join(10)
         assert descriptors() == before
+
+
+@pytest.fixture
+def liar(tmp_path: Path) -> Iterator[Liar]:
+    """A ZeroMQ daemon that says where its memory is, and what a client makes of that."""
+    endpoint = ZMQ_IPC.endpoint(f"ipc://{tmp_path}/d.sock")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as door:
+        door.bind(endpoint)
+
+        def say(where: str) -> None:
+            name, _ = door.recv_multipart()
+            opened = messages.Opened(messages.VERSION, LAYOUT.slots, LAYOUT.slot_bytes, where)
+            door.send_multipart([name, messages.encode(opened)])
+
+        def told(where: str) -> RemoteProtocolError | DaemonGoneError:
+            saying = threading.Thread(target=say, args=(where,))
+            saying.start()
+            with pytest.raises((RemoteProtocolError, DaemonGoneError)) as caught:
+                ZMQ_IPC.connect(endpoint, Token("good"), 10)
+            saying.join(10)
+            return caught.value
+
+        yield told
+
+
+@pytest.mark.parametrize("lend", [a_pipe, a_file, a_device, unsealed, shrinkable, truncated, empty])
+def test_memory_of_a_zeromq_daemon_that_cannot_be_trusted_is_refused(
+    liar: Liar, lend: Callable[[], list[int]]
+) -> None:
+    (fd,) = lend()
+    before = descriptors()
+    error = liar(f"/proc/{os.getpid()}/fd/{fd}")
+    assert descriptors() == before
+    assert isinstance(error, RemoteProtocolError)
+    assert "arena" in str(error)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "where", ["", "{file}", "/proc/self/fd/1", "/proc/1/fd/../mem", "/proc/1/fd/1\n", "/proc/1/root{file}"]
+)
+def test_what_is_no_descriptor_is_not_even_looked_at(
+    liar: Liar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(client.os, "open", lambda *what: looked.append(what))
+    error = liar(where.format(file=tmp_path / "file"))
+    assert isinstance(error, RemoteProtocolError)
+    assert "no descriptor of a process" in str(error)
+    assert looked == []
+
+
+def test_a_daemon_whose_memory_has_gone_is_gone(liar: Liar) -> None:
+    assert isinstance(liar(f"/proc/{os.getpid()}/fd/{NEVER_OPEN}"), DaemonGoneError)
 
 
 def descriptors() -> int:

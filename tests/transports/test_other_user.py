@@ -14,9 +14,9 @@ from typing import Final
 
 import pytest
 
-from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, UsageError
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, RemoteProtocolError, UsageError
 from symbiosis_core.ids import Token
-from symbiosis_core.wire import Status
+from symbiosis_core.wire import Fetch, Status, TensorPart
 from symbiosis_transports.claim import AddressClaim
 from symbiosis_transports.folder import check_folder
 from symbiosis_transports.ports import Grant, Peer, Transport
@@ -25,6 +25,7 @@ from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import EchoDaemon, add_one
 from symbiosis_transports.zmq_link import ControlClient
 from tests.transports.other_user import NOBODY
+from tests.transports.test_zmq_link import Served
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -57,9 +58,9 @@ def somebody(name: str, endpoint: str, what: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def came_of(name: str, endpoint: str) -> str:
-    """What another user gets who comes as a client."""
-    said, _ = somebody(name, endpoint, "come").communicate()
+def came_of(name: str, endpoint: str, what: str = "come") -> str:
+    """What another user gets who comes as a client, or asks."""
+    said, _ = somebody(name, endpoint, what).communicate()
     return said.rstrip()
 
 
@@ -78,6 +79,18 @@ def test_another_user_stays_outside_also_where_the_socket_was_opened_to_all(name
     assert add_one(ours, b"abc", 3)
     ours.close()
     daemon.close()
+
+
+def test_another_user_is_not_answered_also_where_the_control_socket_was_opened_to_all(folder: Path) -> None:
+    """Nor may it configure anything. Its word for who it is does not count."""
+    folder.chmod(0o755)
+    address = f"ipc://{folder}/d.sock"
+    served = Served(address)
+    (folder / "d.sock").chmod(0o666)
+    assert came_of("posix_shm", address, "ask") == RefusalCode.PERMISSION
+    with ControlClient(address) as client:
+        assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
+    served.close()
 
 
 def test_a_socket_of_another_user_is_neither_asked_nor_taken_over(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import socket
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, UsageError
-from symbiosis_core.ids import OpId, SlotIndex, Token
+from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RemoteProtocolError, UsageError
+from symbiosis_core.ids import ClientId, OpId, SlotIndex, Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.layout import PUBLISHED, Layout, pack_call, unpack_call
 from symbiosis_transports.ports import Call
-from symbiosis_transports.posix_shm import TRANSPORT
+from symbiosis_transports.posix_shm import TRANSPORT, client, server
 from symbiosis_transports.posix_shm.attach import Goodbye, encode
 from symbiosis_transports.posix_shm.client import ShmClientChannel
 from symbiosis_transports.posix_shm.connect import connect as shm_connect
@@ -31,6 +32,98 @@ class TestPosixShm(ChannelConformance):
     """Every promise of the contract."""
 
     transport = TRANSPORT
+
+
+@pytest.fixture
+def _unordered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores may become visible in any order, as on processors other than x86-64."""
+    for end in (client, server):
+        monkeypatch.setattr(end, "WORDS_ARE_ORDERED", False)
+
+
+@pytest.mark.usefixtures("_unordered")
+class TestUnorderedWords(ChannelConformance):
+    """Every promise of the contract by doorbells alone. Another process would find the processor that there is."""
+
+    transport = TRANSPORT
+    processes = False
+
+
+class Woken(EchoDaemon):
+    """Only remembers that something came."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def ready(self, channel: object) -> None:
+        self.woken += 1
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[ShmClientChannel, server.ShmServerChannel, Woken]]:
+    """Both ends of a channel, in this thread."""
+    layout, host, loop = Layout(2, 4096), Woken(), asyncio.new_event_loop()
+    arena, fd = Arena.create(layout.arena_bytes)
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in (near, far):
+        sock.setblocking(False)
+    theirs = server.ShmServerChannel(loop, far, arena, layout, ClientId(1), host)
+    mapped = Arena.attach(fd, layout.arena_bytes)
+    ours = ShmClientChannel(near, mapped, layout, "here")
+    os.close(fd)
+    yield ours, theirs, host
+    ours.close()
+    theirs.close("")
+    loop.close()
+
+
+CALL = Call(ADD_ONE, Direction.FORWARD, 1, 0, 64)
+
+
+@pytest.mark.usefixtures("_unordered")
+def test_unordered_words_of_a_call_are_not_read_before_its_doorbell(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken],
+) -> None:
+    """Nor is one that was rung for while another is seen that was not; and a daemon may sleep meanwhile."""
+    ours, theirs, host = ends
+    first, second = ours.lease_nowait(), ours.lease_nowait()
+    ours.publish(first, CALL)
+    assert not theirs.waiting()
+    assert theirs.take() == []
+    assert theirs.arm()
+    ours.publish(second, CALL)
+    theirs._readable()
+    assert theirs.take() == []
+    assert theirs.arm()
+    theirs._readable()
+    assert host.woken == 2
+    assert theirs.waiting()
+    assert not theirs.arm()
+    assert sorted(arrival.slot for arrival in theirs.take()) == sorted([first, second])
+    assert theirs.arm()
+
+
+@pytest.mark.usefixtures("_unordered")
+def test_unordered_words_of_an_answer_are_not_read_before_its_doorbell(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken],
+) -> None:
+    ours, theirs, _ = ends
+    slots = [ours.lease_nowait(), ours.lease_nowait()]
+    for slot in slots:
+        ours.publish(slot, CALL)
+        theirs._readable()
+    first, second = theirs.take()
+    theirs.answer(first.slot, first.generation)
+    with pytest.raises(DaemonSilentError):
+        ours.wait(first.slot, 0.01)
+    theirs.ring()
+    theirs.answer(second.slot, second.generation)
+    with pytest.raises(DaemonSilentError):
+        ours.wait(first.slot, 0.01)
+    theirs.ring()
+    for slot in slots:
+        ours.wait(slot, 10)
+    assert theirs.statistics().doorbells == 2
 
 
 @pytest.fixture

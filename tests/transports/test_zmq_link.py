@@ -159,6 +159,14 @@ def test_a_stale_socket_is_taken_over_and_the_new_one_is_private(address: str) -
     assert not path.exists()
 
 
+def test_the_socket_is_private_from_its_first_moment(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a chmod that somebody could be quicker than."""
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    served = Served(address)
+    assert stat.S_IMODE(Path(address.removeprefix("ipc://")).stat().st_mode) == 0o600
+    served.close()
+
+
 def test_no_daemon_is_said_at_once(address: str) -> None:
     with pytest.raises(DaemonGoneError, match="no such socket"):
         ControlClient(address)

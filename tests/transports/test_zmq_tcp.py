@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from symbiosis_core.errors import DaemonGoneError
+from symbiosis_core.errors import DaemonGoneError, UsageError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call
@@ -72,6 +72,21 @@ def test_a_call_that_does_not_say_how_much_it_carries_carries_the_whole_slot(
     channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, 3, 0, 64))
     channel.wait(slot, 10)
     assert bytes(channel.buffer(slot)[64:67]) == b"bcd"
+    channel.close()
+
+
+def test_a_call_whose_rows_leave_the_slot_is_refused_here_and_the_channel_goes_on(
+    daemon: EchoDaemon, port: int
+) -> None:
+    """Nothing of it was sent, so the next call of that slot is the one that the daemon expects."""
+    channel = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
+    slot = channel.lease_nowait()
+    with pytest.raises(UsageError, match="leave the slot"):
+        channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, 1, SLOT, 64, in_bytes=1, out_bytes=1))
+    channel.release(slot)
+    for _ in range(channel.slots + 1):
+        assert add_one(channel, b"abc", 3)
+    assert channel.statistics().requests == channel.slots + 1
     channel.close()
 
 

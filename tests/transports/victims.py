@@ -70,15 +70,21 @@ def fork(carrier: Transport, endpoint: str) -> None:
     """
     channel = carrier.connect(endpoint, Token("good"), 20)
     assert add_one(channel, b"abc", 3)
+    slot = channel.lease_nowait()
+    call = Call(ADD_ONE, Direction.FORWARD, 4, 0, 64, in_bytes=4, out_bytes=4)
+    channel.publish(slot, call)
     ended, end = os.pipe()
     if os.fork() == 0:
         os.close(end)
-        with contextlib.suppress(ClosedError):
-            channel.lease_nowait()
-            os._exit(1)
+        for use in (channel.lease_nowait, lambda: channel.wait(slot, 1), lambda: channel.publish(slot, call)):
+            with contextlib.suppress(ClosedError):
+                use()
+                os._exit(1)
         say(" ".join(["held", *connections()]))
         os.read(ended, 1)
         os._exit(0)
+    channel.wait(slot, 20)
+    channel.release(slot)
     assert add_one(channel, b"abc", 3)
     say("forked")
     sys.stdin.readline()

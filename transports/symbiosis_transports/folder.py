@@ -1,7 +1,7 @@
 """Where a socket stands: nobody else may be able to put another one in its place.
 
 A socket's mode says who may connect to it. Who may rename and replace it, its folder's says. Both sides look there
-for the control socket, since ZeroMQ does not tell a client whom it has reached.
+for the control socket, since ZeroMQ tells a client whom it has reached with the first answer only.
 
 Not looked at: whether a group may write into the folder, which is taken for its owner's wish, and the folders
 above it, whose owners, and whoever may write into them, can put another folder in its place.
@@ -9,14 +9,16 @@ above it, whose owners, and whoever may write into them, can put another folder 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["check_folder"]
+__all__ = ["check_folder", "for_owner_alone"]
 
 _OVERFLOW_UID: Final = 65534
 """Whom a user namespace shows as the owner of what belongs to users outside it: /tmp is root's, outside."""
@@ -56,3 +58,16 @@ def check_folder(path: Path, *, asking: bool) -> None:
             "choose a folder of your own, which may be one in it that the daemon makes, such as "
             f"ipc://{path.parent}/symbiosis/{path.name}, or `chmod o-w {path.parent}`"
         )
+
+
+@contextlib.contextmanager
+def for_owner_alone() -> Iterator[None]:
+    """What is bound in here is this user's alone from its first moment on: nobody can be quicker than a `chmod`.
+
+    A process has one mask for all of its threads. Whatever else they make meanwhile is this user's alone, too.
+    """
+    usual = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(usual)

@@ -122,10 +122,15 @@ class ClientChannel(Protocol):
         """The slot's memory, the same at every call. Valid until `close`."""
 
     def publish(self, slot: SlotIndex, call: Call) -> None:
-        """Hands the slot to the daemon.
+        """Hands the slot to the daemon. Whatever is raised, the slot stays the client's, which may publish again.
 
         Raises:
-            DaemonGoneError: the daemon went away; the slot is the client's again.
+            UsageError: the call's rows leave the slot. Only a transport that carries them looks; others leave that
+                to the daemon, whose answer is a refusal.
+            ClosedError: the channel is closed.
+            DaemonGoneError: the daemon went away.
+            DaemonSilentError: the daemon has taken nothing for a minute, where rows travel in messages.
+            RemoteProtocolError: the daemon says that this side broke the protocol, and hung up.
         """
 
     def wait(self, slot: SlotIndex, timeout_s: float) -> None:
@@ -133,13 +138,18 @@ class ClientChannel(Protocol):
 
         Raises:
             RefusedError: the daemon refused the call; the slot is the client's again.
+            ClosedError: the channel is closed, or its parent's: this is a forked child.
             DaemonGoneError: the daemon went away.
             DaemonSilentError: no answer within `timeout_s`; the slot stays the daemon's.
             RemoteProtocolError: the daemon says that this side broke the protocol, and hung up.
         """
 
     def release(self, slot: SlotIndex) -> None:
-        """Gives a slot back that is not published."""
+        """Gives a slot back.
+
+        Raises:
+            LocalProtocolError: it is not leased, or the daemon has not answered what was published in it.
+        """
 
     def close(self) -> None:
         """Ends the channel; the daemon sees it as gone. May be called twice."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ from symbiosis_core.logs import event, get_logger
 from symbiosis_core.protocol import ClientConversation
 from symbiosis_core.wire import MAX_REQUEST_BYTES, Refused, Reply, Request, decode_request, encode
 from symbiosis_transports.address import Address, parse
-from symbiosis_transports.folder import check_folder
+from symbiosis_transports.folder import check_folder, for_owner_alone
 from symbiosis_transports.keys import (
     DAEMON_KEY_VARIABLE,
     KEY_VARIABLE,
@@ -40,6 +41,7 @@ from symbiosis_transports.keys import (
     client_keys,
     daemon_keys,
 )
+from symbiosis_transports.peers import is_ours, peer_of_frame
 
 __all__ = ["ControlClient", "ControlServer"]
 
@@ -90,9 +92,8 @@ class ControlServer:
             if keys is not None:
                 self._gatekeeper = Gatekeeper(zmq.Context.shadow(self._context), keys)
                 self._gatekeeper.secure(self._socket)
-            self._socket.bind(self._address.control)
-            if not networked:
-                Path(self._address.target).chmod(0o600)
+            with contextlib.nullcontext() if networked else for_owner_alone():
+                self._socket.bind(self._address.control)
         except OSError as error:  # zmq.ZMQError is not one of them
             self.close()
             raise UsageError(
@@ -111,8 +112,9 @@ class ControlServer:
                 if self._socket is None:  # closing the socket cancels whoever waits for it
                     return
                 raise
-            key = self._gatekeeper.name_of(sender) if self._gatekeeper is not None else ""
-            reply = await self._reply([frame.bytes for frame in frames], key)
+            reply = self._turned_away(sender) or await self._reply(
+                [frame.bytes for frame in frames], self._key_of(sender)
+            )
             with contextlib.suppress(zmq.ZMQError):  # the asker has left
                 await socket.send_multipart([sender.bytes, *encode(reply)])
 
@@ -130,6 +132,20 @@ class ControlServer:
             if self._address.scheme == "ipc":
                 with contextlib.suppress(OSError):
                     Path(self._address.target).unlink()
+
+    def _key_of(self, sender: zmq.Frame) -> str:
+        return self._gatekeeper.name_of(sender) if self._gatekeeper is not None else ""
+
+    def _turned_away(self, sender: zmq.Frame) -> Refused | None:
+        """Whoever comes over a socket is this user or root, by the kernel's word, however open its mode is."""
+        if self._address.scheme != "ipc" or is_ours(peer := peer_of_frame(sender)):
+            return None
+        log.warning(event("turned another user away", uid=peer.uid, pid=peer.pid))
+        return Refused(
+            RefusalCode.PERMISSION,
+            f"user {peer.uid} may not use the daemon of user {os.getuid()}",
+            "start a daemon of your own, or ask for a key",
+        )
 
     async def _reply(self, frames: list[bytes], key: str) -> Reply:
         try:

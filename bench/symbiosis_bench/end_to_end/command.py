@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
 from rich.console import Console
 
-from symbiosis_bench.end_to_end.figures import KEYS, Figure
+from symbiosis_bench.end_to_end.figures import JOBS, KEYS, Figure
 from symbiosis_bench.end_to_end.picture import draw
 from symbiosis_bench.end_to_end.report import Report, mismatches, settings_line, show, to_json
 from symbiosis_bench.end_to_end.run import run
@@ -26,6 +27,9 @@ from symbiosis_bench.progress import Progress
 from symbiosis_core.errors import UsageError
 
 __all__ = ["conclude", "end_to_end"]
+
+
+_SEEDS: Final = 1000
 
 
 class Device(StrEnum):
@@ -56,6 +60,14 @@ def end_to_end(
         int | None, typer.Option(min=1, help="Of torch in a process. [default: all cores]", show_default=False)
     ] = None,
     cut: Annotated[str, typer.Option(help="Of the clients. [default: the library's]", show_default=False)] = "",
+    seed: Annotated[
+        int | None, typer.Option(help="Of who comes first. [default: another every time]", show_default=False)
+    ] = None,
+    lent: Annotated[bool, typer.Option(help="Also measure clients with lent weights.")] = True,
+    limit_mb: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of jobs_on_one_gpu: what all may hold. [default: the GPU]", show_default=False),
+    ] = None,
     capture: Annotated[bool, typer.Option(help="Capture the decode steps of generating clients.")] = True,
 ) -> None:
     """Measure clients on a shared base against plain PEFT, in separate processes, and compare their results."""
@@ -69,8 +81,13 @@ def end_to_end(
         quick=quick,
         only=_keys(only),
         scale=_scaled(QUICK if quick else FULL, rounds),
+        seed=secrets.randbelow(_SEEDS) if seed is None else seed,
+        lent=lent,
+        limit_bytes=None if limit_mb is None else limit_mb * 1_000_000,
         environment=telling_environment(),
     )
+    if JOBS in settings.only and settings.device == "cpu" and limit_mb is None:
+        raise UsageError(f"--only {JOBS}: a CPU has no memory of its own; say with --limit-mb what jobs may hold")
     check_writable(json)
     if plot is not None:
         check_plotting()

@@ -43,6 +43,12 @@ class Contender:
             cut=str(self._handle.explain()).splitlines()[0] if self._handle else "",
         )
 
+    def begin(self, threads: int) -> None:
+        """Readies the process for an interval: gives torch so many threads, and forgets earlier peaks."""
+        self.threads(threads)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def threads(self, wanted: int) -> None:
         """Gives torch so many threads; 0: those it had."""
         if torch.get_num_threads() != (threads := wanted or self.default_threads):
@@ -54,7 +60,15 @@ class Contender:
             torch.cuda.synchronize(self.device)
 
     def cuda_bytes(self) -> int | None:
+        """Returns the most that torch has held on the GPU since `begin`; None without one."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+    def device_bytes(self) -> int | None:
+        """Returns what all processes hold on the GPU now, its contexts included; None without one."""
+        if self.device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self.device)
+        return total - free
 
 
 def open_plain(folder: str, dtype: str, device: str) -> Any:

@@ -12,11 +12,13 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from symbiosis_bench.end_to_end.messages import Began, Made, Message, Of, Order, Ready, Said
+from symbiosis_bench.end_to_end.daemons import Daemon
+from symbiosis_bench.end_to_end.kinds import Kind
+from symbiosis_bench.end_to_end.messages import Began, Made, Message, NoRoom, Of, Order, Ready, Said
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
 
-__all__ = ["Crew", "wait_ready"]
+__all__ = ["Crew", "NoRoomError", "joined", "wait_ready"]
 
 _READY_S: Final = 600.0
 _ORDER_S: Final = 900.0
@@ -24,11 +26,24 @@ _LOOK_S: Final = 0.5
 A = TypeVar("A", bound=msgspec.Struct)
 
 
+class NoRoomError(BenchFailedError):
+    """A model could not be opened, for want of memory on the GPU."""
+
+
 class Crew:
     """Members are numbered as their processes were given, and within one that forks by their number there."""
 
-    def __init__(self, name: str, children: Children[Message], processes: Sequence[Child], forks: int = 1) -> None:
-        self.name = name
+    def __init__(
+        self,
+        kind: Kind,
+        children: Children[Message],
+        processes: Sequence[Child],
+        forks: int = 1,
+        daemon: Daemon | None = None,
+    ) -> None:
+        self.kind = kind
+        self.daemon = daemon
+        """Who has the base; a plain crew asks it for nothing."""
         self.members = len(processes) * forks
         self._children = children
         self._processes = {child.name: number * forks for number, child in enumerate(processes)}
@@ -37,12 +52,16 @@ class Crew:
         """What each said when it was ready."""
 
     def __repr__(self) -> str:
-        return f"<Crew {self.name!r} of {self.members}>"
+        return f"<Crew {self.kind!r} of {self.members}>"
 
     @property
     def pids(self) -> list[int]:
         """The processes that were started; forked ones are not known by pid."""
         return [child.pid for child in self._started]
+
+    @property
+    def processes(self) -> tuple[Child, ...]:
+        return tuple(self._started)
 
     def perform(
         self,
@@ -71,7 +90,7 @@ class Crew:
                     first_done()
                 answers[number] = said
             else:
-                raise BenchFailedError(f"{self.name} answered {type(said).__name__} instead of {kind.__name__}")
+                raise BenchFailedError(f"{self.kind} answered {type(said).__name__} instead of {kind.__name__}")
         return [answers[number] for number in range(self.members)]
 
     def end(self) -> None:
@@ -84,9 +103,9 @@ class Crew:
             child.write(msgspec.json.encode(order) + b"\n")
 
     def _next(self, deadline: float) -> tuple[int, Said]:
-        name, message = _heard(self._children, self.name, deadline)
+        name, message = _heard(self._children, self.kind, deadline)
         if (found := self.whose(name, message)) is None:
-            raise BenchFailedError(f"{name} spoke while {self.name} was asked")
+            raise BenchFailedError(f"{name} spoke while {self.kind} was asked")
         return found
 
     def whose(self, name: str, message: Message) -> tuple[int, Said] | None:
@@ -99,6 +118,14 @@ class Crew:
         return number, message
 
 
+def joined(children: Children[Message], crews: Sequence[Crew]) -> Crew:
+    """Returns the members of crews of one kind, all of them ready, as one crew."""
+    processes = [child for crew in crews for child in crew.processes]
+    whole = Crew(crews[0].kind, children, processes, daemon=crews[0].daemon)
+    whole.ready = tuple(ready for crew in crews for ready in crew.ready)
+    return whole
+
+
 def wait_ready(children: Children[Message], crews: Sequence[Crew]) -> None:
     """Waits until all members have opened their model."""
     told: dict[Crew, dict[int, Ready]] = {crew: {} for crew in crews}
@@ -108,6 +135,8 @@ def wait_ready(children: Children[Message], crews: Sequence[Crew]) -> None:
         for crew in crews:
             if (found := crew.whose(name, message)) is not None:
                 number, said = found
+                if isinstance(said, NoRoom):
+                    raise NoRoomError(f"there is no room on the GPU for {name}")
                 if not isinstance(said, Ready):
                     raise BenchFailedError(f"{name} said {type(said).__name__} before all were ready")
                 told[crew][number] = said

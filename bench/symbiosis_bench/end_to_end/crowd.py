@@ -1,78 +1,123 @@
 """Four at once: how a round of several contenders that each fill the machine is measured.
 
-Every contender is a crew of four and a number of torch threads each may use. In a round they take turns; within a
-turn the four run together, and only what they did while all four ran is counted.
+Every contender is an entrant: a crew of four, and a number of torch threads each may use. In a round they take
+turns; within a turn the four run together, and only what they did while all four ran is counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from statistics import median
+from typing import Generic, NamedTuple, TypeVar
 
 from symbiosis_bench.end_to_end.crew import Crew
+from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decoded, Order, Trained
+from symbiosis_bench.end_to_end.pairs import in_words
 from symbiosis_bench.end_to_end.site import Site
-from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, spread
+from symbiosis_bench.end_to_end.turns import said, turns
+from symbiosis_bench.spread import Spread, mean_occupancy, rate_together, ratios, spread, step_s
 from symbiosis_core.wire import BatchStatus
 
-__all__ = ["Crowd", "best", "named", "split_rounds"]
+__all__ = ["Crowd", "Entrant", "best", "lent_gain"]
 
-A = TypeVar("A", Decoded, Trained)
+A = TypeVar("A", bound=Decoded | Trained)
 
 
-class Crowd:
-    """The rounds of some crews, and what came of them, by contender."""
+class Entrant(NamedTuple):
+    """A contender of a crowd."""
 
-    def __init__(self, site: Site, what: str, crews: Sequence[Crew]) -> None:
+    kind: Kind
+    threads: int
+    """Of torch in every member; 0: as many as it would take by itself."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}_1_thread" if self.threads == 1 else str(self.kind)
+
+
+class Crowd(Generic[A]):
+    """The rounds of some crews, and what came of them, by entrant."""
+
+    def __init__(self, site: Site, what: str, kind: type[A], crews: Sequence[Crew]) -> None:
         self._site = site
         self._what = what
-        self._crews = crews
-        self.rates: dict[str, list[float]] = {}
+        self._kind = kind
+        self._turns = [(crew, Entrant(crew.kind, threads)) for crew in crews for threads in site.thread_variants]
+        self.answers: dict[Entrant, list[list[A]]] = {entrant: [] for _, entrant in self._turns}
+        """Of every member, in every round."""
+        self.rates: dict[Entrant, list[float]] = {entrant: [] for _, entrant in self._turns}
         """Stamps a second of all four together."""
-        self.occupancies: dict[str, list[float]] = {}
+        self.steps_s: dict[Entrant, list[float]] = {entrant: [] for _, entrant in self._turns}
+        """The median time of a token or a step."""
+        self.occupancies: dict[Entrant, list[float]] = {}
         """Clients a batch of the daemon meanwhile."""
+        self._order = ""
 
     def __repr__(self) -> str:
-        return f"<Crowd {self._what}: {', '.join(self.rates)}>"
+        return f"<Crowd {self._what}: {', '.join(map(str, self.rates))}>"
 
-    def measure(
-        self, kind: type[A], order: Callable[[int], Order], warm_up: Callable[[int], Order]
-    ) -> dict[str, list[list[A]]]:
-        """Runs all rounds. The orders are made for a number of threads. Returns the answers of each round."""
-        answered: dict[str, list[list[A]]] = {}
-        for crew in self._crews:
-            self._site.progress.say(f"{self._what}: {crew.name} warms up")
-            for threads in self._site.thread_variants:  # another number of threads may be compiled anew
-                crew.perform(kind, warm_up(threads))
-        for number in range(self._site.scale.crowd_rounds):
-            turns = [(crew, threads) for crew in self._crews for threads in self._site.thread_variants]
-            for crew, threads in turns if number % 2 == 0 else turns[::-1]:
-                of = f"round {number + 1} of {self._site.scale.crowd_rounds}"
-                self._site.progress.say(f"{self._what}: {of}, {named(crew.name, threads)}")
-                turn = self._turn(kind, crew, threads, order(threads))
-                answered.setdefault(named(crew.name, threads), []).append(turn)
-        return answered
+    def measure(self, order: Callable[[int], Order], warm_up: Callable[[int], Order]) -> None:
+        """Runs all rounds. The orders are made for a number of threads."""
+        rounds = self._site.scale.crowd_rounds
+        for crew, entrant in self._turns:  # another number of threads may be compiled anew
+            self._site.progress.say(f"{self._what}: {entrant} warms up")
+            crew.perform(self._kind, warm_up(entrant.threads))
+        orders = turns(self._turns, rounds, self._site.settings.seed, self._what)
+        self._order = said([[entrant for _, entrant in each] for each in orders])
+        for number, in_turn in enumerate(orders, 1):
+            for crew, entrant in in_turn:
+                self._site.progress.say(f"{self._what}: round {number} of {rounds}, {entrant}")
+                self._turn(crew, entrant, order(entrant.threads))
 
-    def _turn(self, kind: type[A], crew: Crew, threads: int, order: Order) -> list[A]:
-        seen: list[BatchStatus] = []
+    def _turn(self, crew: Crew, entrant: Entrant, order: Order) -> None:
+        daemon, seen = crew.daemon, list[BatchStatus]()
 
         def look() -> None:
-            seen.append(self._site.main().status().batches)
+            if daemon is not None:
+                seen.append(daemon.status().batches)
 
-        watched = look if crew.name == "split" else None
-        answers = crew.perform(kind, order, all_began=watched, first_done=watched)
-        name = named(crew.name, threads)
+        watched = look if entrant.kind.asks else None
+        answers = crew.perform(self._kind, order, all_began=watched, first_done=watched)
+        self.answers[entrant].append(answers)
         stamps_s = [_after_the_first(answer) for answer in answers]
-        self.rates.setdefault(name, []).append(rate_together(stamps_s))
-        if len(seen) == 2:
+        self.rates[entrant].append(rate_together(stamps_s))
+        self.steps_s[entrant].append(step_s(*stamps_s))
+        if seen:
             before, after = seen
             occupancy = mean_occupancy(after.count - before.count, after.clients - before.clients)
-            self.occupancies.setdefault(name, []).append(occupancy)
-        return answers
+            self.occupancies.setdefault(entrant, []).append(occupancy)
+
+    def references(self, kind: Kind) -> list[A]:
+        """Returns the last answers of a kind's first entrant: what all others are compared with."""
+        return next(rounds[-1] for entrant, rounds in self.answers.items() if entrant.kind is kind)
+
+    def but(self, references: Sequence[A]) -> Iterator[tuple[str, int, A]]:
+        """Yields every answer of every entrant but these themselves, with who gave it and the member's number."""
+        for entrant, rounds in self.answers.items():
+            for number, answers in enumerate(rounds, 1):
+                for client, answer in enumerate(answers):
+                    if answer is not references[client]:
+                        yield f"client {client} of {entrant}, round {number}", client, answer
+
+    def notes(self, above: Entrant, below: Entrant) -> dict[str, str]:
+        """Returns which entrants a gain is the quotient of, and who came when."""
+        threads = "; ".join(f"{entrant} {self._threads(entrant)}" for entrant in self.answers)
+        return {
+            "numerator": str(above),
+            "denominator": str(below),
+            "order": self._order,
+            "threads of torch": threads,
+        }
+
+    def _threads(self, entrant: Entrant) -> str:
+        """Returns how many every member had in the last round."""
+        return in_words([answer.torch_threads for answer in self.answers[entrant][-1]])
 
     def beside(self, unit: str, times: float = 1.0) -> dict[str, Spread]:
         """Returns the rates of all contenders, each stamp being worth `times`."""
-        return {f"{name}_{unit}": spread([rate * times for rate in rates]) for name, rates in self.rates.items()}
+        return {
+            f"{entrant}_{unit}": spread([rate * times for rate in rates]) for entrant, rates in self.rates.items()
+        }
 
 
 def _after_the_first(answer: Decoded | Trained) -> Sequence[float]:
@@ -80,20 +125,14 @@ def _after_the_first(answer: Decoded | Trained) -> Sequence[float]:
     return answer.stamps_s if isinstance(answer, Decoded) else answer.stamps_s[1:]
 
 
-def named(crew: str, threads: int) -> str:
-    """Returns the name of a contender."""
-    return f"{crew}_1_thread" if threads == 1 else crew
+def lent_gain(rates: Mapping[Entrant, Sequence[float]], below: Entrant) -> Spread | None:
+    """Returns the gain of lent clients over an entrant; None where none took part."""
+    if not any(entrant.kind is Kind.LENT for entrant in rates):
+        return None
+    return ratios(rates[best(rates, Kind.LENT)], rates[below])
 
 
-def split_rounds(answered: Mapping[str, list[list[A]]]) -> Iterator[tuple[str, list[A]]]:
-    """Yields every round of clients on the shared base, with the name of the contender."""
-    for name, rounds in answered.items():
-        if name.startswith("split"):
-            for answers in rounds:
-                yield name, answers
-
-
-def best(rates: Mapping[str, Sequence[float]], *kinds: str) -> str:
+def best(rates: Mapping[Entrant, Sequence[float]], *kinds: Kind) -> Entrant:
     """Returns the contender of these kinds with the highest median: each side is run as is best for it."""
-    candidates = [name for name in rates if name.removesuffix("_1_thread") in kinds]
-    return max(candidates, key=lambda name: spread(rates[name]).median)
+    candidates = [entrant for entrant in rates if entrant.kind in kinds]
+    return max(candidates, key=lambda entrant: median(rates[entrant]))

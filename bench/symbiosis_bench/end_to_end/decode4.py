@@ -6,48 +6,53 @@ Plain is run in two ways, with each of the threads it may have, and the best of 
   that they share its pages without knowing;
 - `copied`: four processes with weights of their own, as on every load that converts.
 
-`forked` is beside them: one process that loads, and four forks of it.
+`forked` is beside them: one process that loads, and four forks of it. So is `unheld`: the four clients on a daemon
+of their own that holds nobody, which says what holding brings and costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from symbiosis_bench.end_to_end.crew import Crew
-from symbiosis_bench.end_to_end.crowd import Crowd, best, split_rounds
+from symbiosis_bench.end_to_end.crowd import Crowd, best, lent_gain
 from symbiosis_bench.end_to_end.figures import Figure, figure
+from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Decode, Decoded, Judge, Judged
-from symbiosis_bench.end_to_end.pairs import Pair, reports, same_adapters
+from symbiosis_bench.end_to_end.pairs import reports, same_adapters
 from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.verification import Check
-from symbiosis_bench.spread import ratios, spread
+from symbiosis_bench.spread import Spread, ratios, spread
 
 __all__ = ["decode4"]
 
 _WARM_UP_TOKENS: Final = 4
 
 
-def decode4(site: Site, wanted: frozenset[str], crews: Sequence[Crew], pair: Pair) -> Iterator[tuple[str, Figure]]:
-    """Yields `decode4_gain` and `decode4_occupancy`, which come of one run. The pair is among the crews."""
-    crowd = Crowd(site, "decode4", crews)
-    answered = crowd.measure(
-        Decoded,
+def decode4(site: Site, wanted: frozenset[str], plain: Crew, *others: Crew) -> Iterator[tuple[str, Figure]]:
+    """Yields `decode4_gain` and `decode4_occupancy`, which come of one run."""
+    crews = (plain, *others)
+    crowd = Crowd(site, "decode4", Decoded, crews)
+    crowd.measure(
         lambda threads: Decode(site.scale.crowd_tokens, threads),
         lambda threads: Decode(_WARM_UP_TOKENS, threads),
     )
-    checks = same_adapters(site, pair) + _check_tokens(site, pair, answered)
-    notes = reports(*crews)
-    ours, theirs = best(crowd.rates, "split"), best(crowd.rates, "plain", "copied")
-    notes |= {"numerator": ours, "denominator": theirs}
-    quick, rates = site.settings.quick, crowd.rates
+    checks = same_adapters(site, plain, *others) + _check_tokens(site, crowd, plain, others)
+    rates, quick = crowd.rates, site.settings.quick
+    ours, theirs = best(rates, Kind.SPLIT), best(rates, Kind.PLAIN, Kind.COPIED)
+    notes = reports(*crews) | crowd.notes(ours, theirs)
     if "decode4_gain" in wanted:
         beside = crowd.beside("tokens_per_s")
-        beside["gain_over_forked"] = ratios(rates[ours], rates[best(rates, "forked")])
+        beside["gain_over_forked"] = ratios(rates[ours], rates[best(rates, Kind.FORKED)])
         gain = ratios(rates[ours], rates[theirs])
-        yield "decode4_gain", figure("decode4_gain", gain, quick=quick, checks=checks, beside=beside, notes=notes)
+        lent = lent_gain(rates, theirs)
+        yield (
+            "decode4_gain",
+            figure("decode4_gain", gain, quick=quick, checks=checks, beside=beside, notes=notes, lent=lent),
+        )
     if "decode4_occupancy" in wanted:
-        beside = {name: spread(values) for name, values in crowd.occupancies.items()}
+        beside = {str(entrant): spread(values) for entrant, values in crowd.occupancies.items()} | _holding(crowd)
         occupancy = spread(crowd.occupancies[ours])
         yield (
             "decode4_occupancy",
@@ -55,21 +60,36 @@ def decode4(site: Site, wanted: frozenset[str], crews: Sequence[Crew], pair: Pai
         )
 
 
-def _check_tokens(site: Site, pair: Pair, answered: Mapping[str, list[list[Decoded]]]) -> list[Check]:
-    """Checks every client against the plain process with the same adapter, and that the adapters differ."""
-    plain, split = pair
-    references = answered[plain.name][-1]
+def _holding(crowd: Crowd[Decoded]) -> dict[str, Spread]:
+    """Returns the median time of a token with holding and without, and the quotient, for all threads alike."""
+    told: dict[str, Spread] = {}
+    for unheld, without_s in crowd.steps_s.items():
+        if unheld.kind is Kind.UNHELD:
+            held = unheld._replace(kind=Kind.SPLIT)
+            told[f"{held}_token_s"] = spread(crowd.steps_s[held])
+            told[f"{unheld}_token_s"] = spread(without_s)
+            told[f"{held}_token_s_over_{unheld}"] = ratios(crowd.steps_s[held], without_s)
+    return told
+
+
+def _check_tokens(site: Site, crowd: Crowd[Decoded], plain: Crew, others: tuple[Crew, ...]) -> list[Check]:
+    """Checks everybody against the plain process with the same adapter, and that the adapters differ.
+
+    Forked processes all get the same orders, so they read no text of their own.
+    """
+    references = crowd.references(plain.kind)
     orders = [Judge(reference.tokens) for reference in references]
-    theirs, ours = plain.perform(Judged, orders), split.perform(Judged, orders)
+    judged = plain.perform(Judged, orders)
     checks = [
-        site.verifier.reading(f"client {client}", mine, judged)
-        for client, (mine, judged) in enumerate(zip(ours, theirs, strict=True))
+        site.verifier.tokens(who, answer, references[client], judged[client])
+        for who, client, answer in crowd.but(references)
     ]
-    for name, answers in split_rounds(answered):
-        checks += [
-            site.verifier.tokens(f"client {client} of {name}", mine, references[client], theirs[client])
-            for client, mine in enumerate(answers)
-        ]
-    digests = {ready.adapter for ready in split.ready}
-    differ = len(digests) == split.members
-    return [*checks, Check("adapters differ", differ, f"{len(digests)} of {split.members} are different")]
+    checks += [
+        site.verifier.reading(f"client {client} of {crew.kind}", ours, theirs)
+        for crew in others
+        if not crew.kind.forks
+        for client, (ours, theirs) in enumerate(zip(crew.perform(Judged, orders), judged, strict=True))
+    ]
+    digests = {ready.adapter for ready in plain.ready}
+    differ = len(digests) == plain.members
+    return [*checks, Check("adapters differ", differ, f"{len(digests)} of {plain.members} are different")]

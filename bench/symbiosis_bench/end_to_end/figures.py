@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from symbiosis_bench.end_to_end.verification import Check
 from symbiosis_bench.spread import Spread
 from symbiosis_bench.targets import Target
 
-__all__ = ["KEYS", "TARGETS", "Figure", "figure", "with_lent"]
+__all__ = ["JOBS", "KEYS", "TARGETS", "Figure", "figure"]
 
-
+JOBS: Final = "jobs_on_one_gpu"
+"""Measured on a GPU; elsewhere only where it is asked for, with a limit."""
 TARGETS: Final[Mapping[str, Target | None]] = {
     "train_tax": Target("<=", 1.10),
     "decode_tax": Target("<=", 1.05),
@@ -23,6 +22,7 @@ TARGETS: Final[Mapping[str, Target | None]] = {
     "memory_share": Target("<=", 1.25),
     "client_peak_activations": Target("<=", 1.0),
     "padding_saved": None,
+    JOBS: None,
 }
 KEYS: Final = tuple(TARGETS)
 
@@ -32,15 +32,17 @@ class Figure(Spread, frozen=True, kw_only=True):
 
     target: Target | None
     met: bool | None
-    """Whether the median meets the target. None: there is no target, or quick figures that mean nothing."""
-    verified: bool
-    """Whether every check passed."""
+    """Whether the median meets the target. None: there is no target, or a quick figure, which means nothing, or
+    one round, which may be any."""
+    verified: bool | None
+    """Whether every check passed. None: nothing was compared."""
     checks: tuple[Check, ...]
     beside: dict[str, Spread]
     """What the figure is made of, and other contenders; units are in the names."""
     notes: dict[str, str]
     lent: Spread | None = None
-    """The same under the cut `lent`, in which clients compute with the daemon's weights themselves."""
+    """The same under the cut `lent`, in which clients compute with the daemon's weights themselves. What it
+    is made of is in `beside`, too."""
 
 
 def figure(
@@ -51,6 +53,7 @@ def figure(
     checks: Sequence[Check] = (),
     beside: Mapping[str, Spread] | None = None,
     notes: Mapping[str, str] | None = None,
+    lent: Spread | None = None,
 ) -> Figure:
     """Returns the figure of a key."""
     target = TARGETS[key]
@@ -60,21 +63,10 @@ def figure(
         max=spread.max,
         rounds=spread.rounds,
         target=target,
-        met=None if target is None or quick else target.met(spread.median),
-        verified=all(check.passed for check in checks),
+        met=None if target is None or quick or len(spread.rounds) == 1 else target.met(spread.median),
+        verified=all(check.passed for check in checks) if checks else None,
         checks=tuple(checks),
         beside=dict(beside or {}),
         notes=dict(notes or {}),
-    )
-
-
-def with_lent(measured: Figure, lent: Figure) -> Figure:
-    """Returns a figure with the same one of lent clients beside it; both must have been verified."""
-    return msgspec.structs.replace(
-        measured,
-        verified=measured.verified and lent.verified,
-        checks=measured.checks + lent.checks,
-        beside=lent.beside | measured.beside,
-        notes=lent.notes | measured.notes,
-        lent=Spread(median=lent.median, min=lent.min, max=lent.max, rounds=lent.rounds),
+        lent=lent,
     )

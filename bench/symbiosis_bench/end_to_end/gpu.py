@@ -1,29 +1,19 @@
-"""What is measured on a GPU only. Nothing here has run on one yet, and nothing is claimed for one."""
+"""What is told of a GPU only. Nothing here has run on one yet, and nothing is claimed for one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import msgspec
+from typing import TypeVar
 
 from symbiosis_bench.end_to_end.messages import Measured, Peaked
 from symbiosis_bench.spread import Spread, spread
 
-__all__ = ["JobsOnOneGpu", "cuda_bytes"]
+__all__ = ["cuda_bytes"]
+
+N = TypeVar("N", bound=str)
 
 
-class JobsOnOneGpu(msgspec.Struct, frozen=True, kw_only=True):
-    """The paper's own case: LoRA jobs of a 7 B shape on one GPU. Not measured yet; the report says null."""
-
-    shared_jobs: int
-    """How many fit and make steps on one shared base."""
-    dedicated_jobs: int
-    """How many fit and make steps with a base each."""
-    shared_rows_per_s: Spread
-    dedicated_rows_per_s: Spread
-
-
-def cuda_bytes(told: Mapping[str, Sequence[Measured | Peaked]]) -> dict[str, Spread]:
+def cuda_bytes(told: Mapping[N, Sequence[Measured | Peaked]]) -> dict[str, Spread]:
     """Returns the GPU memory of a process of every contender; nothing without a GPU."""
     known = {
         name: [answer.cuda_bytes for answer in answers if answer.cuda_bytes is not None]

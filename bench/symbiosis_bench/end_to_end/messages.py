@@ -21,6 +21,7 @@ __all__ = [
     "Made",
     "Measured",
     "Message",
+    "NoRoom",
     "Of",
     "Order",
     "Peak",
@@ -102,7 +103,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     stamps_s: tuple[float, ...]
     cuda_bytes: int | None = None
-    """Most that torch held on the GPU for this process; None without one."""
+    """Most that torch held on the GPU for this process meanwhile; None without one."""
+    device_bytes: int | None = None
+    """What all processes hold on the GPU when this one is done, as its driver counts; None without one."""
+    torch_threads: int = 0
+    """In this process meanwhile."""
 
 
 class Trained(Measured, frozen=True, kw_only=True, tag="trained"):
@@ -120,6 +125,12 @@ class Decoded(Measured, frozen=True, kw_only=True, tag="decoded"):
     """Processor time of the process from the first token to the last."""
 
 
+class NoRoom(Measured, frozen=True, kw_only=True, tag="no_room"):
+    """There was not memory enough on the GPU, to open the model or to carry out the order."""
+
+    stamps_s: tuple[float, ...] = ()
+
+
 class Judged(msgspec.Struct, frozen=True, tag="judged"):
     """For every position of the tokens that were given."""
 
@@ -132,7 +143,8 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
 
 
 class Peaked(msgspec.Struct, frozen=True, tag="peaked"):
-    """Bytes; see `peak` for what they count."""
+    """Bytes; see `peak` for what they count. `activations` are of the GPU where the model is there, the others are
+    the host's."""
 
     activations: int
     arena: int
@@ -143,7 +155,7 @@ class Peaked(msgspec.Struct, frozen=True, tag="peaked"):
     cuda_bytes: int | None = None
 
 
-Answer = Trained | Decoded | Judged | Peaked
+Answer = Trained | Decoded | Judged | Peaked | NoRoom
 Said = Ready | Began | Answer
 
 

@@ -5,6 +5,9 @@ short peak is missed as it would be between two samples. Of that peak the file p
 libraries and mapped weights and do not move once warm, and so is the anonymous memory that the process has at
 rest: weights, adapter, interpreter. What shared memory the process has touched is never taken away: the arena of a
 client belongs to the client, also while it rests.
+
+On a GPU none of that says anything about activations. There it is what torch has held at most, less what it holds
+at rest.
 """
 
 from __future__ import annotations
@@ -55,21 +58,22 @@ def activations(rest: Resident, after: Resident) -> int:
 def peak(contender: Contender, order: Peak) -> Peaked:
     """Makes the steps twice: to touch what stays, and to be watched."""
     steps = Train(order.shape, order.steps)
-    contender.threads(0)
+    contender.begin(0)
     train_steps(contender, steps, _nothing)
     _tidy()
     rest = resident()
     Path("/proc/self/clear_refs").write_text(_BEGIN_ANEW)
-    if contender.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(contender.device)
+    contender.begin(0)
+    on_gpu = contender.device.type == "cuda"
+    gpu_rest = torch.cuda.memory_allocated(contender.device) if on_gpu else 0
     losses, _ = train_steps(contender, steps, _nothing)
-    after = resident()
+    after, gpu_peak = resident(), contender.cuda_bytes()
     return Peaked(
-        activations=activations(rest, after),
+        activations=activations(rest, after) if gpu_peak is None else gpu_peak - gpu_rest,
         arena=after.shared,
         process=after.highest,
         losses=tuple(losses),
-        cuda_bytes=contender.cuda_bytes(),
+        cuda_bytes=gpu_peak,
     )
 
 

@@ -8,23 +8,24 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from symbiosis_bench.end_to_end.figures import Figure
-from symbiosis_bench.end_to_end.gpu import JobsOnOneGpu
+from symbiosis_bench.end_to_end.figures import JOBS, Figure
 from symbiosis_bench.end_to_end.settings import Settings
 from symbiosis_bench.machine import Machine
+from symbiosis_bench.spread import Spread
 
-__all__ = ["Report", "mismatches", "settings_line", "show", "to_json"]
+__all__ = ["Report", "mismatches", "settings_line", "show", "summary", "to_json"]
 
 _SIGNIFICANT: Final = 3
+_SAME: Final = {True: "yes", False: "NO", None: "not compared"}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. In JSON the figures stand beside `machine` and `settings`, each under its key."""
+    """One run. In JSON the figures stand beside `machine` and `settings`, each under its key; the jobs of a
+    GPU are null where they were not measured."""
 
     machine: Machine
     settings: Settings
     figures: dict[str, Figure]
-    jobs_on_one_gpu: JobsOnOneGpu | None = None
 
 
 def to_json(report: Report) -> bytes:
@@ -33,7 +34,7 @@ def to_json(report: Report) -> bytes:
         "machine": report.machine,
         "settings": report.settings,
         **report.figures,
-        "jobs_on_one_gpu": report.jobs_on_one_gpu,
+        JOBS: report.figures.get(JOBS),
     }
     return msgspec.json.format(msgspec.json.encode(told)) + b"\n"
 
@@ -54,7 +55,7 @@ def settings_line(settings: Settings) -> str:
     return (
         f"{settings.model} in {settings.dtype} on {settings.device}; {settings.threads} threads in every process; "
         f"cut: {settings.cut or 'as the library chooses'}; "
-        f"decode steps {'captured' if settings.capture else 'eager'}; "
+        f"decode steps {'captured' if settings.capture else 'eager'}; seed {settings.seed}; "
         f"environment: {environment or 'no variable of interest'}"
     )
 
@@ -71,23 +72,31 @@ def show(console: Console, report: Report) -> None:
         table.add_row(
             key,
             _number(figure.median),
-            f"{_number(figure.min)}..{_number(figure.max)}",
+            _range(figure),
             "" if figure.target is None else str(figure.target),
             "" if figure.met is None else ("yes" if figure.met else "no"),
-            ("yes" if figure.verified else "NO") if figure.checks else "",
+            _SAME[figure.verified],
         )
     console.print(table)
     for key, figure in report.figures.items():
         if figure.lent is not None:
-            said = f"{key} with lent weights: {_number(figure.lent.median)} "
-            said += f"({_number(figure.lent.min)}..{_number(figure.lent.max)})"
-            console.print(said, markup=False, highlight=False)
+            console.print(f"{key} with lent weights: {summary(figure.lent)}", markup=False, highlight=False)
         beside = ", ".join(f"{name} {_number(spread.median)}" for name, spread in figure.beside.items())
         for line in (beside, *(f"{name}: {said}" for name, said in figure.notes.items())):
             if line:
                 console.print(f"{key}: {line}", markup=False, highlight=False, soft_wrap=True, style="dim")
     if report.settings.quick:
         console.print("quick: everything was run, and no figure means anything", markup=False)
+
+
+def _range(figure: Spread) -> str:
+    """Returns the least and the greatest; a single round has neither."""
+    return f"{_number(figure.min)}..{_number(figure.max)}" if len(figure.rounds) > 1 else "one round"
+
+
+def summary(figure: Spread) -> str:
+    """Returns a median with its range."""
+    return f"{_number(figure.median)} ({_range(figure)})"
 
 
 def _number(value: float) -> str:

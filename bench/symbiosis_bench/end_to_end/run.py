@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Final
 
 from symbiosis_bench.end_to_end.decode4 import decode4
-from symbiosis_bench.end_to_end.figures import KEYS, Figure
+from symbiosis_bench.end_to_end.figures import JOBS, KEYS, Figure
+from symbiosis_bench.end_to_end.jobs import jobs_on_one_gpu
+from symbiosis_bench.end_to_end.kinds import Kind
+from symbiosis_bench.end_to_end.memory_share import memory_share
 from symbiosis_bench.end_to_end.messages import read_message
+from symbiosis_bench.end_to_end.padding import padding_saved
+from symbiosis_bench.end_to_end.report import summary
 from symbiosis_bench.end_to_end.settings import Settings
-from symbiosis_bench.end_to_end.site import Site, Wanted
+from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.solo import solo
-from symbiosis_bench.end_to_end.train4 import padding_saved, train4_gain
-from symbiosis_bench.end_to_end.weight import memory_share
+from symbiosis_bench.end_to_end.train4 import train4_gain
 from symbiosis_bench.processes import Children
 from symbiosis_bench.progress import Progress
 
 __all__ = ["run"]
 
 Stage = Callable[[Site, frozenset[str]], Iterator[tuple[str, Figure]]]
-_DECODE4: Final = frozenset({"decode4_gain", "decode4_occupancy"})
 _FOUR_INFERENCE: Final = ("inference",) * 4
 _FOUR_TRAINING: Final = ("training",) * 4
 
@@ -32,7 +35,8 @@ def run(
 
     `keep` is given all that there is after every key, so that a run that is stopped was not in vain.
     """
-    wanted = frozenset(settings.only or KEYS)
+    all_keys = KEYS if settings.device != "cpu" else [key for key in KEYS if key != JOBS]
+    wanted = frozenset(settings.only or all_keys)
     found: dict[str, Figure] = {}
     with Children(folder, read_message) as children:
         site = Site(settings, children, progress, folder)
@@ -41,33 +45,38 @@ def run(
                 for key, figure in stage(site, keys & wanted):
                     found[key] = figure
                     keep(found)
-                    progress.tell(f"{key}: {figure.median:.3g} ({figure.min:.3g}..{figure.max:.3g})")
+                    progress.tell(f"{key}: {summary(figure)}")
     return {key: found[key] for key in KEYS if key in found}
 
 
-def _four(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
-    """Yields all that needs four clients, or four plain processes, at once."""
-    crews: dict[str, Wanted] = {}
-    if wanted - {"padding_saved"}:
-        crews["plain"] = ("plain", _FOUR_INFERENCE)
-    if wanted & _DECODE4:
-        crews |= {kind: (kind, _FOUR_INFERENCE) for kind in ("copied", "forked")}
-        crews["generating"] = ("split", _FOUR_INFERENCE)
-    if wanted - _DECODE4:
-        crews["training"] = ("split", _FOUR_TRAINING)
-    with site.crews(site.main(), *crews.values()) as opened:
-        crew = dict(zip(crews, opened, strict=True))
-        if wanted & _DECODE4:
-            contenders = [crew[kind] for kind in ("plain", "copied", "forked", "generating")]
-            yield from decode4(site, wanted, contenders, (crew["plain"], crew["generating"]))
+def _four_generate(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
+    """Yields what needs four generating clients, or four plain processes, at once."""
+    kinds = [Kind.PLAIN, Kind.COPIED, Kind.FORKED, Kind.SPLIT, *([Kind.LENT] if site.lends else [])]
+    main = site.main()
+    with (
+        site.daemon_on(main.folder, holding=False) as unholding,
+        site.crews(main, [(kind, _FOUR_INFERENCE) for kind in kinds]) as ((plain, *others),),
+        site.crews(unholding, [(Kind.UNHELD, _FOUR_INFERENCE)]) as ((unheld,),),
+    ):
+        yield from decode4(site, wanted, plain, *others, unheld)
+
+
+def _four_train(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
+    """Yields what needs four training clients, or four plain processes, at once."""
+    kinds = [Kind.SPLIT]
+    if "train4_gain" in wanted:
+        kinds = [Kind.PLAIN, Kind.SPLIT, *([Kind.LENT] if site.lends else [])]
+    with site.crews(site.main(), [(kind, _FOUR_TRAINING) for kind in kinds]) as (crews,):
         if "train4_gain" in wanted:
-            yield "train4_gain", train4_gain(site, (crew["plain"], crew["training"]))
+            yield "train4_gain", train4_gain(site, *crews)
         if "padding_saved" in wanted:
-            yield "padding_saved", padding_saved(site, crew["training"])
+            yield "padding_saved", padding_saved(site, crews[kinds.index(Kind.SPLIT)])
 
 
 _STAGES: Final[tuple[tuple[frozenset[str], Stage], ...]] = (
     (frozenset({"train_tax", "decode_tax", "client_peak_activations"}), solo),
-    (_DECODE4 | {"train4_gain", "padding_saved"}, _four),
+    (frozenset({"decode4_gain", "decode4_occupancy"}), _four_generate),
+    (frozenset({"train4_gain", "padding_saved"}), _four_train),
     (frozenset({"memory_share"}), memory_share),
+    (frozenset({JOBS}), jobs_on_one_gpu),
 )

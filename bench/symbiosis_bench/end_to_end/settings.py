@@ -31,6 +31,8 @@ SMALL: Final = Base(hidden=256, intermediate=512, layers=4, heads=4, kv_heads=2,
 LLAMA_1B: Final = Base(hidden=2048, intermediate=5632, layers=22, heads=32, kv_heads=4, vocabulary=32_000)
 """TinyLlama's: 1.1 B parameters."""
 
+LLAMA_7B: Final = Base(hidden=4096, intermediate=11_008, layers=32, heads=32, kv_heads=32, vocabulary=32_000)
+
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
     """The size of every measurement."""
@@ -55,6 +57,12 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     memory_shape: Shape
     memory_lanes: tuple[str, ...]
     """Of the clients that are weighed."""
+    jobs_base: Base
+    """Of `jobs_on_one_gpu`."""
+    jobs_shape: Shape
+    jobs_steps: int
+    jobs_most: int
+    """No more jobs are started than that."""
 
 
 FULL: Final = Scale(
@@ -72,6 +80,10 @@ FULL: Final = Scale(
     tiny_base=TINY,
     memory_shape=Shape(1, 64),
     memory_lanes=("training",) * 4 + ("inference",) * 2,
+    jobs_base=LLAMA_7B,
+    jobs_shape=Shape(2, 512),
+    jobs_steps=8,
+    jobs_most=64,
 )
 QUICK: Final = Scale(
     rounds=2,
@@ -88,6 +100,10 @@ QUICK: Final = Scale(
     tiny_base=TINY,
     memory_shape=Shape(1, 16),
     memory_lanes=("training", "inference"),
+    jobs_base=TINY,
+    jobs_shape=Shape(1, 16),
+    jobs_steps=3,
+    jobs_most=3,
 )
 
 
@@ -107,6 +123,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     only: tuple[str, ...]
     """Empty: every key."""
     scale: Scale
+    seed: int = 0
+    """Of the order in which contenders take turns."""
+    lent: bool = True
+    """Whether clients with lent weights take part."""
+    limit_bytes: int | None = None
+    """What the jobs of `jobs_on_one_gpu` may hold together. None: as much as the GPU has."""
     environment: dict[str, str]
     """The user's variables that bear on threads and memory, which every process inherits. Of this kind the
     benchmark sets OMP_NUM_THREADS only, and for all alike."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,39 +14,24 @@ from typing import Any, Final
 import msgspec
 
 from symbiosis_bench.daemon import answers, serve_command
-from symbiosis_bench.end_to_end.crew import Crew, wait_ready
+from symbiosis_bench.end_to_end.crew import Crew, NoRoomError, joined, wait_ready
+from symbiosis_bench.end_to_end.daemons import Daemon, configuration
+from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.messages import Made, Message
 from symbiosis_bench.end_to_end.settings import Base, Settings, worker_environment
 from symbiosis_bench.end_to_end.verification import Verifier
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.processes import Child, Children
 from symbiosis_bench.progress import Progress
-from symbiosis_core.wire import DaemonStatus
-from symbiosis_scheduler.commands.status import fetch_status
 
-__all__ = ["Daemon", "Site", "Wanted"]
+__all__ = ["Site", "Wanted"]
 
-Wanted = tuple[str, tuple[str, ...]]
-"""A kind of `worker.arguments`, and a lane for every member; only a split one's lane means something."""
+Wanted = tuple[Kind, tuple[str, ...]]
+"""A kind, and a lane for every member; only a client's lane means something."""
 _DAEMON_S: Final = 600.0
 _BASE_S: Final = 600.0
 _LOOK_S: Final = 0.1
 _MODULE: Final = "symbiosis_bench.end_to_end"
-
-
-class Daemon:
-    """A daemon that answers, and the folder of its base."""
-
-    def __init__(self, address: str, folder: str, child: Child) -> None:
-        self.address = address
-        self.folder = folder
-        self.child = child
-
-    def __repr__(self) -> str:
-        return f"<Daemon at {self.address}>"
-
-    def status(self) -> DaemonStatus:
-        return fetch_status(self.address)
 
 
 class Site:
@@ -75,11 +60,7 @@ class Site:
     @property
     def lends(self) -> bool:
         """Whether clients with lent weights are measured beside the others."""
-        return self.settings.device == "cpu" and self.settings.cut != "lent"
-
-    def busy_s(self) -> float:
-        """Returns how long the daemon of this run has computed; 0 where there is none."""
-        return self._main.status().batches.busy_s if self._main is not None else 0.0
+        return self.settings.lent and self.settings.device == "cpu" and self.settings.cut != "lent"
 
     def main(self) -> Daemon:
         """Returns the daemon on the base of this run. Starts it when it is first asked for."""
@@ -97,15 +78,23 @@ class Site:
             self._main = None
 
     @contextmanager
-    def daemon_on(self, base: Base) -> Iterator[Daemon]:
-        """Lends a daemon on a random base, whose folder goes with it."""
-        daemon = self._daemon(self.made_base(base))
+    def daemon_on(self, folder: str, *, holding: bool = True) -> Iterator[Daemon]:
+        """Lends a daemon on the base in that folder."""
+        daemon = self._daemon(folder, holding=holding)
         try:
             yield daemon
         finally:
             self._children.end([daemon.child])
+
+    @contextmanager
+    def base(self, base: Base) -> Iterator[str]:
+        """Lends the folder of a random base, and removes it."""
+        folder = self.made_base(base)
+        try:
+            yield folder
+        finally:
             del self._bases[base]
-            shutil.rmtree(daemon.folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def made_base(self, base: Base) -> str:
         """Returns the folder of a random base of that shape."""
@@ -118,41 +107,70 @@ class Site:
         return self._bases[base]
 
     @contextmanager
-    def crews(self, daemon: Daemon, *wanted: Wanted) -> Iterator[tuple[Crew, ...]]:
-        """Lends crews of one member a lane, all of them ready."""
+    def crews(self, daemon: Daemon, *groups: Sequence[Wanted]) -> Iterator[tuple[list[Crew], ...]]:
+        """Lends groups of crews of one member a lane, all of them ready."""
+        wanted = [one for group in groups for one in group]
         self.progress.say("opening " + ", ".join(f"{len(lanes)} x {kind}" for kind, lanes in wanted))
-        crews = tuple(self._crew(daemon, kind, lanes) for kind, lanes in wanted)
+        opened = tuple([self._crew(daemon, kind, lanes) for kind, lanes in group] for group in groups)
+        crews = [crew for group in opened for crew in group]
         try:
             wait_ready(self._children, crews)
-            yield crews
+            yield opened
         finally:
             for crew in crews:
                 crew.end()
 
-    def _crew(self, daemon: Daemon, kind: str, lanes: tuple[str, ...]) -> Crew:
-        if kind in ("forked", "copied"):
-            options = [kind, *self._options(daemon), f"--members={len(lanes)}"]
-            return Crew(kind, self._children, [self._start(kind, "nursery", *options)], forks=len(lanes))
-        started = [
-            self._start(f"{kind}-{client}", "worker", *self._worker(kind), *self._options(daemon, client, lane))
-            for client, lane in enumerate(lanes)
+    def _crew(self, daemon: Daemon, kind: Kind, lanes: tuple[str, ...]) -> Crew:
+        if kind.forks:
+            options = [kind, *self._options(daemon.folder, daemon.address), f"--members={len(lanes)}"]
+            nursery = self._start(kind, "nursery", *options)
+            return Crew(kind, self._children, [nursery], forks=len(lanes), daemon=daemon)
+        members = [
+            self._member(kind, daemon.folder, daemon.address, client, lane) for client, lane in enumerate(lanes)
         ]
-        return Crew(kind, self._children, started)
+        return Crew(kind, self._children, members, daemon=daemon)
 
-    def _worker(self, kind: str) -> tuple[str, str]:
-        """Returns how a worker is told what it is: a lent one is a split one with a cut of its own."""
-        return ("split", "--cut=lent") if kind == "lent" else (kind, f"--cut={self.settings.cut}")
+    def job(self, kind: Kind, folder: str, daemon: Daemon | None, client: int) -> Crew:
+        """Starts a crew of one that trains, and that the caller ends.
 
-    def _options(self, daemon: Daemon, client: int = 0, lane: str = "") -> list[str]:
+        Raises:
+            NoRoomError: its model does not fit on the GPU. It has been ended.
+        """
+        address = daemon.address if daemon is not None else ""
+        started = [self._member(kind, folder, address, client, "training")]
+        crew = Crew(kind, self._children, started, daemon=daemon)
+        try:
+            wait_ready(self._children, [crew])
+        except NoRoomError:
+            crew.end()
+            raise
+        return crew
+
+    def together(self, jobs: Sequence[Crew]) -> Crew:
+        """Returns jobs as one crew."""
+        return joined(self._children, jobs)
+
+    def _member(self, kind: Kind, folder: str, address: str, client: int, lane: str) -> Child:
+        options = [*self._worker(kind, lane), *self._options(folder, address, client, lane)]
+        return self._start(f"{kind}-{client}", "worker", *options)
+
+    def _worker(self, kind: Kind, lane: str) -> list[str]:
+        """Returns how a worker is told what it is: every client is opened as a split one."""
+        if kind is Kind.PLAIN:
+            return ["plain"]
+        cut = "lent" if kind is Kind.LENT else self.settings.cut
+        captured = self.settings.capture and kind.captured and lane == "inference"
+        return ["split", f"--cut={cut}", *(["--capture"] if captured else [])]
+
+    def _options(self, folder: str, address: str, client: int = 0, lane: str = "") -> list[str]:
         given = {
-            "folder": daemon.folder,
+            "folder": folder,
             "client": client,
             "dtype": self.settings.dtype,
             "device": self.settings.device,
-            "address": daemon.address,
+            "address": address,
             "lane": lane,
             "name": f"bench-{client}",
-            "capture": str(self.settings.capture and lane == "inference"),
         }
         return [f"--{key}={value}" for key, value in given.items()]
 
@@ -174,11 +192,11 @@ class Site:
         assert isinstance(message, Made)  # nobody else was asked
         return message.folder
 
-    def _daemon(self, folder: str) -> Daemon:
+    def _daemon(self, folder: str, *, holding: bool = True) -> Daemon:
         self.progress.say("starting a daemon")
         number = self._number()
         config = self._folder / f"daemon-{number}.toml"
-        config.write_text(f"[compute]\nthreads = {self.settings.threads}\n")
+        config.write_text(configuration(self.settings.threads, holding=holding))
         address = f"ipc://{self._folder}/d{number}/s"  # short: a socket's path has at most 100 bytes
         options = ["--dtype", self.settings.dtype, "--config", str(config)]
         if self.settings.device != "cpu":

@@ -21,9 +21,15 @@ _LEARNING_RATE = 2e-4
 
 def train(contender: Contender, order: Train, began: Callable[[], object]) -> Trained:
     """Trains as a plain loop does. Every interval is the same one again, so its losses can be compared."""
-    contender.threads(order.threads)
+    contender.begin(order.threads)
     losses, stamps_s = train_steps(contender, order, began)
-    return Trained(losses=tuple(losses), stamps_s=tuple(stamps_s), cuda_bytes=contender.cuda_bytes())
+    return Trained(
+        losses=tuple(losses),
+        stamps_s=tuple(stamps_s),
+        cuda_bytes=contender.cuda_bytes(),
+        device_bytes=contender.device_bytes(),
+        torch_threads=torch.get_num_threads(),
+    )
 
 
 def train_steps(
@@ -62,13 +68,18 @@ def step(contender: Contender, optimizer: torch.optim.Optimizer, number: int, sh
 
 def decode(contender: Contender, order: Decode, began: Callable[[], object]) -> Decoded:
     """Generates with transformers' generate()."""
-    contender.threads(order.threads)
+    contender.begin(order.threads)
     restore(contender.model, contender.adapter)
     contender.model.eval()
     clock = TokenClock(contender, began)
     tokens = generate(contender, order.tokens, clock)
     return Decoded(
-        tokens=tokens, stamps_s=tuple(clock.stamps_s), cpu_s=clock.cpu_s, cuda_bytes=contender.cuda_bytes()
+        tokens=tokens,
+        stamps_s=tuple(clock.stamps_s),
+        cpu_s=clock.cpu_s,
+        cuda_bytes=contender.cuda_bytes(),
+        device_bytes=contender.device_bytes(),
+        torch_threads=torch.get_num_threads(),
     )
 
 
@@ -87,7 +98,7 @@ def generate(contender: Contender, tokens: int, clock: TokenClock) -> tuple[int,
 
 def judge(contender: Contender, order: Judge) -> Judged:
     """Reads prompt and tokens at once; position i is judged by what stands before it."""
-    contender.threads(0)
+    contender.begin(0)
     restore(contender.model, contender.adapter)
     contender.model.eval()
     prompt_BT = contender.text.prompt(PROMPT_TOKENS)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import queue
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from symbiosis_bench.end_to_end.messages import (
     Began,
     Decode,
     Judge,
+    NoRoom,
     Order,
     Peak,
     Said,
@@ -26,7 +29,7 @@ from symbiosis_bench.end_to_end.messages import (
 from symbiosis_bench.lifeline import listen
 from symbiosis_bench.lines import Reporter
 
-__all__ = ["arguments", "carry_out", "main"]
+__all__ = ["arguments", "carry_out", "main", "no_room_told"]
 
 
 def main() -> None:
@@ -38,15 +41,29 @@ def main() -> None:
 
     from symbiosis_bench.end_to_end.contender import Contender, open_plain, open_split
 
-    base = (
-        open_split(given.address, given.lane, given.name, given.cut, given.device, capture=given.capture == "True")
-        if given.kind == "split"
-        else open_plain(given.folder, given.dtype, given.device)
-    )
-    contender = Contender(base, given.folder, given.client)
-    reporter.tell(contender.ready())
-    while True:
-        carry_out(contender, read_order.decode(orders.get()), reporter.tell)
+    with no_room_told(reporter.tell):
+        base = (
+            open_split(given.address, given.lane, given.name, given.cut, given.device, capture=given.capture)
+            if given.kind == "split"
+            else open_plain(given.folder, given.dtype, given.device)
+        )
+        contender = Contender(base, given.folder, given.client)
+        reporter.tell(contender.ready())
+    while order := orders.get():  # whoever found no room is ended instead
+        with no_room_told(reporter.tell):
+            carry_out(contender, read_order.decode(order), reporter.tell)
+
+
+@contextmanager
+def no_room_told(tell: Callable[[Said], object]) -> Iterator[None]:
+    """Tells the parent where memory on the GPU has run out, and goes on."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        traceback.print_exc()
+        tell(NoRoom())
 
 
 def carry_out(contender: Any, order: Order, tell: Callable[[Said], object]) -> None:
@@ -80,7 +97,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--lane", default="training")
     parser.add_argument("--name", default="")
     parser.add_argument("--cut", default="", help="none: the library's default")
-    parser.add_argument("--capture", default="", help="True: decode steps are captured")
+    parser.add_argument("--capture", action="store_true", help="decode steps are captured")
     parser.add_argument("--members", type=int, default=1, help="of a nursery: how many processes it forks")
     return parser
 

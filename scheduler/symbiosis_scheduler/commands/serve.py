@@ -75,6 +75,7 @@ def serve(
     from symbiosis_scheduler.bases import Bases
     from symbiosis_scheduler.daemon import serve as serve_bases
     from symbiosis_scheduler.devices import find_device
+    from symbiosis_scheduler.guarded import guarded
     from symbiosis_scheduler.layers import FrozenLayers
     from symbiosis_scheduler.lending import place_for
     from symbiosis_scheduler.loading import load
@@ -83,7 +84,7 @@ def serve(
     from symbiosis_transports.claim import AddressClaim
 
     place = find_device(device)
-    policy, threads = make_policy(settings), ThreadChoice(settings.compute.threads)
+    policy, threads = guarded(make_policy(settings), settings), ThreadChoice(settings.compute.threads)
     claims = [AddressClaim(address) for address in addresses]
     try:
         for claim in claims:

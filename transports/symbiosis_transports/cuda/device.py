@@ -101,12 +101,14 @@ class CudaDevice:
         return Stream(torch.cuda.current_stream(self._index).cuda_stream)
 
     def record(self, event: EventNumber, stream: Stream) -> None:
-        """See `Cuda`."""
-        self._call("cudaEventRecord", event, stream)
+        """See `Cuda`. The default stream has no name of its own: its number means the current device's."""
+        with self._chosen():
+            self._call("cudaEventRecord", event, stream)
 
     def wait(self, stream: Stream, event: EventNumber) -> None:
-        """See `Cuda`."""
-        self._call("cudaStreamWaitEvent", stream, event, 0)
+        """See `Cuda`. The stream is this device's, as for `record`."""
+        with self._chosen():
+            self._call("cudaStreamWaitEvent", stream, event, 0)
 
     def done(self, event: EventNumber) -> bool:
         """See `Cuda`. Not being ready is no error, and leaves none behind."""

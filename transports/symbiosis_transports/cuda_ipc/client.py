@@ -13,6 +13,7 @@ import os
 import time
 from typing import Final
 
+from symbiosis_core.errors import ClosedError
 from symbiosis_core.ids import SlotIndex
 from symbiosis_transports.cuda.seam import CudaError, EventNumber, Pointer, Stream
 from symbiosis_transports.cuda_ipc.events import OwnEvents
@@ -82,6 +83,8 @@ class CudaClientChannel:
 
     def publish(self, slot: SlotIndex, call: Call) -> None:
         """Hands the slot to the daemon, behind all that is queued on the current stream."""
+        if not self._rows:
+            raise ClosedError("the channel was closed")
         self._cuda.record(self._written[slot], self._cuda.current_stream())
         self._words.publish(slot, call)
 

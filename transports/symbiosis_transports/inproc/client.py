@@ -6,16 +6,15 @@ import asyncio
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from symbiosis_core.errors import (
-    BusyError,
     ClosedError,
     DaemonGoneError,
     DaemonSilentError,
-    RefusalCode,
     RefusedError,
     RemoteProtocolError,
 )
 from symbiosis_core.ids import SlotIndex, Token
 from symbiosis_transports.inproc.server import DOORS, InprocServerChannel
+from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
 
 __all__ = ["InprocClientChannel"]
@@ -28,7 +27,7 @@ class InprocClientChannel:
         self._endpoint = endpoint
         self._far = far
         self._exchange = far.exchange
-        self._free = [SlotIndex(slot) for slot in reversed(range(len(self._exchange.places)))]
+        self._leases = Leases(len(self._exchange.places))
         self._closed = False
         self._requests = self._doorbells = self._sleeps = 0
 
@@ -58,9 +57,7 @@ class InprocClientChannel:
         """Takes a free slot."""
         if self._closed:
             raise ClosedError("the channel was closed")
-        if not self._free:
-            raise BusyError(RefusalCode.QUOTA, f"all {self.slots} slots of this client are in use")
-        return self._free.pop()
+        return self._leases.take()
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The rows of `slot`."""
@@ -83,6 +80,8 @@ class InprocClientChannel:
 
     def wait(self, slot: SlotIndex, timeout_s: float) -> None:
         """Blocks until the slot is answered."""
+        if self._closed:
+            raise ClosedError("the channel was closed")
         place = self._exchange.places[slot]
         with self._exchange.changed:
             if place.answered != place.published:
@@ -99,7 +98,11 @@ class InprocClientChannel:
 
     def release(self, slot: SlotIndex) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        with self._exchange.changed:
+            place = self._exchange.places[slot]
+            over = self._closed or self._exchange.daemon_gone is not None
+            answered = over or place.answered == place.published
+        self._leases.give_back(slot, answered=answered)
 
     def close(self) -> None:
         """Ends the channel."""

@@ -11,16 +11,10 @@ later   one zero byte, either way: "look into the arena"
 
 from __future__ import annotations
 
-import os
-import socket
-import struct
-
 import msgspec
 
-from symbiosis_core.errors import RemoteProtocolError
 from symbiosis_core.ids import Token
 from symbiosis_core.wire import Refused
-from symbiosis_transports.ports import Peer
 
 __all__ = [
     "DOORBELL",
@@ -32,11 +26,9 @@ __all__ = [
     "Goodbye",
     "Handed",
     "Opening",
-    "check_owner",
     "decode_from_daemon",
     "decode_opening",
     "encode",
-    "peer_of",
 ]
 
 VERSION = 1
@@ -108,19 +100,3 @@ def decode_from_daemon(datagram: bytes | memoryview) -> FromDaemon:
         msgspec.MsgspecError: nothing that can be understood.
     """
     return _from_daemon.decode(datagram)
-
-
-def peer_of(sock: socket.socket) -> Peer:
-    """Returns who is at the other end of a Unix socket, as the kernel vouches."""
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return Peer(pid, uid)
-
-
-def check_owner(sock: socket.socket, endpoint: str) -> None:
-    """Lets a client deal with a daemon of its own user, or of root, and nobody else who got hold of the path.
-
-    Raises:
-        RemoteProtocolError: somebody else listens there.
-    """
-    if (uid := peer_of(sock).uid) not in (os.getuid(), 0):
-        raise RemoteProtocolError(f"the daemon at {endpoint} belongs to user {uid}; choose another address")

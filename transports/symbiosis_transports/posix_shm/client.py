@@ -12,11 +12,9 @@ import weakref
 import msgspec
 
 from symbiosis_core.errors import (
-    BusyError,
     ClosedError,
     DaemonGoneError,
     DaemonSilentError,
-    RefusalCode,
     RefusedError,
     RemoteProtocolError,
     SymbiosisError,
@@ -33,6 +31,7 @@ from symbiosis_transports.layout import (
     pack_call,
     refusal_of,
 )
+from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, Goodbye, decode_from_daemon
 from symbiosis_transports.waiting import client_spin_us
@@ -55,9 +54,11 @@ class ShmClientChannel:
         self._poll.register(sock.fileno(), select.POLLIN)
         self._spin_ns = client_spin_us() * 1000
         self._generations = [0] * layout.slots
-        self._free = [SlotIndex(slot) for slot in reversed(range(layout.slots))]
+        self._leases = Leases(layout.slots)
         self._closed_because = ""
         self._requests = self._doorbells = self._sleeps = self._spin_hits = 0
+        self._rung = 0
+        """Doorbells that were heard."""
         slots = [SlotIndex(slot) for slot in range(layout.slots)]
         self._request_words = [layout.request_word(slot) for slot in slots]
         self._answer_words = [layout.answer_word(slot) for slot in slots]
@@ -69,7 +70,7 @@ class ShmClientChannel:
 
     def __repr__(self) -> str:
         state = self._closed_because or "open"
-        return f"<ShmClientChannel {self._endpoint} {state} free={len(self._free)}/{self.slots}>"
+        return f"<ShmClientChannel {self._endpoint} {state} {self._leases}>"
 
     @property
     def slots(self) -> int:
@@ -85,9 +86,7 @@ class ShmClientChannel:
         """Takes a free slot."""
         if self._closed_because:
             raise ClosedError(self._closed_because)
-        if not self._free:
-            raise BusyError(RefusalCode.QUOTA, f"all {self.slots} slots of this client are in use")
-        return self._free.pop()
+        return self._leases.take()
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The rows of `slot`."""
@@ -115,8 +114,10 @@ class ShmClientChannel:
 
     def wait(self, slot: SlotIndex, timeout_s: float) -> None:
         """Blocks until the slot is answered."""
+        if self._closed_because:
+            raise ClosedError(self._closed_because)
         word, generation, words = self._answer_words[slot], self._generations[slot], self._words
-        if words[word] != generation:
+        if words[word] != generation or not WORDS_ARE_ORDERED:
             if WORDS_ARE_ORDERED and self._spin(word, generation):
                 self._spin_hits += 1
             else:
@@ -128,7 +129,8 @@ class ShmClientChannel:
 
     def release(self, slot: SlotIndex) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        answered = self._closed_because or self._words[self._answer_words[slot]] == self._generations[slot]
+        self._leases.give_back(slot, answered=bool(answered))
 
     def close(self) -> None:
         """Ends the channel."""
@@ -157,17 +159,25 @@ class ShmClientChannel:
         while True:
             words[CLIENT_SLEEPS] = 1
             fence()
-            if words[word] == generation:
+            if self._may_read(word, generation):
                 words[CLIENT_SLEEPS] = 0
                 return
             left_s = deadline - time.monotonic()
             rung = left_s > 0 and self._poll.poll(left_s * 1000)
             words[CLIENT_SLEEPS] = 0
-            if words[word] == generation:
+            if self._may_read(word, generation):
                 return
             if not rung:
                 raise DaemonSilentError(self._endpoint, timeout_s)
             self._hear()
+
+    def _may_read(self, word: int, generation: int) -> bool:
+        """Whether the answer is there. Where words are not ordered: and every answer's doorbell that is there was
+        heard, for each has one.
+        """
+        if self._words[word] != generation:
+            return False
+        return WORDS_ARE_ORDERED or sum([self._words[one] for one in self._answer_words]) == self._rung
 
     def _hear(self) -> None:
         """Reads one datagram: a doorbell, or the end."""
@@ -179,6 +189,7 @@ class ShmClientChannel:
             raise self._gone(error.strerror or str(error)) from None
         if datagram != DOORBELL:
             raise self._last_words(datagram)
+        self._rung += 1
 
     def _receive(self) -> bytes:
         """Reads one datagram.

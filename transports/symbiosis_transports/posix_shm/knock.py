@@ -11,6 +11,7 @@ import msgspec
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RemoteProtocolError
 from symbiosis_core.protocol import refusal
 from symbiosis_core.wire import Refused
+from symbiosis_transports.peers import check_owner, peer_of
 from symbiosis_transports.posix_shm.attach import (
     MAX_DATAGRAM_BYTES,
     VERSION,
@@ -18,7 +19,6 @@ from symbiosis_transports.posix_shm.attach import (
     Goodbye,
     Handed,
     Opening,
-    check_owner,
     decode_from_daemon,
     encode,
 )
@@ -44,7 +44,7 @@ def knock(endpoint: str, opening: Opening, wanted: type[T], timeout_s: float) ->
     fds: list[int] = []
     try:
         sock.connect(endpoint)
-        check_owner(sock, endpoint)
+        check_owner(peer_of(sock), endpoint)
         sock.send(encode(opening))
         datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
         answer = _read(datagram, endpoint, wanted)

@@ -18,7 +18,9 @@ from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.wire import Refused
 from symbiosis_transports.arena import Arena
+from symbiosis_transports.folder import for_owner_alone
 from symbiosis_transports.layout import DAEMON_SLEEPS, Layout
+from symbiosis_transports.peers import peer_of
 from symbiosis_transports.ports import Grant, Host
 from symbiosis_transports.posix_shm.attach import (
     MAX_DATAGRAM_BYTES,
@@ -28,7 +30,6 @@ from symbiosis_transports.posix_shm.attach import (
     Handed,
     decode_opening,
     encode,
-    peer_of,
 )
 from symbiosis_transports.posix_shm.server import ShmServerChannel
 
@@ -170,11 +171,8 @@ def _open_door(path: Path) -> socket.socket:
                     path.unlink(missing_ok=True)
                 else:
                     raise UsageError(f"{path} is in use by another daemon; stop it or choose another address")
-        previous = os.umask(0o177)
-        try:
+        with for_owner_alone():
             door.bind(str(path))
-        finally:
-            os.umask(previous)
         door.listen(_MAX_ATTACHING)
     except OSError as error:
         door.close()

@@ -51,7 +51,8 @@ class ShmServerChannel:
         self._published = 0
         self._taken = [0] * layout.slots
         self._answered = [0] * layout.slots
-        self._rung = False
+        self._rung = self._unrung = 0
+        """Doorbells that were heard, and answers that were not rung for: unordered words need their number."""
         self._doorbells = 0
         self._open = True
         slots = [SlotIndex(index) for index in range(layout.slots)]
@@ -82,7 +83,7 @@ class ShmServerChannel:
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`."""
-        return self._open and bool(self._words[PUBLISHED] != self._published)
+        return self._open and self._told() != self._published
 
     def take(self) -> list[Arrival]:
         """Everything published since the last call.
@@ -90,12 +91,12 @@ class ShmServerChannel:
         Raises:
             RemoteProtocolError: the client broke the protocol; the caller closes the channel.
         """
-        if not self._open or not (WORDS_ARE_ORDERED or self._rung):
+        if not self._open:
             return []
-        published = self._words[PUBLISHED]
+        published = self._told()
         if published == self._published:
             return []
-        self._published, self._rung = published, False
+        self._published = published
         arrivals = []
         for index, word in enumerate(self._request_words):
             generation = self._words[word]
@@ -119,11 +120,16 @@ class ShmServerChannel:
         word = self._answer_words[slot]
         self._words[word + 1] = code_of(refusal)
         self._words[word] = generation
+        self._unrung += 1
 
     def ring(self) -> None:
         """Wakes the client where it sleeps."""
         fence()
-        if self._open and (self._words[CLIENT_SLEEPS] or not WORDS_ARE_ORDERED):
+        if not self._open:
+            return
+        doorbells = int(self._words[CLIENT_SLEEPS] != 0) if WORDS_ARE_ORDERED else self._unrung
+        self._unrung = 0
+        for _ in range(doorbells):
             self._doorbells += 1
             # A full queue means that the client has doorbells to read; a broken pipe shows up as EOF.
             with contextlib.suppress(OSError):
@@ -135,7 +141,7 @@ class ShmServerChannel:
             return True
         self._words[DAEMON_SLEEPS] = 1
         fence()
-        return bool(self._words[PUBLISHED] == self._published)
+        return self._told() == self._published
 
     def disarm(self) -> None:
         """No doorbell wanted."""
@@ -159,6 +165,17 @@ class ShmServerChannel:
         with contextlib.suppress(BufferError):
             self._arena.close()
 
+    def _told(self) -> int:
+        """How many calls were published, as far as they may be read.
+
+        Where words are not ordered a call may be read once its doorbell was heard. Each call has one, so all that
+        are seen may be read when as many were heard; otherwise those of before, until the next is.
+        """
+        if WORDS_ARE_ORDERED:
+            return int(self._words[PUBLISHED])
+        seen = sum([self._words[word] for word in self._request_words])
+        return seen if seen == self._rung else self._published
+
     def _readable(self) -> None:
         try:
             datagram = self._sock.recv(MAX_DATAGRAM_BYTES)
@@ -167,7 +184,7 @@ class ShmServerChannel:
         except OSError:
             datagram = b""
         if datagram == DOORBELL:
-            self._rung = True
+            self._rung += 1
             self._host.ready(self)
             return
         if datagram:

@@ -16,6 +16,7 @@ from symbiosis_core.errors import (
     ClosedError,
     DaemonGoneError,
     DaemonSilentError,
+    LocalProtocolError,
     RefusalCode,
     RefusedError,
 )
@@ -92,6 +93,45 @@ class ChannelConformance:
             channel.release(first)
             assert channel.lease_nowait() == first
             channel.close()
+
+    def test_a_slot_is_given_back_once(self, tmp_path: object) -> None:
+        with self.daemon(tmp_path, slots=2) as (_, endpoint):
+            channel = self.connect(endpoint)
+            slot = channel.lease_nowait()
+            channel.release(slot)
+            with raises(LocalProtocolError):
+                channel.release(slot)
+            assert channel.lease_nowait() != channel.lease_nowait()
+            channel.close()
+
+    def test_a_slot_that_the_daemon_has_is_leased_to_nobody(self, tmp_path: object) -> None:
+        with self.daemon(tmp_path, slots=2) as (_, endpoint):
+            channel = self.connect(endpoint)
+            slot = channel.lease_nowait()
+            channel.publish(slot, Call(NEVER, Direction.FORWARD, 1, 0, 64))
+            with raises(DaemonSilentError):
+                channel.wait(slot, 0.05)
+            with raises(LocalProtocolError):
+                channel.release(slot)
+            assert channel.lease_nowait() != slot
+            with raises(BusyError):
+                channel.lease_nowait()
+            channel.close()
+
+    def test_nothing_can_be_done_with_a_closed_channel(self, tmp_path: object) -> None:
+        with self.daemon(tmp_path) as (_, endpoint):
+            channel = self.connect(endpoint)
+            slot, unanswered = channel.lease_nowait(), channel.lease_nowait()
+            for one, op in ((slot, ADD_ONE), (unanswered, NEVER)):
+                channel.publish(one, Call(op, Direction.FORWARD, 1, 0, 64))
+            channel.wait(slot, TIMEOUT_S)
+            channel.close()
+            for one in (slot, unanswered):
+                with raises(ClosedError):
+                    channel.wait(one, TIMEOUT_S)
+                with raises(ClosedError):
+                    channel.publish(one, Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
+                channel.release(one)
 
     def test_a_refusal_is_typed_and_leaves_the_channel_usable(self, tmp_path: object) -> None:
         with self.daemon(tmp_path) as (_, endpoint):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from pathlib import Path
 
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import ClientId
 from symbiosis_transports.arena import Arena
+from symbiosis_transports.folder import for_owner_alone
+from symbiosis_transports.peers import told_by_zeromq
 from symbiosis_transports.ports import Grant, Host, Listener
 from symbiosis_transports.ports import Peer as Owner
 from symbiosis_transports.zmq_rows.door import Door, Peer
@@ -30,12 +31,8 @@ def listen(loop: asyncio.AbstractEventLoop, endpoint: str, host: Host) -> Listen
     path = Path(endpoint.removeprefix("ipc://"))
     if path.exists() and not path.is_socket():
         raise UsageError(f"cannot listen at {path}: it is there and is no socket; choose another address")
-    usual = os.umask(0o177)
-    try:
-        listener = RowsListener(loop, endpoint, host, _make, _owner, most_bytes=_MOST_BYTES)
-    finally:
-        os.umask(usual)
-    return listener
+    with for_owner_alone():
+        return RowsListener(loop, endpoint, host, _make, _owner, most_bytes=_MOST_BYTES)
 
 
 class ZmqIpcServerChannel(RowsServerChannel):
@@ -69,8 +66,4 @@ def _make(door: Door, peer: Peer, grant: Grant, host: Host) -> tuple[RowsServerC
 
 
 def _owner(peer: Peer) -> Owner:
-    """ZeroMQ asks the kernel, and tells host, user, group and process in one text."""
-    _, user, _, process = peer.where.split(":")
-    with contextlib.suppress(ValueError):
-        return Owner(int(process), int(user))
-    return Owner(0, -1)
+    return told_by_zeromq(peer.where)

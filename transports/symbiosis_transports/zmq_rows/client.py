@@ -9,7 +9,6 @@ import weakref
 import msgspec
 
 from symbiosis_core.errors import (
-    BusyError,
     ClosedError,
     DaemonGoneError,
     RefusalCode,
@@ -20,6 +19,7 @@ from symbiosis_core.ids import SlotIndex, Token
 from symbiosis_core.protocol import refusal
 from symbiosis_core.wire import Refused
 from symbiosis_transports.layout import refusal_of
+from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.zmq_rows.line import Line
 from symbiosis_transports.zmq_rows.messages import (
@@ -80,14 +80,14 @@ class RowsClientChannel:
         self._answered = [0] * len(slots)
         self._refusals: list[RefusalCode | None] = [None] * len(slots)
         self._calls: list[Call | None] = [None] * len(slots)
-        self._free = [SlotIndex(slot) for slot in reversed(range(len(slots)))]
+        self._leases = Leases(len(slots))
         self._closed_because = ""
         self._requests = self._sleeps = self._copied_bytes = 0
         _open_channels.add(self)
 
     def __repr__(self) -> str:
         state = self._closed_because or "open"
-        return f"<{type(self).__name__} {self._line.endpoint} {state} free={len(self._free)}/{self.slots}>"
+        return f"<{type(self).__name__} {self._line.endpoint} {state} {self._leases}>"
 
     @property
     def slots(self) -> int:
@@ -102,9 +102,7 @@ class RowsClientChannel:
     def lease_nowait(self) -> SlotIndex:
         """Takes a free slot."""
         self._raise_if_closed()
-        if not self._free:
-            raise BusyError(RefusalCode.QUOTA, f"all {self.slots} slots of this client are in use")
-        return self._free.pop()
+        return self._leases.take()
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The rows of `slot`."""
@@ -113,18 +111,19 @@ class RowsClientChannel:
     def publish(self, slot: SlotIndex, call: Call) -> None:
         """Hands the slot to the daemon."""
         self._raise_if_closed()
-        self._generations[slot] += 1
-        self._calls[slot] = call
+        generation = self._generations[slot] + 1
+        at, rows = self.rows_out(slot, generation, call)
+        self.send([pack_head(ASK, slot, generation, at=at) + pack_call(call), *rows])
+        # Only now: a generation whose call was never sent would look like a leap to the daemon.
+        self._generations[slot], self._calls[slot] = generation, call
         self._requests += 1
-        at, rows = self.rows_out(slot, call)
-        self.send([pack_head(ASK, slot, self._generations[slot], at=at) + pack_call(call), *rows])
 
     def wait(self, slot: SlotIndex, timeout_s: float) -> None:
         """Blocks until the slot is answered."""
+        self._raise_if_closed()
         deadline = time.monotonic() + timeout_s
         self._sleeps += self._answered[slot] != self._generations[slot]
         while self._answered[slot] != self._generations[slot]:
-            self._raise_if_closed()
             try:
                 frames = self._line.receive(max(0.0, deadline - time.monotonic()))
             except DaemonGoneError as error:
@@ -135,7 +134,8 @@ class RowsClientChannel:
 
     def release(self, slot: SlotIndex) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        answered = self._closed_because or self._answered[slot] == self._generations[slot]
+        self._leases.give_back(slot, answered=bool(answered))
 
     def close(self) -> None:
         """Ends the channel."""
@@ -152,8 +152,11 @@ class RowsClientChannel:
         except DaemonGoneError as error:
             raise self._gone(error.reason) from None
 
-    def rows_out(self, slot: SlotIndex, call: Call) -> tuple[int, list[memoryview]]:
-        """Returns what is to be sent with a call, and where it begins. Here the daemon sees it anyway."""
+    def rows_out(self, slot: SlotIndex, generation: int, call: Call) -> tuple[int, list[memoryview]]:
+        """Returns what is to be sent with a call, and where it begins. Here the daemon sees it anyway.
+
+        Raises as `publish` does.
+        """
         return 0, []
 
     def rows_in(self, head: Head, call: Call, rows: list[memoryview]) -> bool:

@@ -32,6 +32,8 @@ class Line:
     ) -> None:
         self.endpoint = endpoint
         self.sent = 0
+        self.peer = ""
+        """Whom this line has reached, as ZeroMQ tells with every message; empty: nothing was said yet."""
         self._connected = self._rejected = False
         self._connection: tuple[int, tuple[int, int]] | None = None
         """The descriptor under this line, and what it stood for when ZeroMQ told of it: numbers are used again."""
@@ -83,6 +85,7 @@ class Line:
             except zmq.Again:
                 self._wait(zmq.POLLIN, deadline, timeout_s)
             else:
+                self.peer = str(frames[0].get("Peer-Address"))
                 if self._connection is None:
                     self._hear()  # the first thing that there is to hear: that there was a connection
                 return [frame.buffer for frame in frames]

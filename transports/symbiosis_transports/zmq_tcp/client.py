@@ -26,13 +26,13 @@ def connect(endpoint: str, token: Token, timeout_s: float) -> ZmqTcpClientChanne
 class ZmqTcpClientChannel(RowsClientChannel):
     """The client's end of a channel to another host."""
 
-    def rows_out(self, slot: SlotIndex, call: Call) -> tuple[int, list[memoryview]]:
+    def rows_out(self, slot: SlotIndex, generation: int, call: Call) -> tuple[int, list[memoryview]]:
         """Sends all pieces but the last, which it returns, with where it begins."""
         span = bounds(call.in_offset, call.in_bytes, self.slot_bytes)
         if span is None:
             raise UsageError(f"the rows of {call} leave the slot of {self.slot_bytes} bytes")
         *ahead, last = cut(*span)
-        rows, generation = self._memory.buffers[slot], self._generations[slot]
+        rows = self._memory.buffers[slot]
         for begin, end in ahead:
             self.send([pack_head(PIECE, slot, generation, at=begin), rows[begin:end]])
         self._copied_bytes += span[1] - span[0]

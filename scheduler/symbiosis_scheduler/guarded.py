@@ -1,0 +1,96 @@
+"""A policy of somebody else's, held to what a policy owes; once it fails, `latency_first` decides in its stead.
+
+A daemon serves people who did not write its policy. So a bug in one costs neither the daemon nor a request: what
+it would have decided next is decided by our own, over the same queues and lanes, and the log says why. It does not
+get another chance by itself: whoever has mended it applies the configuration again.
+
+Only what is not ours is guarded. A bug of ours ends the daemon with its traceback, as anywhere else, and a policy
+that is simulated raises: there its author wants to know.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import LocalProtocolError
+from symbiosis_core.logs import event, get_logger
+from symbiosis_scheduler.known import Known
+from symbiosis_scheduler.plan import Decision, Hold, Plan
+from symbiosis_scheduler.policy import LatencyFirst, Policy
+from symbiosis_scheduler.queues import Queues
+from symbiosis_scheduler.request import Request
+
+__all__ = ["Guarded", "guarded", "told"]
+
+log = get_logger(__name__)
+
+_OURS: Final = __name__.partition(".")[0]
+_INSTEAD: Final = "latency_first"
+
+
+class Guarded:
+    """Asks the policy until it fails, and from then on `latency_first`."""
+
+    def __init__(self, policy: Policy, config: DaemonConfig) -> None:
+        self.beside = bool(getattr(policy, "beside", False))
+        self.failed = False
+        self._name = config.policy.name
+        self._exact = config.batching.exact
+        self._policy = policy
+        self._instead = LatencyFirst(config)
+
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        """See `Policy.plan`."""
+        if not self.failed:
+            try:
+                decision = self._policy.plan(now_us, queues, known)
+                self._check(decision, now_us, queues)
+            except Exception as error:  # whatever its author did not think of
+                self.failed = True
+                reason = f"{type(error).__name__}: {error}"
+                log.exception(event("the policy failed", policy=self._name, decides=_INSTEAD, reason=reason))
+            else:
+                return decision
+        return self._instead.plan(now_us, queues, known)
+
+    def _check(self, decision: Decision, now_us: int, queues: Queues) -> None:
+        """Raises LocalProtocolError for what cannot be carried out, or would let requests wait for ever."""
+        if isinstance(decision, Plan):
+            _check_plan(decision, queues)
+            if self._exact and not (len(decision.parts) == 1 and decision.rows == decision.lead.rows):
+                raise LocalProtocolError("with batching.exact a plan is one request, whole and alone")
+        elif isinstance(decision, Hold):
+            if not isinstance(decision.until_us, int) or decision.until_us <= now_us:
+                raise LocalProtocolError(f"{decision} ends before it begins, at {now_us}")
+        elif decision is not None:
+            raise LocalProtocolError(f"a decision is a Plan, a Hold or None, and not {type(decision).__name__}")
+        elif len(queues):
+            raise LocalProtocolError("the policy lets requests wait and names no time")
+
+
+def _check_plan(plan: Plan, queues: Queues) -> None:
+    if not isinstance(plan.parts, tuple):
+        raise LocalProtocolError(f"the parts of a plan are a tuple, and not {type(plan.parts).__name__}")
+    taken: dict[Request, int] = {}
+    for part in plan.parts:
+        request = part.request
+        if (request.op, request.direction) != (plan.op, plan.direction):
+            raise LocalProtocolError(f"{request} does not belong into a plan for op {plan.op}, {plan.direction}")
+        start = taken[request] if request in taken else queues.taken(request)
+        if part.start != start or not start < part.stop <= request.rows:
+            raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")
+        taken[request] = part.stop
+    if not taken:
+        raise LocalProtocolError("the policy made an empty plan")
+
+
+def guarded(policy: Policy, config: DaemonConfig) -> Policy:
+    """Returns `policy`, which `config` names, so that it can do no harm."""
+    ours = type(policy).__module__.partition(".")[0] == _OURS
+    return policy if ours else Guarded(policy, config)
+
+
+def told(policy: Policy, name: str) -> str:
+    """Returns what users are told: the policy's name, and who decides where it has failed."""
+    return f"{_INSTEAD}, for {name} has failed" if isinstance(policy, Guarded) and policy.failed else name

@@ -1,0 +1,57 @@
+"""Who is at the other end of a socket of this host, as the kernel vouches, and whether one deals with that user.
+
+Of a socket of ours the kernel is asked; ZeroMQ asks it by itself, on either side, and tells with every message.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from symbiosis_core.errors import RemoteProtocolError
+from symbiosis_transports.ports import Peer
+
+if TYPE_CHECKING:  # not everybody who asks here uses ZeroMQ
+    import zmq
+
+__all__ = ["NOBODY_KNOWN", "check_owner", "is_ours", "peer_of", "peer_of_frame", "told_by_zeromq"]
+
+NOBODY_KNOWN = Peer(0, -1)
+"""Who is at the other end where nobody vouches for it: no user."""
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Returns who is at the other end of a Unix socket."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Peer(pid, uid)
+
+
+def peer_of_frame(frame: zmq.Frame) -> Peer:
+    """Returns who has sent a frame that came over a Unix socket."""
+    return told_by_zeromq(str(frame.get("Peer-Address")))
+
+
+def told_by_zeromq(text: str) -> Peer:
+    """Returns whom ZeroMQ means by host, user, group and process in one text; another form is nobody's."""
+    try:
+        _, user, _, process = text.split(":")
+        return Peer(int(process), int(user))
+    except ValueError:
+        return NOBODY_KNOWN
+
+
+def is_ours(peer: Peer) -> bool:
+    """Whether it is this user, or root."""
+    return peer.uid in (os.getuid(), 0)
+
+
+def check_owner(peer: Peer, endpoint: str) -> None:
+    """Lets a client deal with a daemon of its own user, or of root, and nobody else who got hold of the path.
+
+    Raises:
+        RemoteProtocolError: somebody else listens there.
+    """
+    if not is_ours(peer):
+        raise RemoteProtocolError(f"the daemon at {endpoint} belongs to user {peer.uid}; choose another address")
