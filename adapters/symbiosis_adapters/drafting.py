@@ -15,7 +15,7 @@ from symbiosis_adapters.recording import DTYPES, NodeKey, Passage, Recording
 from symbiosis_core.segments import Fn, Node, Segment
 from symbiosis_core.specs import DType, Plane
 
-__all__ = ["Draft", "draft"]
+__all__ = ["Draft", "draft", "needed_by"]
 
 
 class Draft(NamedTuple):
@@ -31,7 +31,7 @@ def draft(recording: Recording, wanted: tuple[int, ...], passages: Mapping[int, 
     """Returns the segment of what `wanted` is computed from. `passages` are all that a node may name."""
     derived = _derived(recording, wanted)
     asked = [node for node in wanted if node not in derived]
-    needed = _needed(recording, asked)
+    needed = needed_by(recording, asked)
     refs = {arg for index in needed for arg in recording.nodes[index].args}
     inputs = [index for index in range(len(recording.inputs)) if -2 * index - 1 in refs]
     tensors = _tensors(recording, needed, refs, passages)
@@ -67,7 +67,8 @@ def _derived(recording: Recording, wanted: tuple[int, ...]) -> dict[int, NodeKey
     return {index: node for index, node in nodes.items() if node.fn in ("cast", "take") and node.args[0] in nodes}
 
 
-def _needed(recording: Recording, asked: list[int]) -> list[int]:
+def needed_by(recording: Recording, asked: list[int]) -> list[int]:
+    """Returns the nodes that these are computed from, themselves included, in order."""
     needed = set(asked)
     for index in range(len(recording.nodes) - 1, -1, -1):
         if index in needed:

@@ -32,7 +32,7 @@ class BlockTrips(NamedTuple):
     trips: tuple[str, ...]
     """Per trip, the layers it serves, relative to `path`; with the graph cut also the bytes of a row."""
     reasons: tuple[str, ...]
-    """Why there are more than the cut allows."""
+    """Why there are more than the cut allows; with the graph cut, per trip, what needed the value it ends with."""
 
 
 class Explanation(NamedTuple):
@@ -52,13 +52,16 @@ class Explanation(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"cut: {self.cut}, {self._count()}"]
-        for first, last, count in _runs(self.blocks):
+        for first, last, count in _runs(self.blocks, with_reasons=self.cut is Cut.GRAPH):
             name = first.path or "(outside)"
             if count > 1:
                 name += f" ... {last.path.rpartition('.')[2]}"
             each = " each" if count > 1 else ""
             lines.append(f"  {name}: {len(first.trips)}{each}: {', '.join(first.trips)}")
-        reasons = (*self.reasons, *(reason for block in self.blocks for reason in block.reasons))
+            if self.cut is Cut.GRAPH:
+                lines.append(f"    ended by {', '.join(first.reasons)}")
+        blocks = () if self.cut is Cut.GRAPH else self.blocks
+        reasons = (*self.reasons, *(reason for block in blocks for reason in block.reasons))
         lines += [f"  not shared: {reason}" for reason in reasons]
         return "\n".join(
             lines + [f"  computed here, with a weight of this process's own: {path}" for path in self.taken]
@@ -121,16 +124,20 @@ def _made(model: nn.Module, deferral: Deferral) -> tuple[BlockTrips, ...]:
     """Returns the trips of the latest forward, each in the block that it begins in.
 
     Trips are counted by the ops that they go through. If several differ in their rows only, as with a loss and
-    with logits, the sizes of each are told.
+    with logits, the sizes of each are told, and what needed each.
     """
     sizes: dict[str, dict[str, None]] = {}
+    needs: dict[str, dict[str, None]] = {}
     for trip in deferral.trips.known():
         sizes.setdefault(trip.spec.name, {})[_row_bytes(trip.spec)] = None
-    blocks: dict[str, list[str]] = {}
+        needs.setdefault(trip.spec.name, {})[trip.needed] = None
+    blocks: dict[str, tuple[list[str], list[str]]] = {}
     for name, count in _latest(model, deferral).items():
         path, text = _within(name)
-        blocks.setdefault(path, []).extend([f"{text} ({' or '.join(sizes[name])})"] * count)
-    return tuple(BlockTrips(path, tuple(trips), ()) for path, trips in blocks.items())
+        trips, reasons = blocks.setdefault(path, ([], []))
+        trips += [f"{text} ({' or '.join(sizes[name])})"] * count
+        reasons += [" or ".join(needs[name])] * count
+    return tuple(BlockTrips(path, tuple(trips), tuple(why)) for path, (trips, why) in blocks.items())
 
 
 def _latest(model: nn.Module, deferral: Deferral) -> dict[str, int]:
@@ -159,18 +166,20 @@ def _within(name: str) -> tuple[str, str]:
 
 
 def _row_bytes(spec: SegmentSpec) -> str:
-    """Returns what a row of a segment takes on its way there and back."""
-    into, out = (
-        sum(plane.row_bytes for plane in planes)
-        for planes in (spec.planes_in(Direction.FORWARD), spec.planes_out(Direction.FORWARD))
+    """Returns what a row of a segment takes on its way there and back, and, if asked for, its gradient."""
+    forward, backward = (
+        [sum(plane.row_bytes for plane in planes) for planes in (spec.planes_in(way), spec.planes_out(way))]
+        for way in Direction
     )
-    return f"{into} B in, {out} B out"
+    told = f"{forward[0]} B in, {forward[1]} B out"
+    return f"{told}; backward {backward[0]} in, {backward[1]} out" if backward[1] else told
 
 
-def _runs(blocks: tuple[BlockTrips, ...]) -> Iterator[tuple[BlockTrips, BlockTrips, int]]:
+def _runs(blocks: tuple[BlockTrips, ...], *, with_reasons: bool) -> Iterator[tuple[BlockTrips, BlockTrips, int]]:
     """Yields the first, the last and the number of neighbouring blocks with the same trips."""
     start = 0
+    kinds = [(block.trips, block.reasons if with_reasons else ()) for block in blocks]
     for end in range(1, len(blocks) + 1):
-        if end == len(blocks) or blocks[end].trips != blocks[start].trips:
+        if end == len(blocks) or kinds[end] != kinds[start]:
             yield blocks[start], blocks[end - 1], end - start
             start = end

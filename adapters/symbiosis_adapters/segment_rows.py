@@ -39,6 +39,8 @@ class Trip(NamedTuple):
     """The nodes that other nodes of it are computed from."""
     derived: dict[int, NodeKey]
     """Wanted nodes that are a cast or some columns of another wanted one, and are made here."""
+    needed: str = ""
+    """What needed a value when the trip was made first; for `explain`."""
 
 
 def answers(trip: Trip, recording: Recording, wanted: Sequence[StandIn]) -> list[Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from symbiosis_adapters.drafting import draft
+from symbiosis_adapters.needs import what_needs_it
 from symbiosis_adapters.recording import NodeKey, Passage, Recording, StandIn
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.segment_rows import Trip, answers
@@ -74,7 +75,7 @@ class Trips:
         """Teaches the daemon the segment of what `wanted` is computed from."""
         drafted = draft(recording, wanted, self.passages)
         spec = self._rows.learn(drafted.segment)
-        return Trip(self._rows, spec, drafted.inputs, drafted.read, drafted.derived)
+        return Trip(self._rows, spec, drafted.inputs, drafted.read, drafted.derived, what_needs_it())
 
     @property
     def is_observed(self) -> bool:

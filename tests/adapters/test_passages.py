@@ -105,6 +105,25 @@ def test_a_hook_around_is_called(pair: Pair) -> None:
     assert len(seen) == 3
 
 
+class LastRow(nn.Module):
+    """Doubles the last row of every sequence."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, -1:, :] * 2
+
+
+def test_what_takes_all_rows_of_one_may_take_some_of_more(pair: Pair) -> None:
+    """So it is no passage, although one row was all there was."""
+    remote, last = pair.remote(), LastRow()
+    add_passages(last, remote.symbiosis_deferral)
+    table = pair.plain().get_input_embeddings()
+    for count in (1, 1, 5):
+        ids = IDS[:, :count]
+        found = last(remote.get_input_embeddings()(ids)) * 1
+        torch.testing.assert_close(found.clone(), table(ids).detach()[:, -1:] * 2)
+    assert known(last) == 0
+
+
 def test_a_submodule_that_was_replaced_is_used(pair: Pair) -> None:
     plain, remote = pair.plain(), pair.remote()
     logits(remote)

@@ -75,9 +75,9 @@ def _tenants() -> Iterator[StartTenant]:
     """Starts tenants as processes and kills them at the end. Their output is not read, but for the first line."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(mode: str, address: str, seed: int = 0) -> subprocess.Popen[str]:
+    def start(mode: str, address: str, seed: int = 0, cut: str = "graph") -> subprocess.Popen[str]:
         tenant = subprocess.Popen(
-            [sys.executable, str(TENANT), mode, address, str(seed)], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(TENANT), mode, address, str(seed), cut], stdout=subprocess.PIPE, text=True
         )
         started.append(tenant)
         assert tenant.stdout is not None

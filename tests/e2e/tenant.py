@@ -1,6 +1,6 @@
 """A client as its own process: trains or generates on a shared base until told to stop, and says how it goes.
 
-    python tenant.py train|generate|chat ADDRESS [SEED]
+    python tenant.py train|generate|chat ADDRESS [SEED [CUT]]
 
 Who chats generates, too, but with an adapter.
 
@@ -22,8 +22,9 @@ torch.set_num_threads(1)
 def main() -> None:
     """Runs until killed, or until standard output is closed."""
     mode, address, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    cut = sys.argv[4] if len(sys.argv) > 4 else "graph"
     lane = "training" if mode == "train" else "inference"
-    model = AutoModelForCausalLM.from_pretrained(address, lane=lane, name=f"{mode}-{seed}")
+    model = AutoModelForCausalLM.from_pretrained(address, lane=lane, name=f"{mode}-{seed}", cut=cut)
     torch.manual_seed(seed)
     vocabulary = model.config.vocab_size
     sys.stdout.write("ready\n")

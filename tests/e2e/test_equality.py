@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
 from symbiosis_adapters import AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
 from symbiosis_adapters.placeholder import FrozenWeight
+from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train
 
@@ -28,6 +29,23 @@ def test_twenty_steps_equal_plain_peft_while_others_are_served(
     after = busy_tiny_daemon.status()
     assert all(now.requests > then.requests for now, then in zip(after.clients, before.clients, strict=False))
     base.symbiosis.close()
+
+
+@pytest.mark.parametrize("cut", ["siblings", "linear"])
+def test_the_other_cuts_equal_plain_peft_while_requests_are_held(
+    fresh_daemon: DaemonProcess, tiny_path: Path, start_tenant: StartTenant, cut: str
+) -> None:
+    """In the lane in which tokens are held, beside one who generates with that cut, until they have met."""
+    start_tenant("generate", fresh_daemon.address, 1, cut)
+    theirs = train(plain(tiny_path), METHODS["lora_qv"], random_batches(5, 12))
+    for _ in range(40):
+        base = AutoModelForCausalLM.from_pretrained(fresh_daemon.address, lane="inference", cut=cut)
+        assert_same_training(train(base, METHODS["lora_qv"], random_batches(5, 12)), theirs)
+        base.symbiosis.close()
+        batches = fresh_daemon.status().batches
+        if batches.clients > batches.count:
+            return
+    pytest.fail("nobody ever shared a batch, so nothing was tested")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from peft import get_peft_model
 
 from symbiosis_adapters import AutoModelForCausalLM, AutoTokenizer
 from tests.e2e.conftest import StartTenant
@@ -21,6 +24,23 @@ def real_daemon(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield daemon.start()
     finally:
         daemon.close()
+
+
+def test_a_step_of_the_real_model_is_31_trips_and_30_back(real_daemon: DaemonProcess) -> None:
+    """With LoRA on q and v: one trip for each of 30 blocks, and one to begin with."""
+    base = AutoModelForCausalLM.from_pretrained(real_daemon.address, lane="training", name="counted")
+    ids = torch.arange(100, 124).view(1, 24)
+
+    def asked() -> int:
+        return next(each.requests for each in real_daemon.status().clients if each.name == "counted")
+
+    model = get_peft_model(base, copy.deepcopy(METHODS["lora_qv"]))
+    before = asked()
+    loss = model(input_ids=ids, labels=ids).loss
+    assert asked() - before == base.symbiosis.explain().trips_per_forward == 31
+    loss.backward()
+    assert asked() - before == 31 + 30
+    base.symbiosis.close()
 
 
 def test_the_real_model_trains_and_generates_as_in_plain_peft(

@@ -1,4 +1,4 @@
-"""Functions that change no number: the same rows under another shape, all of them, some of their columns."""
+"""Functions that change no number: the same rows under another shape, some of them, some of their columns."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred import Deferred, pending, root_of, view_of
+from symbiosis_adapters.deferred import Deferred, pending, read_size, root_of, view_of
 from symbiosis_adapters.recorded.nodes import record_unary
 from symbiosis_adapters.recorded.rules import Rules
+from symbiosis_adapters.recorded.some_rows import some_rows
 
 __all__ = ["RECORDED"]
 
@@ -47,17 +48,29 @@ def _view(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @RECORDED.of(Tensor.__getitem__)
 def _getitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """All rows, or the last of one: what remains is the tensor itself."""
+    """All rows, or the last of one, which are the tensor itself; or some, of all columns."""
     x, index = args
     if not pending(x) or not _may_view(x):
         return NotImplemented
-    kept = index if isinstance(index, tuple) else (index,)
-    if kept and kept[-1] is Ellipsis:
-        kept = kept[:-1]
-    if len(kept) > len(x._shape) or not all(type(each) is slice for each in kept):
+    slices = _slices(index if isinstance(index, tuple) else (index,), len(x._shape))
+    if slices is None:
         return NotImplemented
-    whole = all(each.indices(size) == (0, size, 1) for each, size in zip(kept, x._shape, strict=False))
-    return x if whole else NotImplemented
+    if not all(each in (slice(None), slice(0, None)) for each in slices):
+        read_size()  # whether these are all may be another matter for another length
+    whole = [each.indices(size) == (0, size, 1) for each, size in zip(slices, x._shape, strict=True)]
+    if all(whole):
+        return x
+    taken = some_rows(x, slices[:-1]) if whole[-1] else None
+    return NotImplemented if taken is None else taken
+
+
+def _slices(index: tuple[Any, ...], rank: int) -> tuple[slice, ...] | None:
+    """Returns a slice for every size; None where the index has anything else."""
+    at = next((place for place, each in enumerate(index) if each is Ellipsis), len(index))
+    before, after = index[:at], index[at + 1 :]
+    slices = (*before, *[slice(None)] * (rank - len(before) - len(after)), *after)
+    fit = len(slices) == rank and all(type(each) is slice and each.step in (None, 1) for each in slices)
+    return slices if fit else None
 
 
 @RECORDED.of(torch.chunk, Tensor.chunk)

@@ -9,7 +9,7 @@ import torch
 
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.deferred import Deferred
-from tests.adapters.graph_cut.batch import BATCH, IDS
+from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients
 from tests.adapters.local import LAYERS, Pair
 from tests.adapters.training import QV, adapted
 
@@ -51,6 +51,32 @@ def test_a_decode_step_makes_the_segments_of_a_training_step(pair: Pair) -> None
     with torch.no_grad():
         model(input_ids=IDS[:1, :1]).logits.sum()
     assert len(pair.rows.segments) == known
+
+
+def test_of_a_prompt_only_the_rows_that_are_wanted_go_through_the_end(pair: Pair) -> None:
+    """As `generate` asks for the logits of the last token. Neither are there more trips than for all logits."""
+    remote, plain = adapted(pair.remote(Cut.GRAPH), QV), adapted(pair.plain(), QV)
+    with torch.no_grad():
+        pair.rows.trips.clear()
+        found = remote(input_ids=IDS, logits_to_keep=1).logits * 1
+        torch.testing.assert_close(found, plain(input_ids=IDS, logits_to_keep=1).logits, rtol=1e-5, atol=1e-5)
+    assert [trip.rows for trip in pair.rows.trips] == [IDS.numel()] * LAYERS + [len(IDS)]
+
+
+def test_the_rows_that_are_wanted_have_the_gradients_of_all(remote: Any, plain: Any) -> None:
+    for model in (remote, plain):
+        model.train()
+        model(**BATCH | {"labels": None}, logits_to_keep=4).logits.square().mean().backward()
+    check_gradients(remote, plain)
+
+
+def test_hidden_states_may_be_looked_at_after_rows_were_taken_of_them(remote: Any, plain: Any) -> None:
+    with torch.no_grad():
+        mine, own = (
+            model(input_ids=IDS, logits_to_keep=1, output_hidden_states=True) for model in (remote, plain)
+        )
+        torch.testing.assert_close(mine.logits * 1, own.logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine.hidden_states[-1] * 1, own.hidden_states[-1], rtol=1e-5, atol=1e-5)
 
 
 def test_every_trip_is_counted_by_name(pair: Pair) -> None:
