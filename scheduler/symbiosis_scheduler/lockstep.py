@@ -52,5 +52,6 @@ class Lockstep:
 
 def _away(queues: Queues, known: Known, now_us: int) -> list[ClientId]:
     """Returns who is at work and does not wait."""
-    turns = [level.turns for level in queues.levels]
-    return [client for client in known.travellers.active(now_us) if not any(client in here for here in turns)]
+    lanes, turns = {lane.name for lane in queues.lanes}, [level.turns for level in queues.levels]
+    active = known.travellers.active(lanes, len(known.travellers.all), now_us)
+    return [client for client, _ in active if not any(client in here for here in turns)]

@@ -232,7 +232,7 @@ class Travellers:
 
     def active_until_us(self, client: ClientId) -> int:
         """Returns from when on an active client is none any more, unless it asks or is answered."""
-        return self._latest[client] + _ACTIVE_US + 1
+        return self.all[client].seen_us + _ACTIVE_US + 1
 
     def _takes_ids(self, op: OpId, direction: Direction) -> bool:
         return direction is Direction.FORWARD and op in self.starts
