@@ -17,7 +17,7 @@ from symbiosis_scheduler.simulation.report import LaneFigures
 from symbiosis_scheduler.simulation.script import Load, read_load
 from symbiosis_scheduler.simulation.trace import records
 from symbiosis_scheduler.simulation.world import World
-from tests.scheduler.test_simulation import config, mixed, played
+from tests.scheduler.simulation.loads import config, mixed, played
 
 HELD = ("p50_us", "p99_us", "mean_us", "forward_p50_us", "forward_p99_us", "rows_per_s")
 

@@ -1,0 +1,89 @@
+"""A trace as a file, and the picture of a simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from symbiosis_core.errors import UsageError
+from symbiosis_core.ids import ClientId, OpId
+from symbiosis_scheduler.simulation.picture import draw
+from symbiosis_scheduler.simulation.report import quantile
+from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode, read_trace, records
+from tests.scheduler.desk import Desk, arrival
+from tests.scheduler.simulation.loads import mixed, recorded
+
+
+def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
+    desk = Desk()
+    desk.join(1)
+    recorder = recorded(desk)
+    desk.join(2, "inference")
+    desk.arrive(1, arrival(slot=2, op=1, rows=3))
+    desk.now_us = 50
+    plans = desk.turn()
+    desk.now_us = 80
+    for plan in plans:
+        desk.done(plan)
+    desk.leave(2)
+    assert list(records(recorder.take(1100))) == [
+        (Kind.HEADER, VERSION, "m", False, 1),
+        (Kind.JOIN, 0, 1, "training", "", ""),
+        (Kind.JOIN, 0, 2, "inference", "", ""),
+        (Kind.OP, 1, False),
+        (Kind.ASK, 0, 1, 2, 1, 0, 3, 0),
+        (Kind.BATCH, 80, 1, 0, 3, 30, 1, 50, 1),
+        (Kind.ANSWER, 80, 1, 2, False),
+        (Kind.LEAVE, 80, 2),
+    ]
+    assert recorder.take(1200) == b"" and not recorder.forgotten(1300)
+    assert recorder.forgotten(1200 + 10_000_001)
+    assert ClientId(1) in desk.state.known.travellers.all and OpId(1) not in desk.state.known.travellers.starts
+
+
+def test_a_file_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:
+    trace = mixed(forwards=1)
+    data = b"".join(encode(*record) for record in trace)
+    path = tmp_path / "a.trace"
+    path.write_bytes(data)
+    assert read_trace(path) == trace
+    path.write_bytes(data[:-3])
+    assert read_trace(path) == trace[:-1]
+    assert len(data) < 20 * len(trace)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"{}", b"\x03\x93\x01\x02", b"\x04\x93\x04\x01\xa1x", b"\xff" * 300]
+)
+def test_what_is_no_trace_is_told(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.trace"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=r"no trace"):
+        read_trace(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_trace(tmp_path / "none")
+
+
+def test_a_trace_of_another_version_is_told_by_its_version(tmp_path: Path) -> None:
+    """Whatever fields its header has: that of version 1 said nothing of what was computed beside."""
+    path = tmp_path / "old.trace"
+    headers: list[tuple[int | str | bool, ...]] = [(1, "a model"), (VERSION + 1, "a model", False, "more")]
+    for header in headers:
+        path.write_bytes(encode(Kind.HEADER, *header) + encode(Kind.OP, 0, True))
+        told = f"is a trace of version {header[0]}, and version {VERSION} is wanted"
+        with pytest.raises(UsageError, match=told):
+            read_trace(path)
+
+
+def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:
+    drawn = draw("a < b", [("one", [1.0, 10.0, 1000.0]), ("two & three", [5e6]), ("nobody", [])])
+    root = ElementTree.fromstring(drawn)
+    assert len(root.findall(".//{*}polyline")) == 2
+    assert "two & three" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_quantiles() -> None:
+    assert [quantile([1, 2, 3, 4], q) for q in (0, 0.5, 0.99, 1)] == [1, 3, 4, 4]
+    assert quantile([], 0.5) == 0
