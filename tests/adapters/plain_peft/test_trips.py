@@ -35,11 +35,11 @@ def test_below_the_lowest_adapter_nothing_goes_backward() -> None:
 
 @pytest.mark.parametrize(("cut", "each"), [(Cut.GRAPH, LAYERS + 1), (Cut.SIBLINGS, 4 * LAYERS + 2)])
 def test_a_decode_step_is_one_row_per_trip_and_sequence(cut: Cut, each: int) -> None:
-    """The graph cut makes one trip more in the prefill, whose last row alone goes through the head."""
+    """Also in the prefill, whose last row alone goes through the head."""
     pair = Pair("llama")
     model = adapt(pair.remote(cut), lora(QV))
     pair.rows.trips.clear()
     model.generate(input_ids=torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False, eos_token_id=None)
-    assert len(pair.rows.forward) == 4 * each + (cut is Cut.GRAPH)
+    assert len(pair.rows.forward) == 4 * each
     assert {trip.rows for trip in pair.rows.trips} == {3, 1}
     assert pair.rows.backward == []
