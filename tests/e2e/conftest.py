@@ -51,6 +51,18 @@ def smollm2_path() -> Path:
     return Path(resolve("smollm2"))
 
 
+@pytest.fixture(params=[True, False], ids=["exact", "batched"])
+def daemon(request: pytest.FixtureRequest, tiny_path: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A daemon over the tiny model that batches, and one with exact batches."""
+    file = tmp_path / "daemon.toml"
+    file.write_text(f"[batching]\nexact = {str(request.param).lower()}\n")
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(file))
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
+
+
 @pytest.fixture(scope="module")
 def tiny_daemon(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     """One daemon over the tiny model for a whole module."""

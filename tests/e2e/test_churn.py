@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,17 +36,6 @@ VICTIMS = 4
 
 class CancelledError(Exception):
     """Somebody has changed his mind in the middle of a forward."""
-
-
-@pytest.fixture(params=[True, False], ids=["exact", "batched"])
-def daemon(request: pytest.FixtureRequest, tiny_path: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
-    file = tmp_path / "daemon.toml"
-    file.write_text(f"[batching]\nexact = {str(request.param).lower()}\n")
-    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(file))
-    try:
-        yield daemon.start()
-    finally:
-        daemon.close()
 
 
 class Survivor:

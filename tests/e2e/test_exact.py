@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,17 +12,6 @@ from symbiosis_core.thread_trial import ThreadTrial
 from tests.e2e.daemon_process import DaemonProcess
 
 STEPS = 12
-
-
-@pytest.fixture(params=[True, False], ids=["exact", "batched"])
-def daemon(request: pytest.FixtureRequest, tiny_path: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
-    file = tmp_path / "daemon.toml"
-    file.write_text(f"[batching]\nexact = {str(request.param).lower()}\n")
-    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(file))
-    try:
-        yield daemon.start()
-    finally:
-        daemon.close()
 
 
 @pytest.fixture
