@@ -26,7 +26,8 @@ from symbiosis_transports.tensors import slot_memory, torch_dtype, view_rows
 __all__ = ["Pipeline"]
 
 _KEPT: Final = 2048
-_MEMOS: Final = 1 << 32
+_MEMO_NUMBERS: Final = 1 << 32
+"""A call has 32 bits for its memo."""
 _MEMO_STEP: Final = 1 << 20
 """Between the memo numbers of a request's chunks; a client counts up by one from request to request."""
 
@@ -90,7 +91,7 @@ class Pipeline:
                     before_wait(rows)
                     self._receive(*flying.popleft())
                 part = slice(start, min(start + chunk, rows))
-                chunk_memo = memo and (memo + index * _MEMO_STEP) % _MEMOS
+                chunk_memo = memo and (memo + index * _MEMO_STEP) % _MEMO_NUMBERS
                 slot, prepared = self._send(op, direction, [plane[part] for plane in planes], chunk_memo)
                 flying.append((slot, prepared.outputs, [answer[part] for answer in answers]))
             while flying:

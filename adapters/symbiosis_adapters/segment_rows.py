@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from symbiosis_transports.tensors import torch_dtype
 
 __all__ = ["SegmentRows", "Trip", "answers", "replayed"]
 
-_memos = itertools.count(1)
-_MEMOS = 1 << 31
+_memos = itertools.count()
+_MEMOS: Final = 1 << 31
+"""After so many forwards numbers come again. Not 0, which asks for no memo."""
 
 
 class Trip(NamedTuple):
@@ -104,7 +105,7 @@ class SegmentRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, trip: Trip, asked: Sequence[StandIn], *inputs: Tensor) -> Any:
         ctx.trip = trip
-        ctx.memo = next(_memos) % _MEMOS + 1
+        ctx.memo = 1 + next(_memos) % _MEMOS
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
         values = _forward(trip, asked, inputs, ctx.memo)
