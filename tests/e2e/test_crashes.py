@@ -180,7 +180,7 @@ def test_a_second_daemon_is_refused_and_the_first_keeps_its_clients(
     model.symbiosis.close()
 
 
-def test_garbage_on_both_sockets_leaves_the_daemon_alive(fresh_daemon: DaemonProcess) -> None:
+def test_garbage_on_every_socket_leaves_the_daemon_alive(fresh_daemon: DaemonProcess) -> None:
     context = zmq.Context()
     control = context.socket(zmq.DEALER)
     control.setsockopt(zmq.LINGER, 0)
@@ -196,6 +196,9 @@ def test_garbage_on_both_sockets_leaves_the_daemon_alive(fresh_daemon: DaemonPro
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as data:
             data.connect(f"{fresh_daemon.folder}/d.sock.data")
             data.send(os.urandom(64))
+        with socket.socket(socket.AF_UNIX) as rows:
+            rows.connect(f"{fresh_daemon.folder}/d.sock.zmq")
+            rows.send(os.urandom(64))
     model = AutoModelForCausalLM.from_pretrained(fresh_daemon.address)
     assert model(torch.randint(3, 128, (1, 4))).logits.shape == (1, 4, 128)
     model.symbiosis.close()

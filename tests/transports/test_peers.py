@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from symbiosis_core.errors import RemoteProtocolError
-from symbiosis_transports.peers import NOBODY_KNOWN, check_owner, is_ours, peer_of_frame, told_by_zeromq
+from symbiosis_transports.peers import NOBODY_KNOWN, check_owner, is_ours, sender_of, told_by_zeromq
 from symbiosis_transports.ports import Peer
 
 
@@ -20,7 +20,7 @@ def test_both_ends_of_a_zeromq_socket_are_told_who_the_other_is(tmp_path: object
         name, _ = door.recv_multipart(copy=False)
         door.send_multipart([name.bytes, b"hello"])
         (hello,) = line.recv_multipart(copy=False)
-    assert peer_of_frame(name).uid == peer_of_frame(hello).uid == os.getuid()
+    assert told_by_zeromq(sender_of(name)).uid == told_by_zeromq(sender_of(hello)).uid == os.getuid()
 
 
 @pytest.mark.parametrize("text", ["", "127.0.0.1", "None", "a:b:c:d", "::ffff:10.0.0.1", "h:1:2:3:4", "h:1:2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 from pathlib import Path
 
@@ -11,8 +12,18 @@ from symbiosis_core.errors import DaemonGoneError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call
-from symbiosis_transports.testing import NEVER, ChannelConformance, EchoDaemon
+from symbiosis_transports.testing import ADD_ONE, NEVER, ChannelConformance, EchoDaemon, add_one
 from symbiosis_transports.zmq_ipc import TRANSPORT
+from symbiosis_transports.zmq_rows.messages import (
+    ANSWER,
+    ASK,
+    PIECE,
+    Goodbye,
+    decode_from_daemon,
+    pack_call,
+    pack_head,
+)
+from tests.transports.hostile import NOISE, hostile
 
 
 class TestZmqIpc(ChannelConformance):
@@ -29,6 +40,45 @@ def endpoint(tmp_path: Path) -> str:
 def test_the_socket_is_for_its_owner_alone(endpoint: str) -> None:
     daemon = EchoDaemon(TRANSPORT, endpoint)
     assert stat.S_IMODE(Path(endpoint.removeprefix("ipc://")).stat().st_mode) == 0o600
+    daemon.close()
+
+
+CALL = pack_call(Call(ADD_ONE, Direction.FORWARD, 1, 0, 64, in_bytes=1, out_bytes=1))
+BREACHES = {
+    "no header": [b"garbage"],
+    "an empty message": [b""],
+    "an answer": [pack_head(ANSWER, 0, 1)],
+    "a piece, where rows lie in memory": [pack_head(PIECE, 0, 1), b"x"],
+    "a slot that is not there": [pack_head(ASK, 4096, 1) + CALL],
+    "a generation that jumps": [pack_head(ASK, 0, 2) + CALL],
+    "a short call": [pack_head(ASK, 0, 1) + CALL[:-1]],
+    "rows, which lie in memory": [pack_head(ASK, 0, 1) + CALL, b"x"],
+}
+
+
+@pytest.mark.parametrize("message", BREACHES.values(), ids=BREACHES.keys())
+def test_a_breach_ends_that_client_alone(endpoint: str, message: list[bytes]) -> None:
+    daemon = EchoDaemon(TRANSPORT, endpoint)
+    honest = TRANSPORT.connect(endpoint, Token("good"), 10)
+    (said,) = hostile(endpoint, message)
+    goodbye = decode_from_daemon(memoryview(said))
+    assert isinstance(goodbye, Goodbye)
+    assert goodbye.breach
+    daemon.wait_until_gone()
+    assert add_one(honest, b"abc", 3)
+    honest.close()
+    daemon.close()
+
+
+def test_noise_that_is_not_zeromq_leaves_the_door_open(endpoint: str) -> None:
+    daemon = EchoDaemon(TRANSPORT, endpoint)
+    for noise in NOISE:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(endpoint.removeprefix("ipc://"))
+            sock.sendall(noise)
+    channel = TRANSPORT.connect(endpoint, Token("good"), 10)
+    assert add_one(channel, b"abc", 3)
+    channel.close()
     daemon.close()
 
 

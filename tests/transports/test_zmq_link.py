@@ -30,6 +30,7 @@ from symbiosis_transports.ports import Answer
 from symbiosis_transports.testing import AskedDaemon, LinkConformance
 from symbiosis_transports.testing.asked import answer
 from symbiosis_transports.zmq_link import ControlClient, ControlServer
+from tests.transports.hostile import NOISE
 from tests.transports.ports import free_pair
 
 
@@ -96,6 +97,20 @@ def test_what_is_nearly_a_request_is_refused_by_its_own_code(
     assert reply.code is code
     with ControlClient(address) as client:
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
+
+
+@pytest.mark.parametrize("over", ["ipc", "tcp"])
+def test_noise_that_is_not_zeromq_leaves_the_link_open(tmp_path: Path, over: str) -> None:
+    port = free_pair()
+    address = f"ipc://{tmp_path}/s.sock" if over == "ipc" else f"tcp://127.0.0.1:{port}"
+    served = AskedDaemon(ControlServer, address)
+    for noise in NOISE:
+        with socket.socket(socket.AF_UNIX if over == "ipc" else socket.AF_INET) as sock:
+            sock.connect(f"{tmp_path}/s.sock" if over == "ipc" else ("127.0.0.1", port))
+            sock.sendall(noise)
+    with ControlClient(address) as client:
+        assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
+    served.close()
 
 
 def test_a_client_asks_no_socket_that_anybody_could_have_put_there(served: AskedDaemon, address: str) -> None:

@@ -30,6 +30,7 @@ from symbiosis_transports.zmq_tcp import TRANSPORT
 from symbiosis_transports.zmq_tcp.pieces import PIECE_BYTES
 from symbiosis_transports.zmq_tcp.server import MOST_BYTES
 from tests.transports.cable import Cable
+from tests.transports.hostile import NOISE, hostile
 from tests.transports.ports import free_pair
 
 
@@ -90,25 +91,6 @@ def test_a_call_whose_rows_leave_the_slot_is_refused_here_and_the_channel_goes_o
     channel.close()
 
 
-def hostile(port: int, *messages: list[bytes]) -> list[bytes]:
-    """Says messages after a good opening, and returns the last thing that the daemon says."""
-    context = zmq.Context()
-    sock = context.socket(zmq.DEALER)
-    sock.setsockopt(zmq.LINGER, 0)
-    sock.connect(f"tcp://127.0.0.1:{port}")
-    try:
-        sock.send(encode(Open(VERSION, Token("good"))))
-        assert sock.poll(10_000)
-        sock.recv_multipart()
-        for message in messages:
-            sock.send_multipart(message)
-        assert sock.poll(10_000), "nothing was said"
-        return sock.recv_multipart()
-    finally:
-        sock.close()
-        context.term()
-
-
 def ask(slot: int = 0, generation: int = 1, *, at: int = 0, call: Call | None = None) -> bytes:
     made = call or Call(ADD_ONE, Direction.FORWARD, 1, 0, 64, in_bytes=1, out_bytes=1)
     return pack_head(ASK, slot, generation, at=at) + pack_call(made)
@@ -136,7 +118,7 @@ BREACHES = {
 @pytest.mark.parametrize("message", BREACHES.values(), ids=BREACHES.keys())
 def test_a_breach_ends_that_client_alone(daemon: EchoDaemon, port: int, message: list[bytes]) -> None:
     honest = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
-    (said,) = hostile(port, message)
+    (said,) = hostile(f"tcp://127.0.0.1:{port}", message)
     goodbye = decode_from_daemon(memoryview(said))
     assert isinstance(goodbye, Goodbye)
     assert goodbye.breach
@@ -159,7 +141,7 @@ def test_a_frame_that_is_too_large_ends_that_connection_alone(daemon: EchoDaemon
 
 
 def test_noise_that_is_not_zeromq_leaves_the_door_open(daemon: EchoDaemon, port: int) -> None:
-    for noise in (b"GET / HTTP/1.1\r\n\r\n", bytes(300), random.Random(1).randbytes(3000)):
+    for noise in NOISE:
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.sendall(noise)
     channel = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)

@@ -41,7 +41,7 @@ from symbiosis_transports.keys import (
     client_keys,
     daemon_keys,
 )
-from symbiosis_transports.peers import is_ours, peer_of_frame
+from symbiosis_transports.peers import is_ours, sender_of, told_by_zeromq
 from symbiosis_transports.ports import Answer
 
 __all__ = ["ControlClient", "ControlServer"]
@@ -136,7 +136,7 @@ class ControlServer:
 
     def _turned_away(self, sender: zmq.Frame) -> Refused | None:
         """Whoever comes over a socket is this user or root, by the kernel's word, however open its mode is."""
-        if self._address.scheme != "ipc" or is_ours(peer := peer_of_frame(sender)):
+        if self._address.scheme != "ipc" or is_ours(peer := told_by_zeromq(sender_of(sender))):
             return None
         log.warning(event("turned another user away", uid=peer.uid, pid=peer.pid))
         return Refused(

@@ -21,6 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from symbiosis_core.errors import UsageError
 from symbiosis_transports.keys import DaemonKeys, Gatekeeper
+from symbiosis_transports.peers import sender_of
 
 __all__ = ["Door", "Peer"]
 
@@ -151,8 +152,7 @@ class Door:
         peer = self._peers.get(name.bytes)
         if peer is None:
             key = self._gatekeeper.name_of(name) if self._gatekeeper is not None else ""
-            where = str(name.get("Peer-Address"))
-            peer = self._peers[name.bytes] = Peer(name.bytes, _descriptor(name), where, key)
+            peer = self._peers[name.bytes] = Peer(name.bytes, _descriptor(name), sender_of(name), key)
             self._replace(peer)
         self._said(peer, [frame.buffer for frame in frames])
         return not self._context.closed

@@ -13,6 +13,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError
 from symbiosis_transports.keys import ClientKeys
+from symbiosis_transports.peers import sender_of
 from symbiosis_transports.zmq_rows.door import beat
 
 __all__ = ["Line"]
@@ -85,7 +86,7 @@ class Line:
             except zmq.Again:
                 self._wait(zmq.POLLIN, deadline, timeout_s)
             else:
-                self.peer = str(frames[0].get("Peer-Address"))
+                self.peer = sender_of(frames[0])
                 if self._connection is None:
                     self._hear()  # the first thing that there is to hear: that there was a connection
                 return [frame.buffer for frame in frames]
