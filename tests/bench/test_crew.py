@@ -15,12 +15,16 @@ from symbiosis_bench.end_to_end.crew import Crew, NoRoomError, joined, wait_read
 from symbiosis_bench.end_to_end.decode4 import decode4
 from symbiosis_bench.end_to_end.jobs import lasted_s
 from symbiosis_bench.end_to_end.kinds import Kind
+from symbiosis_bench.end_to_end.memory_share import References, Weighing, check_weighed
 from symbiosis_bench.end_to_end.messages import (
     Decode,
     Decoded,
+    Judge,
+    Judged,
     Measured,
     Message,
     NoRoom,
+    Order,
     Shape,
     Train,
     Trained,
@@ -168,6 +172,18 @@ def test_everybody_who_decodes_is_compared(start: Start, site: Site, wrong: Kind
     crews = [start(kind, *(["--wrong-token-at=3"] if kind is wrong else []), members=2) for kind in kinds]
     ((_, gained),) = decode4(site, frozenset({"decode4_gain"}), *crews)
     assert {wrong, f"{wrong}_1_thread"} == whose([check for check in gained.checks if not check.passed])
+
+
+def test_who_is_weighed_and_generates_must_also_read_what_plain_peft_wrote(start: Start, site: Site) -> None:
+    """On a random base hardly a token is decided, so the right ones alone say nothing."""
+    plain, clients = start(Kind.PLAIN), start(Kind.SPLIT, "--wrong-token-at=3")
+    answers = plain.perform(Measured, Decode(8))
+    reads: list[Order] = [Judge(tuple(range(8)))]
+    references = References(plain, answers, reads, plain.perform(Judged, reads))
+    weighed = Weighing(clients, [], [], [answers], clients.perform(Judged, reads))
+    failed = [check.says for check in check_weighed(site, weighed, references) if not check.passed]
+    assert len(failed) == 1
+    assert failed[0].startswith("reading the same text they choose alike in 7 of 8 places")
 
 
 @pytest.mark.parametrize("wrong", [Kind.SPLIT, Kind.LENT])
