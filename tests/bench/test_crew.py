@@ -92,6 +92,27 @@ def test_all_have_begun_before_the_first_is_done(start: Start) -> None:
     assert heard == ["all began", "first done"]
 
 
+def test_where_one_is_done_before_all_have_begun_there_is_no_time_in_which_all_ran(
+    start: Start, children: Children[Message]
+) -> None:
+    heard: list[str] = []
+    crew = joined(children, [start(Kind.SPLIT), start(Kind.SPLIT, "--never-begins")])
+    crew.perform(
+        Trained,
+        Train(Shape(1, 8), 2),
+        all_began=lambda: heard.append("all began"),
+        first_done=lambda: heard.append("first done"),
+    )
+    assert heard == []
+
+
+def test_without_a_round_in_which_all_ran_no_occupancy_is_told(start: Start, site: Site) -> None:
+    """These have no daemon, so nobody has looked."""
+    crews = [start(kind, members=2) for kind in (Kind.PLAIN, Kind.COPIED, Kind.FORKED, Kind.SPLIT)]
+    wanted = frozenset({"decode4_gain", "decode4_occupancy"})
+    assert [key for key, _ in decode4(site, wanted, *crews)] == ["decode4_gain"]
+
+
 def test_a_member_that_dies_is_told_with_its_last_words(start: Start) -> None:
     crew = start(Kind.PLAIN, "--dies-at=2")
     crew.perform(Decoded, Decode(2))
