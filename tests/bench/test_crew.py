@@ -13,7 +13,7 @@ from rich.console import Console
 
 from symbiosis_bench.end_to_end.crew import Crew, NoRoomError, joined, wait_ready
 from symbiosis_bench.end_to_end.decode4 import decode4
-from symbiosis_bench.end_to_end.jobs import lasted_s
+from symbiosis_bench.end_to_end.jobs import lasted_s, stopped
 from symbiosis_bench.end_to_end.kinds import Kind
 from symbiosis_bench.end_to_end.memory_share import References, Weighing, check_weighed
 from symbiosis_bench.end_to_end.messages import (
@@ -146,6 +146,11 @@ def test_jobs_that_were_started_one_by_one_train_as_one_crew(start: Start, child
     assert lasted_s(trained) == pytest.approx(0.02)
     another.end()
     assert len(one.perform(Trained, Train(Shape(1, 8), 2))) == 1
+
+
+def test_why_no_more_jobs_are_started_is_told() -> None:
+    """As many as are ever started may not be as many as fit."""
+    assert (stopped(2, most=3), stopped(3, most=3)) == ("no room", "the most that are started")
 
 
 def test_ended_crews_leave_room_for_others(start: Start, children: Children[Message]) -> None:
