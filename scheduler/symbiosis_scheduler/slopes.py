@@ -91,6 +91,8 @@ class HeadLoss:
         classes_R1: Tensor = args[1]
         slopes_RD: Tensor = args[2]
         dy_R1 = dy_R1.where(classes_R1 != self._ignored, 0.0)
+        if dy_R1.dtype in _LIFTS:
+            dy_R1 = dy_R1.float()  # of a small gradient the division would leave few bits
         return slopes_RD * (dy_R1 / _LIFTS.get(slopes_RD.dtype, 1.0))
 
     def _of_counted(self, x_RD: Tensor, classes_R1: Tensor, *, sloping: bool) -> list[Tensor]:
