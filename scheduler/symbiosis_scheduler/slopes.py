@@ -84,8 +84,8 @@ class HeadLoss:
     def both(self, x_RD: Tensor, classes_R1: Tensor) -> tuple[Tensor, Tensor]:
         """Returns losses and slopes, of every row.
 
-        Where one in a batch trains, slopes are computed also for those beside it that only evaluate, and are kept
-        for nobody: it is for one product of all rows, and costs these one more through the head.
+        Where one in a batch trains, the rows of those that only evaluate have slopes as well, which nobody keeps:
+        all rows go through the head together, and these pay for one more product.
         """
         losses_R1, slopes_RD = self._of_counted(x_RD, classes_R1, sloping=True)
         return losses_R1, slopes_RD
