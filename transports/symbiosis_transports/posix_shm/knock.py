@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import TypeVar
 
 import msgspec
@@ -27,6 +28,9 @@ __all__ = ["knock"]
 
 T = TypeVar("T", Attached, Handed)
 
+_PAUSE_S = 0.01
+"""Between two tries at a door before which too many wait: nothing tells when there is room."""
+
 
 def knock(endpoint: str, opening: Opening, wanted: type[T], timeout_s: float) -> tuple[socket.socket, T, int]:
     """Returns the connection, the answer of that kind, and its descriptor. Both are the caller's to close.
@@ -43,7 +47,7 @@ def knock(endpoint: str, opening: Opening, wanted: type[T], timeout_s: float) ->
     sock.settimeout(timeout_s)
     fds: list[int] = []
     try:
-        sock.connect(endpoint)
+        _connect(sock, endpoint, timeout_s)
         check_owner(peer_of(sock), endpoint)
         sock.send(encode(opening))
         datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
@@ -61,6 +65,19 @@ def knock(endpoint: str, opening: Opening, wanted: type[T], timeout_s: float) ->
             raise DaemonGoneError(endpoint, error.strerror or str(error)) from None
         raise
     return sock, answer, fds[0]
+
+
+def _connect(sock: socket.socket, endpoint: str, timeout_s: float) -> None:
+    """Queues up at the door. Raises TimeoutError where there was no room in the queue for so long."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            sock.connect(endpoint)
+            return
+        except BlockingIOError:  # at once, whatever the socket's limit of time
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+        time.sleep(_PAUSE_S)
 
 
 def _read(datagram: bytes, endpoint: str, wanted: type[T]) -> T:
