@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 
 from symbiosis_adapters import AutoModelForCausalLM, attaching
-from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
+from symbiosis_transports.ports import Peer
+from symbiosis_transports.posix_shm import knock
 from symbiosis_transports.registry import transport
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -96,6 +99,14 @@ def test_a_data_socket_that_cannot_be_used_is_left_for_zeromq(
     assert "chosen" not in reason
     assert any("another transport is used" in line and "posix_shm" in line for line in caplog.messages)
     model.symbiosis.close()
+
+
+def test_a_data_socket_of_another_user_is_not_gone_round(
+    tiny_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knock, "peer_of", lambda sock: Peer(1, os.getuid() + 1))
+    with pytest.raises(UsageError, match=f"belongs to user {os.getuid() + 1}"):
+        AutoModelForCausalLM.from_pretrained(tiny_daemon.address)
 
 
 def in_the_pause(monkeypatch: pytest.MonkeyPatch, then: Callable[[float], None]) -> None:

@@ -345,6 +345,7 @@ class Transport(Protocol):
             DaemonGoneError: nobody listens there.
             RefusedError: the daemon does not take the token; with `NO_TRANSPORT`, another transport may do.
             RemoteProtocolError: who listens there is no daemon of this version.
+            UsageError: it is another user's.
         """
 
 

@@ -12,7 +12,8 @@ import msgspec
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RemoteProtocolError
 from symbiosis_core.protocol import refusal
 from symbiosis_core.wire import Refused
-from symbiosis_transports.peers import check_owner, peer_of
+from symbiosis_transports.folder import check_owner
+from symbiosis_transports.peers import peer_of
 from symbiosis_transports.posix_shm.attach import (
     MAX_DATAGRAM_BYTES,
     VERSION,
@@ -41,14 +42,15 @@ def knock(endpoint: str, opening: Opening, wanted: type[T], timeout_s: float) ->
         RefusedError: the daemon says no.
         DaemonGoneError: nobody listens there, or it hung up.
         DaemonSilentError: no answer within `timeout_s`.
-        RemoteProtocolError: who listens there is no daemon of this version, or of another user.
+        RemoteProtocolError: who listens there is no daemon of this version.
+        UsageError: it is another user's.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     sock.settimeout(timeout_s)
     fds: list[int] = []
     try:
         _connect(sock, endpoint, timeout_s)
-        check_owner(peer_of(sock), endpoint)
+        check_owner(peer_of(sock).uid, endpoint)
         sock.send(encode(opening))
         datagram, fds, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 1)
         answer = _read(datagram, endpoint, wanted)
