@@ -177,7 +177,10 @@ class ClientChannel(Protocol):
         """The slot's memory, the same at every call. Valid until `close`."""
 
     def publish(self, slot: SlotIndex, call: Call) -> None:
-        """Hands the slot to the daemon. Whatever is raised, the slot stays the client's, which may publish again.
+        """Hands the slot to the daemon.
+
+        After a UsageError or DaemonSilentError nothing was, and the client may publish again. After any other the
+        channel is over: nothing can be published any more, and every slot be given back.
 
         Raises:
             UsageError: the call's rows leave the slot. Only a transport that carries them looks; others leave that
