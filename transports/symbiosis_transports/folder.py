@@ -81,13 +81,16 @@ def _is_asked_by_root(owner: int | None, folder: os.stat_result) -> bool:
 
 
 @contextlib.contextmanager
-def for_owner_alone() -> Iterator[None]:
-    """What is bound in here is this user's alone from its first moment on: nobody can be quicker than a `chmod`.
+def for_owner_alone(socket: Path) -> Iterator[None]:
+    """What is bound there is this user's alone from its first moment on: nobody can be quicker than a `chmod`.
 
-    A process has one mask for all of its threads. Whatever else they make meanwhile is this user's alone, too.
+    A process has one mask for all of its threads. Whatever else they make meanwhile is this user's alone, too; a
+    folder must stay one that can be entered, so the mask leaves the socket a bit for which it has no use.
     """
-    usual = os.umask(0o177)
+    usual = os.umask(0o077)
     try:
         yield
     finally:
         os.umask(usual)
+    with contextlib.suppress(OSError):  # some file systems know no modes, and it is its owner's as it is
+        socket.chmod(0o600)
