@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--dies-at", type=int, default=0, help="which order it does not survive")
     parser.add_argument("--torch-threads", type=int, default=1)
     parser.add_argument("--no-room-at", type=int, help="which order finds none; 0: the model itself")
+    parser.add_argument("--never-begins", action="store_true", help="it is done, and has not said that it began")
     given = parser.parse_args()
     threads = given.torch_threads
     ready = Ready(torch_threads=threads, attention="none", dtype="float32", adapter=given.adapter)
@@ -50,7 +51,8 @@ def main() -> None:
         if number == given.no_room_at:
             reporter.tell(NoRoom())
             continue
-        reporter.tell(Began())
+        if not given.never_begins:
+            reporter.tell(Began())
         reporter.tell(answer(read_order.decode(order), given))
 
 

@@ -13,14 +13,18 @@ from rich.console import Console
 
 from symbiosis_bench.end_to_end.crew import Crew, NoRoomError, joined, wait_ready
 from symbiosis_bench.end_to_end.decode4 import decode4
-from symbiosis_bench.end_to_end.jobs import lasted_s
+from symbiosis_bench.end_to_end.jobs import lasted_s, stopped
 from symbiosis_bench.end_to_end.kinds import Kind
+from symbiosis_bench.end_to_end.memory_share import References, Weighing, check_weighed
 from symbiosis_bench.end_to_end.messages import (
     Decode,
     Decoded,
+    Judge,
+    Judged,
     Measured,
     Message,
     NoRoom,
+    Order,
     Shape,
     Train,
     Trained,
@@ -88,6 +92,27 @@ def test_all_have_begun_before_the_first_is_done(start: Start) -> None:
     assert heard == ["all began", "first done"]
 
 
+def test_where_one_is_done_before_all_have_begun_there_is_no_time_in_which_all_ran(
+    start: Start, children: Children[Message]
+) -> None:
+    heard: list[str] = []
+    crew = joined(children, [start(Kind.SPLIT), start(Kind.SPLIT, "--never-begins")])
+    crew.perform(
+        Trained,
+        Train(Shape(1, 8), 2),
+        all_began=lambda: heard.append("all began"),
+        first_done=lambda: heard.append("first done"),
+    )
+    assert heard == []
+
+
+def test_without_a_round_in_which_all_ran_no_occupancy_is_told(start: Start, site: Site) -> None:
+    """These have no daemon, so nobody has looked."""
+    crews = [start(kind, members=2) for kind in (Kind.PLAIN, Kind.COPIED, Kind.FORKED, Kind.SPLIT)]
+    wanted = frozenset({"decode4_gain", "decode4_occupancy"})
+    assert [key for key, _ in decode4(site, wanted, *crews)] == ["decode4_gain"]
+
+
 def test_a_member_that_dies_is_told_with_its_last_words(start: Start) -> None:
     crew = start(Kind.PLAIN, "--dies-at=2")
     crew.perform(Decoded, Decode(2))
@@ -121,6 +146,11 @@ def test_jobs_that_were_started_one_by_one_train_as_one_crew(start: Start, child
     assert lasted_s(trained) == pytest.approx(0.02)
     another.end()
     assert len(one.perform(Trained, Train(Shape(1, 8), 2))) == 1
+
+
+def test_why_no_more_jobs_are_started_is_told() -> None:
+    """As many as are ever started may not be as many as fit."""
+    assert (stopped(2, most=3), stopped(3, most=3)) == ("no room", "the most that are started")
 
 
 def test_ended_crews_leave_room_for_others(start: Start, children: Children[Message]) -> None:
@@ -168,6 +198,18 @@ def test_everybody_who_decodes_is_compared(start: Start, site: Site, wrong: Kind
     crews = [start(kind, *(["--wrong-token-at=3"] if kind is wrong else []), members=2) for kind in kinds]
     ((_, gained),) = decode4(site, frozenset({"decode4_gain"}), *crews)
     assert {wrong, f"{wrong}_1_thread"} == whose([check for check in gained.checks if not check.passed])
+
+
+def test_who_is_weighed_and_generates_must_also_read_what_plain_peft_wrote(start: Start, site: Site) -> None:
+    """On a random base hardly a token is decided, so the right ones alone say nothing."""
+    plain, clients = start(Kind.PLAIN), start(Kind.SPLIT, "--wrong-token-at=3")
+    answers = plain.perform(Measured, Decode(8))
+    reads: list[Order] = [Judge(tuple(range(8)))]
+    references = References(plain, answers, reads, plain.perform(Judged, reads))
+    weighed = Weighing(clients, [], [], [answers], clients.perform(Judged, reads))
+    failed = [check.says for check in check_weighed(site, weighed, references) if not check.passed]
+    assert len(failed) == 1
+    assert failed[0].startswith("reading the same text they choose alike in 7 of 8 places")
 
 
 @pytest.mark.parametrize("wrong", [Kind.SPLIT, Kind.LENT])

@@ -109,6 +109,7 @@ def test_jobs_are_started_until_no_more_fit(tmp_path: Path) -> None:
         steps = number * told["settings"]["scale"]["jobs_steps"]
         assert beside[f"{way}_steps_per_s"]["median"] == steps / beside[f"{way}_s"]["median"]
     assert beside["shared_jobs"]["median"] < told["settings"]["scale"]["jobs_most"]  # the limit has been met
+    assert jobs["notes"]["stopped"].startswith("shared: no room; dedicated: ")
     assert jobs["median"] == beside["shared_jobs"]["median"] / beside["dedicated_jobs"]["median"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from symbiosis_bench.gpu_check.__main__ import BUDGET_S, steps
+from symbiosis_bench.gpu_check.__main__ import BUDGET_S, end_to_end_found, steps
 from symbiosis_bench.gpu_check.steps import Step, run
 
 HOUSE = Path(__file__).resolve().parents[2]
@@ -71,6 +71,24 @@ def test_every_step_has_a_share_of_the_eight_minutes(fake: Path | None, tmp_path
     found = steps(fake, tmp_path)
     assert sum(step.limit_s for step in found) <= BUDGET_S == 480
     assert len({step.name for step in found}) == len(found)
+
+
+def test_the_benchmark_of_a_gpu_knows_the_options_that_it_is_given(tmp_path: Path) -> None:
+    """As far as a wrong one says so: `--help` comes first, but not before what does not exist."""
+    *_, step = steps(None, tmp_path)
+    assert step.name == "end-to-end" and "--no-lent" in step.arguments
+    ended = subprocess.run(
+        [sys.executable, *step.arguments, "--help"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(("written", "key"), [(b'{"a": 1}', "end_to_end"), (b'{"a"', "end_to_end_unreadable")])
+def test_figures_that_were_cut_off_cost_nobody_the_report(tmp_path: Path, written: bytes, key: str) -> None:
+    file = tmp_path / "end-to-end.json"
+    assert end_to_end_found(file) == {}
+    file.write_bytes(written)
+    assert list(end_to_end_found(file)) == [key]
 
 
 @pytest.mark.long

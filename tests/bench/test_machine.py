@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,16 +13,20 @@ import pytest
 from symbiosis_bench.machine import Machine, commit, this_machine
 from symbiosis_core import __version__
 
+wants_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """Returns a file that is committed."""
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a file that is committed, whatever the user's git is told: to sign commits, or to run hooks."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     (tmp_path / "code.py").write_text("one")
     for command in ("init -q", "add code.py", "-c user.name=a -c user.email=b commit -q -m one"):
         subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
     return tmp_path / "code.py"
 
 
+@wants_git
 def test_a_checkout_is_told_by_its_commit_and_whether_it_was_changed(checkout: Path) -> None:
     clean = commit(checkout)
     assert len(clean) == 40
@@ -29,6 +34,7 @@ def test_a_checkout_is_told_by_its_commit_and_whether_it_was_changed(checkout: P
     assert commit(checkout) == f"{clean}+changes"
 
 
+@wants_git
 def test_what_is_installed_is_of_no_commit(
     checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

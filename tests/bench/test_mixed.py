@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from symbiosis_bench.failure import BenchFailedError
+from symbiosis_bench.mixed.clients import serving_names, training_names
 from symbiosis_bench.mixed.configuration import read_configuration
 from symbiosis_bench.mixed.foretelling import recording
 from symbiosis_bench.mixed.load import (
@@ -107,6 +108,31 @@ def test_a_rule_says_whose_targets_count(tmp_path: Path) -> None:
     assert read_configuration(None).read == DaemonConfig()
 
 
+@pytest.mark.parametrize(
+    ("lanes", "told"),
+    [
+        ("", "no lane 'inference', which serving-2 asks for"),
+        ("[lanes.inference]\npriority = 0\n", "puts serving into lane 'chat' and serving-2 into 'inference'"),
+    ],
+)
+def test_every_client_that_serves_must_have_the_lane_whose_targets_count(
+    tmp_path: Path, lanes: str, told: str
+) -> None:
+    file = tmp_path / "a.toml"
+    lanes += "[lanes.training]\npriority = 1\n[lanes.chat]\npriority = 0\n"
+    file.write_text(f'{lanes}[[rules]]\nname = "serving"\nlane = "chat"\n')
+    read_configuration(file, 1)
+    with pytest.raises(SymbiosisError, match=told):
+        read_configuration(file, 2)
+    file.write_text(f'{lanes}[[rules]]\nname = "serving*"\nlane = "chat"\n')
+    assert read_configuration(file, 2).serving == read_configuration(file, 2).read.lanes["chat"]
+
+
+def test_clients_of_a_kind_are_numbered_one_after_the_other() -> None:
+    assert serving_names(3) == ["serving", "serving-2", "serving-3"]
+    assert training_names() == ["training-1", "training-2"]
+
+
 def test_a_step_under_way_counts_in_part() -> None:
     assert rate_within([0.0, 1.0, 2.0, 3.0], 0.5, 2.5) == pytest.approx(1.0)
     assert rate_within([0.0, 4.0], 1.0, 3.0) == pytest.approx(0.25)
@@ -177,12 +203,13 @@ def test_several_clients_serve_at_once(tmp_path: Path) -> None:
         '[policy]\nname = "deadline"\n[lanes.training]\npriority = 1\n'
         "[lanes.inference]\npriority = 0\nfirst_token_us = 600_000_000\ntoken_us = 1\n"
     )
-    options = ["--quick", "--serving", "2", "--config", "a.toml", "--json", "out.json"]
+    options = ["--quick", "--serving", "2", "--config", str(tmp_path / "a.toml"), "--json", "out.json"]
     done = subprocess.run([*MAIN, *options], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "out.json").read_text())
     assert told["serving"] == 2 and "served by 2 clients" in done.stdout
     assert (told["policy"], told["config"]) == ("deadline", "a.toml")
+    assert told["configuration"]["lanes"]["inference"]["first_token_us"] == 600_000_000
     assert told["targets"] == {"first_token_s": 600.0, "token_s": 1e-6, "derived": False}
     for each in told["loaded"]:
         assert (each["first_tokens_within_target"], each["tokens_within_target"]) == (1, 0)

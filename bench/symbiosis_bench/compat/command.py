@@ -67,6 +67,11 @@ def compat(
         cuts=_chosen("cuts", cuts, (*_CUTS, "linear"), _CUTS),
         cells=(),
     )
+    if page is not None and page.exists() and not _whole(report):
+        raise UsageError(
+            f"--page {page} is there, and would be overwritten by a part of the table; choose another path, or leave "
+            "out --quick, --families, --methods and --cuts"
+        )
     cells = dict(cells_in(known or (), report.machine))  # before the file is emptied that may be one of them
     kept = by_hand(page)
     for path in (json, page):
@@ -148,6 +153,12 @@ def _known_families(given: str) -> tuple[str, ...]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # slow, and seldom needed
 
     return tuple(dict.fromkeys((*FAMILIES, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
+
+
+def _whole(report: Report) -> bool:
+    """Says whether the report is to have all that the table has; it may have more."""
+    wanted, table = (report.families, report.methods, report.cuts), (FAMILIES, METHODS, _CUTS)
+    return all(set(names) >= set(has) for names, has in zip(wanted, table, strict=True))
 
 
 def _named(given: str) -> tuple[str, ...]:

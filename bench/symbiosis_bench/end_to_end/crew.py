@@ -73,7 +73,8 @@ class Crew:
     ) -> list[A]:
         """Gives every member its order, or all the same one, and returns their answers.
 
-        The calls are made when all have begun, and then when the first is done: in between all of them ran.
+        The calls are made when all have begun, and then when the first is done: in between all of them ran. Where
+        one is done before all have begun neither is made.
         """
         self._give(orders)
         began: set[int] = set()
@@ -83,10 +84,10 @@ class Crew:
             number, said = self._next(deadline)
             if isinstance(said, Began):
                 began.add(number)
-                if len(began) == self.members and all_began is not None:
+                if len(began) == self.members and not answers and all_began is not None:
                     all_began()
             elif isinstance(said, kind):
-                if not answers and first_done is not None:
+                if not answers and len(began) == self.members and first_done is not None:
                     first_done()
                 answers[number] = said
             else:

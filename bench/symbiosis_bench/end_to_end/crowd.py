@@ -50,7 +50,7 @@ class Crowd(Generic[A]):
         self.steps_s: dict[Entrant, list[float]] = {entrant: [] for _, entrant in self._turns}
         """The median time of a token or a step."""
         self.occupancies: dict[Entrant, list[float]] = {}
-        """Clients a batch of the daemon meanwhile."""
+        """Clients a batch of the daemon meanwhile, of the rounds in which all four ran at once."""
         self._order = ""
 
     def __repr__(self) -> str:

@@ -31,7 +31,10 @@ _WARM_UP_TOKENS: Final = 4
 
 
 def decode4(site: Site, wanted: frozenset[str], plain: Crew, *others: Crew) -> Iterator[tuple[str, Figure]]:
-    """Yields `decode4_gain` and `decode4_occupancy`, which come of one run."""
+    """Yields `decode4_gain` and `decode4_occupancy`, which come of one run.
+
+    No occupancy where in no round all four ran at once.
+    """
     crews = (plain, *others)
     crowd = Crowd(site, "decode4", Decoded, crews)
     crowd.measure(
@@ -51,7 +54,7 @@ def decode4(site: Site, wanted: frozenset[str], plain: Crew, *others: Crew) -> I
             "decode4_gain",
             figure("decode4_gain", gain, quick=quick, checks=checks, beside=beside, notes=notes, lent=lent),
         )
-    if "decode4_occupancy" in wanted:
+    if "decode4_occupancy" in wanted and ours in crowd.occupancies:
         beside = {str(entrant): spread(values) for entrant, values in crowd.occupancies.items()} | _holding(crowd)
         occupancy = spread(crowd.occupancies[ours])
         yield (

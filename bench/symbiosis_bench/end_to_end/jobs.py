@@ -24,7 +24,7 @@ from symbiosis_bench.end_to_end.verification import Check
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.spread import Spread, spread
 
-__all__ = ["jobs_on_one_gpu", "lasted_s"]
+__all__ = ["jobs_on_one_gpu", "lasted_s", "stopped"]
 
 
 class Ran(NamedTuple):
@@ -35,6 +35,8 @@ class Ran(NamedTuple):
     """By all together, the daemon included."""
     rounds: list[list[Trained]]
     notes: dict[str, str]
+    stopped: str = ""
+    """Why no more were started."""
 
 
 def jobs_on_one_gpu(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
@@ -46,6 +48,7 @@ def jobs_on_one_gpu(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, F
         dedicated = _run(site, Kind.PLAIN, folder, None)
     jobs = {"shared_jobs": shared.crew.members, "dedicated_jobs": dedicated.crew.members}
     notes = shared.notes | dedicated.notes | {"base": str(site.scale.jobs_base)}
+    notes["stopped"] = f"shared: {shared.stopped}; dedicated: {dedicated.stopped}"
     notes["compared"] = f"the losses of {min(jobs.values())} jobs, which both ways have"
     beside = {name: spread([float(number)]) for name, number in jobs.items()}
     beside |= _beside("shared", shared) | _beside("dedicated", dedicated)
@@ -67,12 +70,17 @@ def _run(site: Site, kind: Kind, folder: str, daemon: Daemon | None) -> Ran:
         while jobs:
             site.progress.say(f"{JOBS}: {len(jobs)} x {kind} at once")
             if (ran := _at_once(site, site.together(jobs))) is not None:
-                return ran
+                return ran._replace(stopped=stopped(ran.crew.members, site.scale.jobs_most))
             jobs.pop().end()  # at once they take more than one after the other
         raise BenchFailedError(f"{JOBS}: not one {kind} job fits")
     finally:
         for job in jobs:
             job.end()
+
+
+def stopped(jobs: int, most: int) -> str:
+    """Returns why so many jobs run and no more."""
+    return "no room" if jobs < most else "the most that are started"
 
 
 def _started(site: Site, jobs: list[Crew], kind: Kind, folder: str, daemon: Daemon | None) -> bool:

@@ -17,7 +17,7 @@ from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.spread import Spread, spread
 from symbiosis_core.telemetry import pss_bytes
 
-__all__ = ["held", "memory_share", "on_gpu", "share"]
+__all__ = ["References", "Weighing", "check_weighed", "held", "memory_share", "on_gpu", "share"]
 
 _TOKENS: Final = 8
 _THREADS: Final = 1
@@ -33,6 +33,8 @@ class Weighing(NamedTuple):
     daemon_bytes: list[int]
     clients_bytes: list[int]
     answers: list[list[Measured]]
+    judged: list[Judged]
+    """What they make of the references' tokens; empty where nothing is compared."""
 
 
 class References(NamedTuple):
@@ -40,8 +42,9 @@ class References(NamedTuple):
 
     crew: Crew
     answers: list[Measured]
+    reads: list[Order]
+    """What clients that generate are given to read as well: the tokens that plain PEFT wrote."""
     judged: list[Judged]
-    """By those that generate, of their own tokens."""
 
 
 def memory_share(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figure]]:
@@ -56,10 +59,10 @@ def memory_share(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figu
             with site.daemon_on(tiny_base) as daemon:
                 tiny = _weigh(site, daemon, kind, "a tiny base")
             with site.daemon_on(big_base) as daemon:
-                big = _weigh(site, daemon, kind, "the big base")
-                base_bytes = daemon.status().memory.base
                 references = references or _references(site, daemon)
-            checks += _check(site, big, references)
+                big = _weigh(site, daemon, kind, "the big base", references.reads)
+                base_bytes = daemon.status().memory.base
+            checks += check_weighed(site, big, references)
             shares[kind] = spread(list(_shares(big, tiny, base_bytes)))
             beside |= _beside(kind, big, tiny, base_bytes)
     yield (
@@ -95,10 +98,10 @@ def _beside(kind: Kind, big: Weighing, tiny: Weighing, base_bytes: int) -> dict[
     }
 
 
-def _weigh(site: Site, daemon: Daemon, kind: Kind, on: str) -> Weighing:
-    """Returns what the daemon and all clients take, after each has worked, once a round."""
+def _weigh(site: Site, daemon: Daemon, kind: Kind, on: str, reads: Sequence[Order] = ()) -> Weighing:
+    """Returns what the daemon and all clients take, after each has worked, once a round; then they read."""
     with site.crews(daemon, [(kind, site.scale.memory_lanes)]) as ((crew,),):
-        weighing = Weighing(crew, [], [], [])
+        weighing = Weighing(crew, [], [], [], [])
         for number in range(site.scale.crowd_rounds):
             site.progress.say(f"memory_share, {kind} on {on}: round {number + 1}")
             answers = crew.perform(Measured, _orders(site))
@@ -106,6 +109,8 @@ def _weigh(site: Site, daemon: Daemon, kind: Kind, on: str) -> Weighing:
             weighing.answers.append(answers)
             weighing.daemon_bytes.append(of_daemon)
             weighing.clients_bytes.append(of_clients)
+        if reads:
+            weighing.judged.extend(crew.perform(Judged, reads))
     return weighing
 
 
@@ -114,11 +119,16 @@ def _references(site: Site, daemon: Daemon) -> References:
     with site.crews(daemon, [(Kind.PLAIN, site.scale.memory_lanes)]) as ((plain,),):
         site.progress.say("memory_share: plain does the same, to be compared with")
         answers: list[Measured] = plain.perform(Measured, _orders(site))
-        read = [Judge(told.tokens if isinstance(told, Decoded) else _ANY) for told in answers]
-        return References(plain, answers, plain.perform(Judged, read))
+        reads: list[Order] = [Judge(told.tokens if isinstance(told, Decoded) else _ANY) for told in answers]
+        return References(plain, answers, reads, plain.perform(Judged, reads))
 
 
-def _check(site: Site, big: Weighing, references: References) -> list[Check]:
+def check_weighed(site: Site, big: Weighing, references: References) -> list[Check]:
+    """Checks what clients computed while they were weighed.
+
+    The base is random: nearly every token of it is chosen by less than rounding decides, so those that generate
+    read plain PEFT's tokens as well.
+    """
     checks = same_adapters(site, references.crew, big.crew)
     for answers in big.answers:
         for client, (ours, theirs) in enumerate(zip(answers, references.answers, strict=True)):
@@ -127,6 +137,9 @@ def _check(site: Site, big: Weighing, references: References) -> list[Check]:
                 checks.append(site.verifier.tokens(who, ours, theirs, references.judged[client]))
             elif isinstance(ours, Trained) and isinstance(theirs, Trained):
                 checks.append(site.verifier.losses(who, ours, theirs))
+    for client, (read, judged) in enumerate(zip(big.judged, references.judged, strict=True)):
+        if isinstance(references.answers[client], Decoded):
+            checks.append(site.verifier.reading(f"client {client} of {big.crew.kind}", read, judged))
     return checks
 
 

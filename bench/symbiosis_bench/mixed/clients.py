@@ -20,17 +20,28 @@ from symbiosis_bench.processes import Child, Children
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.wire import BatchStatus
 
-__all__ = ["SERVES", "TRAINING", "TRAINS", "Clients"]
+__all__ = ["SERVES", "TRAINING", "TRAINS", "Clients", "serving_names", "training_names"]
 
 TRAINING: Final = 2
 """Clients that train."""
 SERVES: Final = "inference"
 TRAINS: Final = "training"
 """The lanes that clients ask for."""
+SERVES_AS: Final = "serving"
 _WAIT_S: Final = 900.0
 _LOOK_S: Final = 0.5
 A = TypeVar("A", bound=msgspec.Struct)
 T = TypeVar("T")
+
+
+def serving_names(serving: int) -> list[str]:
+    """Returns what so many clients that serve are called."""
+    return [SERVES_AS, *(f"{SERVES_AS}-{number}" for number in range(2, serving + 1))]
+
+
+def training_names() -> list[str]:
+    """Returns what those that train are called."""
+    return [f"{TRAINS}-{number}" for number in range(1, TRAINING + 1)]
 
 
 class Clients:
@@ -64,10 +75,10 @@ class Clients:
             command = [sys.executable, "-P", "-m", "symbiosis_bench.mixed.worker", "split", *options]
             return children.start(name, command, environment)
 
-        self._training = [start(f"{TRAINS}-{n}", TRAINS, n) for n in range(1, TRAINING + 1)]
-        others = range(TRAINING + 1, TRAINING + serving)
-        self._serving = [start("serving", SERVES, 0)]
-        self._serving += [start(f"serving-{n}", SERVES, n) for n in others]
+        first, *others = serving_names(serving)
+        self._training = [start(name, TRAINS, client) for client, name in enumerate(training_names(), 1)]
+        self._serving = [start(first, SERVES, 0)]
+        self._serving += [start(name, SERVES, client) for client, name in enumerate(others, TRAINING + 1)]
         self._hear(Ready, [*self._serving, *self._training])
 
     def serve(self, arrivals_s: Sequence[float], tokens: int, *, clients: int) -> Served:

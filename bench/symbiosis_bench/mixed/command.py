@@ -76,7 +76,7 @@ def mixed(
         environment=telling_environment(),
     )
     check_writable(json)
-    configuration = read_configuration(config)
+    configuration = read_configuration(config, serving)
     if traces is not None:
         traces.mkdir(parents=True, exist_ok=True)
     console = wide_console()

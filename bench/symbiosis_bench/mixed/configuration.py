@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from symbiosis_bench.mixed.clients import SERVES, TRAINING, TRAINS
+from symbiosis_bench.mixed.clients import SERVES, TRAINS, serving_names, training_names
 from symbiosis_core.config import DaemonConfig, LaneConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_scheduler.policies import load_checked
@@ -25,25 +25,30 @@ class Configuration(NamedTuple):
     """The lane of those that serve, whose targets count."""
 
 
-def read_configuration(file: Path | None) -> Configuration:
-    """Returns what is in `file`.
+def read_configuration(file: Path | None, serving: int = 1) -> Configuration:
+    """Returns what is in `file`, for so many clients that serve.
 
     Raises:
         ConfigError: it is none, or its policy is not installed.
-        UsageError: it names bases, or has no lane for one of the clients.
+        UsageError: it names bases, has no lane for one of the clients, or puts those that serve into several.
     """
     read = DaemonConfig() if file is None else load_checked(file)
     if read.models:
         raise UsageError(f"{file} names models; leave [[models]] out, --model says which base is measured")
-    for number in range(1, TRAINING + 1):
-        _lane(file, read, TRAINS, f"{TRAINS}-{number}")
-    return Configuration(file, read, _lane(file, read, SERVES, "serving"))
+    for name in training_names():
+        _lane(file, read, TRAINS, name)
+    first, *others = serving_names(serving)
+    lane = _lane(file, read, SERVES, first)
+    for name in others:
+        if (its := _lane(file, read, SERVES, name)) != lane:
+            raise UsageError(f"{file} puts {first} into lane {lane!r} and {name} into {its!r}; put both into one")
+    return Configuration(file, read, read.lanes[lane])
 
 
-def _lane(file: Path | None, config: DaemonConfig, wish: str, name: str) -> LaneConfig:
+def _lane(file: Path | None, config: DaemonConfig, wish: str, name: str) -> str:
     lane = lane_for(config, wish=wish, name=name, user=user_of("", here=True), key="")
     if lane not in config.lanes:
         raise UsageError(
             f"{file} has no lane {wish!r}, which {name} asks for; add it, or a rule that puts {name} elsewhere"
         )
-    return config.lanes[lane]
+    return lane

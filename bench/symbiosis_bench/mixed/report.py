@@ -10,6 +10,7 @@ from symbiosis_bench.machine import Machine
 from symbiosis_bench.mixed.foretelling import COMPARED, Foretold
 from symbiosis_bench.mixed.load import Times
 from symbiosis_bench.mixed.targets import TokenTargets
+from symbiosis_core.config import DaemonConfig
 
 __all__ = ["HalfLoad", "Loaded", "MixedReport", "show"]
 
@@ -57,7 +58,9 @@ class MixedReport(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     policy: str
     config: str
-    """The file that the daemon was started with; empty: the defaults."""
+    """The name of the file that the daemon was started with; empty: none."""
+    configuration: DaemonConfig
+    """What was read there, or the defaults; without a file `compute.threads` is all cores."""
     targets: TokenTargets
     serving: int
     """Clients that serve, and have the arrivals in turn."""

@@ -74,6 +74,7 @@ def run(
     traces: Path | None = None,
 ) -> MixedReport:
     """Measures every load, and records it into `traces` if that is wanted. Ends all it started."""
+    machine = this_machine()  # as it is now: the checkout may be another one minutes later
     environment = worker_environment(os.environ, 1)
     with Children(folder, read_message) as children:
         ground: Ground[Message] = Ground(settings, children, progress, folder, configuration.file)
@@ -94,11 +95,12 @@ def run(
         loaded.append(_beside(mixed, scale, "bursts", 0.5, rate, arrivals, unloaded, most))
         policy = ground.main().status().policy
     return MixedReport(
-        machine=this_machine(),
+        machine=machine,
         quick=settings.quick,
         model=settings.model,
         policy=policy,
-        config=str(configuration.file or ""),
+        config="" if configuration.file is None else configuration.file.name,
+        configuration=configuration.read,
         targets=most,
         serving=scale.serving,
         prompts_per_s=unloaded.prompts_per_s,

@@ -34,6 +34,17 @@ def test_a_name_that_does_not_exist_is_told(option: str, says: str, tmp_path: Pa
     assert f"{option} lama: {says}" in done.stderr
 
 
+@pytest.mark.parametrize("part", [["--quick"], ["--families", "llama"], ["--cuts", "graph"]])
+def test_a_part_of_the_table_does_not_overwrite_a_page(part: list[str], tmp_path: Path) -> None:
+    """Nor the file of the cells: it is told before anything is touched."""
+    page = tmp_path / "compat.md"
+    page.write_text("all of it")
+    done = run(tmp_path, *part, "--page", "compat.md", "--json", "out.json")
+    assert done.returncode == 2
+    assert "--page compat.md is there, and would be overwritten by a part of the table" in done.stderr
+    assert page.read_text() == "all of it" and not (tmp_path / "out.json").exists()
+
+
 def test_the_quick_table_has_no_failure(tmp_path: Path) -> None:
     """For real: daemons, every step, both cuts. What fails here is a step back."""
     done = run(tmp_path, "--quick", "--json", "out.json", "--page", "out.md")

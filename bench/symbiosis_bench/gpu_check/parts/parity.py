@@ -107,7 +107,7 @@ def main() -> None:
             split = with_lora(Lent.from_pretrained(address), asked.client)
             ours, written = one_step(split), tokens(split)
             (seat,) = fetch_status(address).clients
-            wanted = "cuda_ipc" if asked.client == daemons else "posix_shm"
+            wanted = "cuda_ipc" if asked.client == daemons != "cpu" else "posix_shm"
             assert seat.transport == wanted, f"rows travelled by {seat.transport}: {'; '.join(seat.reasons)}"
             own = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, asked.dtype))
             plain = with_lora(own, daemons)
