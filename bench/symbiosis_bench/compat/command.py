@@ -69,8 +69,8 @@ def compat(
     )
     if page is not None and page.exists() and not _whole(report):
         raise UsageError(
-            f"--page {page} is there, and would be overwritten by a part of the table; choose another path, or leave "
-            "out --quick, --families, --methods and --cuts"
+            f"--page {page} is there, and would be overwritten by a part of the table; choose another path, or "
+            "leave out --quick, --families, --methods and --cuts"
         )
     cells = dict(cells_in(known or (), report.machine))  # before the file is emptied that may be one of them
     kept = by_hand(page)
