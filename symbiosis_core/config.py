@@ -82,7 +82,7 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Quota: rows that one client may have computed a second, in the long run, with two seconds' worth saved up at
     most. Judged where a forward begins, which is then refused with the time to try again; a forward that was begun
     is only broken off once it has taken a minute's worth. What is owed when a client leaves, the next one of its
-    user in this lane owes. 0: no quota."""
+    user in this lane owes, except at a TCP port without keys, where nobody is known. 0: no quota."""
     user_rows_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
     """The same for all clients of one user in this lane together."""
 

@@ -28,10 +28,17 @@ class RaisesInInit:
 class HasNoPlan:
     def __init__(self, config):
         pass
+
+
+class RaisesInBeside(RaisesInPlan):
+    @property
+    def beside(self):
+        raise ValueError("a bug in beside")
 '''
 _ENTRY_POINTS = """[symbiosis.policies]
 raises_in_plan = strange_policies_of_a_test:RaisesInPlan
 raises_in_init = strange_policies_of_a_test:RaisesInInit
+raises_in_beside = strange_policies_of_a_test:RaisesInBeside
 has_no_plan = strange_policies_of_a_test:HasNoPlan
 is_not_there = strange_policies_of_a_test:IsNotThere
 lacks_a_package = strange_policies_lacking:Policy

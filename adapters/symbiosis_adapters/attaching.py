@@ -1,12 +1,13 @@
 """How a client gets its place: it is greeted, looks at the base, and connects by the transport that was chosen.
 
 A transport that turns out not to work on this side is told to the daemon as an obstacle, and another is chosen.
-One whose door is shut is tried again first: the daemon may have been exchanged for another in between. Where there
-is no other transport, what happened at the last door is the error.
+One whose door is shut is tried again first, a moment later: the daemon may have been exchanged for another in
+between. Where there is no other transport, or no other place, what happened at the last door is the error.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ __all__ = ["Attached", "attach"]
 log = get_logger(__name__)
 
 _TIMEOUT_S = 10.0
+_PAUSE_S = 0.2
+"""Before a shut door is tried again."""
 
 
 class Attached(NamedTuple):
@@ -52,7 +55,7 @@ def attach(address: Address, hello: Hello, look: Callable[[ModelSpec], None]) ->
         try:
             welcome, spec = greet(address, replace(hello, capabilities=capabilities))
         except RefusedError as error:
-            if error.code is RefusalCode.NO_TRANSPORT and shut is not None:
+            if error.code in (RefusalCode.NO_TRANSPORT, RefusalCode.QUOTA) and shut is not None:
                 raise shut from error
             raise
         look(spec)
@@ -71,6 +74,7 @@ def attach(address: Address, hello: Hello, look: Callable[[ModelSpec], None]) ->
             shut, reason = error, error.reason if isinstance(error, DaemonGoneError) else str(error)
             if carrier.name != shut_before:
                 shut_before = carrier.name
+                time.sleep(_PAUSE_S)
                 continue
         log.warning(event("another transport is used", not_used=carrier.name, reason=reason))
         obstacle = reason[:MAX_OBSTACLE]

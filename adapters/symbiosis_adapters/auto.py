@@ -66,8 +66,8 @@ class Handle:
         """Has decode steps captured, which leaves a fraction of their time in Python. It takes seconds.
 
         Meanwhile steps are computed as ever, and each takes twice as long; or, `at_once`, the first one waits for
-        all of it. Worth it for a client that generates thousands of tokens. With another cut than `graph` it does
-        nothing.
+        all of it. That was earned back after 300 to 400 tokens where it was measured (docs/decisions/0012). With
+        another cut than `graph` it does nothing.
         """
         deferral = vars(self._model).get("symbiosis_deferral")
         if deferral is not None:

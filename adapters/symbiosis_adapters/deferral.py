@@ -18,6 +18,7 @@ from symbiosis_adapters.deferred import Deferred, defer, pending, root_of, value
 from symbiosis_adapters.offers import Offer
 from symbiosis_adapters.recording import Mode, NodeKey, Passage, Recording, StandIn
 from symbiosis_adapters.rows import Rows
+from symbiosis_adapters.some_rows import over_some_rows
 from symbiosis_adapters.trips import Trips
 from symbiosis_adapters.vectors import FrozenVector, Known, know
 from symbiosis_core.specs import OpSpec, Plane, TensorSpec
@@ -142,6 +143,9 @@ class Deferral:
 
         That is: the recording, the reference of `x`, whether `x` needs a gradient, and its leading sizes.
         """
+        if type(x) is Deferred and x._taken is not None:
+            some = self._some_rows(x, *x._taken)
+            x = x if some is None else some
         if type(x) is Deferred and pending(x):
             root = root_of(x)
             recording = self.recording_of(root)
@@ -158,6 +162,21 @@ class Deferral:
         lead = shape[:-1]
         recording = self._recording(x, lead.numel())
         return recording, recording.input(x), recording.mode.grad and x.requires_grad, lead
+
+    def _some_rows(self, x: Deferred, whole: Deferred, index: tuple[slice, ...]) -> Deferred | None:
+        """Records anew what some rows of a pending tensor are made of; None where its value serves better.
+
+        Once for each tensor: who takes rows of it again will want most of them.
+        """
+        root = root_of(whole)
+        recording = self.recording_of(root) if pending(whole) and x._shape.numel() else None
+        if recording is None or root._rows_went or self.trips.is_observed:
+            return None
+        root._rows_went = True
+        x._passed = x._needs_grad
+        lead = x._shape[:-1]
+        fresh, node = over_some_rows(recording, root._index, whole._shape[:-1], index[:-1], lead.numel())
+        return self.add(fresh, node, recording.planes[root._index], lead, root._needs_grad)
 
     def _recording(self, x: Tensor, rows: int) -> Recording:
         """Returns the recording that a client tensor goes into: the latest if that reads it, else a new one."""

@@ -34,6 +34,7 @@ __all__ = [
     "pending",
     "read_size",
     "root_of",
+    "rows_of",
     "sizes_read",
     "unmodified",
     "value_of",
@@ -60,6 +61,8 @@ class Deferred(torch.Tensor):
     _value: Tensor | None
     _viewed: Deferred | None
     """Whose value this is a view of."""
+    _taken: tuple[Deferred, tuple[slice, ...]] | None = None
+    """Of what these are some of the rows, and which."""
     _shape: torch.Size
     _dtype: torch.dtype
     _needs_grad: bool
@@ -67,6 +70,8 @@ class Deferred(torch.Tensor):
     """The value's version when it came."""
     _changes: int = 0
     """How often it was changed in place before it had a value."""
+    _rows_went: bool = False
+    """Whether a frozen linear has begun a recording of its own with some of its rows."""
     _passed: bool = False
     """Whether something was computed from the node and not from the value, whose gradient is then a part."""
 
@@ -117,6 +122,20 @@ def view_of(x: Deferred, shape: tuple[int, ...]) -> Deferred:
     return made
 
 
+def rows_of(x: Deferred, index: tuple[slice, ...]) -> Deferred:
+    """Returns some rows of `x`, which is pending, in the mode of its recording. No function is recorded of them.
+
+    To torch they are memory of `x`, so whoever wants them has the value of `x` computed, and shares it. A frozen
+    linear may begin a recording of its own with them instead; see `Deferral`.
+    """
+    root = root_of(x)
+    assert root._recording is not None  # it is pending
+    shape = tuple([len(range(*each.indices(size))) for each, size in zip(index, x._shape, strict=True)])
+    made = _stand_in(shape, x._dtype, root._recording.device, root._needs_grad)
+    made._recording, made._index, made._viewed, made._taken = None, -1, None, (x, index)
+    return made
+
+
 def _stand_in(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, needs_grad: bool) -> Deferred:
     blank = _blanks.get((shape, dtype, device))
     if blank is None:
@@ -131,8 +150,8 @@ def _stand_in(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, 
 
 
 def pending(x: Any) -> bool:
-    """Whether `x` is deferred and has no value yet."""
-    if type(x) is not Deferred or x._value is not None:
+    """Whether `x` is deferred, has no value yet, and may be recorded."""
+    if type(x) is not Deferred or x._value is not None or x._taken is not None:
         return False
     return x._viewed is None or x._viewed._value is None
 
@@ -145,9 +164,11 @@ def value_of(x: Tensor) -> Tensor:
         _check_not_handed_out(x)
     value = x._value
     if value is None:
-        viewed, recording = x._viewed, x._recording
+        viewed, taken, recording = x._viewed, x._taken, x._recording
         if viewed is not None:
             return _view_value(x, value_of(viewed))
+        if taken is not None:
+            return _rows_value(x, *taken)
         if recording is not None:  # else another thread was faster
             recording.force(x)
         value = x._value
@@ -164,6 +185,19 @@ def _view_value(x: Deferred, whole: Tensor) -> Tensor:
     x._settle(value)
     x._passed = root_of(x)._passed
     x._viewed = None
+    return value
+
+
+def _rows_value(x: Deferred, whole: Deferred, index: tuple[slice, ...]) -> Tensor:
+    value = value_of(whole)
+    if x._needs_grad:
+        with torch.inference_mode(False), torch.enable_grad():
+            value = value[index]
+    else:
+        value = value[index]
+    x._settle(value)
+    x._passed = x._passed or root_of(whole)._passed
+    x._taken = None
     return value
 
 
@@ -188,12 +222,12 @@ def root_of(x: Deferred) -> Deferred:
 
 def changes_of(x: Deferred) -> int:
     """Returns how often `x` was changed in place before it had a value."""
-    return root_of(x)._changes
+    return root_of(x if x._taken is None else x._taken[0])._changes
 
 
 def unmodified(x: Deferred) -> bool:
     """Whether the value of `x`, if it has one, is what it was when it came."""
-    root = root_of(x)
+    root = root_of(x if x._taken is None else x._taken[0])
     value = root._value
     return value is None or value._version == root._born
 

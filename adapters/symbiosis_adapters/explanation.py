@@ -32,7 +32,8 @@ class BlockTrips(NamedTuple):
     trips: tuple[str, ...]
     """Per trip, the layers it serves, relative to `path`; with the graph cut also the bytes of a row."""
     reasons: tuple[str, ...]
-    """Why there are more than the cut allows; with the graph cut, per trip, what needed the value it ends with."""
+    """Why there are more than the cut allows; with the graph cut, per trip, what needed the value it ends with,
+    when it was first made."""
 
 
 class Explanation(NamedTuple):
@@ -59,7 +60,7 @@ class Explanation(NamedTuple):
             each = " each" if count > 1 else ""
             lines.append(f"  {name}: {len(first.trips)}{each}: {', '.join(first.trips)}")
             if self.cut is Cut.GRAPH:
-                lines.append(f"    ended by {', '.join(first.reasons)}")
+                lines.append(f"    first ended by {', '.join(first.reasons)}")
         blocks = () if self.cut is Cut.GRAPH else self.blocks
         reasons = (*self.reasons, *(reason for block in blocks for reason in block.reasons))
         lines += [f"  not shared: {reason}" for reason in reasons]
@@ -124,7 +125,7 @@ def _made(model: nn.Module, deferral: Deferral) -> tuple[BlockTrips, ...]:
     """Returns the trips of the latest forward, each in the block that it begins in.
 
     Trips are counted by the ops that they go through. If several differ in their rows only, as with a loss and
-    with logits, the sizes of each are told, and what needed each.
+    with logits, the sizes of each are told, and what first needed each.
     """
     sizes: dict[str, dict[str, None]] = {}
     needs: dict[str, dict[str, None]] = {}

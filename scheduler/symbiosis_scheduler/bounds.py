@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from symbiosis_core.config import DaemonConfig, LaneConfig
 from symbiosis_scheduler.explanations import Delay, Explanation, LongestUs
@@ -10,6 +11,10 @@ from symbiosis_scheduler.explanations import Delay, Explanation, LongestUs
 __all__ = ["of_deadlines", "of_first_come", "of_rounds", "of_strict_lanes", "of_weights"]
 
 _Lane = tuple[str, LaneConfig]
+_HOW_FAR: Final = (
+    "Bounds are for a CPU; a GPU is given a plan before the last is done, and there it is one batch more. "
+    "Times are what such batches usually take."
+)
 
 
 def of_strict_lanes(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
@@ -35,7 +40,7 @@ def of_strict_lanes(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
                 said.append(f"A request of {name} waits for all lanes before it; {aged}.")
             elif lane.priority > second:
                 said.append(f"A request of {name} waits for all lanes before it but the first; {aged}.")
-    said += _held(config, "no lower lane goes meanwhile")
+    said += [*_held(config, "no lower lane goes meanwhile"), _HOW_FAR]
     delays = [_strict(config, waiting, behind, longest_us) for waiting in lanes for behind in lanes]
     return Explanation(tuple(said), (*delays, *_holds(config)))
 
@@ -66,7 +71,7 @@ def of_weights(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
         f"{name} gets {lane.weight / whole:.0%} when all lanes are busy." for name, lane in config.lanes.items()
     ]
     said.append("Bounds are for who has got no more than its share; who has got more waits until it has not.")
-    said += _held(config, "no other lane goes meanwhile")
+    said += [*_held(config, "no other lane goes meanwhile"), _HOW_FAR]
     delays = []
     for name, lane in config.lanes.items():
         for other, behind in config.lanes.items():
@@ -87,10 +92,16 @@ def of_deadlines(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
             prompt = "" if first == later else f" with a prompt, else {_time(later)}"
             said.append(f"A forward of {name} is due {_time(first)} after it began{prompt}.")
         elif lane.max_wait_us:
-            said.append(f"A request of {name} is due {_time(lane.max_wait_us)} after it came.")
+            after = "after it came, or after rows of that client were led last"
+            said.append(f"A client's next request of {name} is due {_time(lane.max_wait_us)} {after}.")
         else:
             said.append(f"A request of {name} is due when nobody else has anything to do.")
-    said += _held(config, "no other lane goes meanwhile")
+    if any(lane.first_token_us or lane.token_us for lane in config.lanes.values()):
+        said.append(
+            "A forward that has had half of its target's time of the daemon for itself has had its share, and is "
+            "due a target from then on."
+        )
+    said += [*_held(config, "no other lane goes meanwhile"), _HOW_FAR]
     delays = [
         _due(config, (name, lane), (other, behind), longest_us)
         for name, lane in config.lanes.items()

@@ -18,7 +18,8 @@ _OF_POLICIES = ("weight", "chunk_rows", "max_wait_us", "max_hold_us", "first_tok
 
 def warnings(config: DaemonConfig, policy_class: Any) -> list[str]:
     """Returns a line for everything that can never take effect, with its key path."""
-    reads = getattr(policy_class, "reads", None)
+    told = getattr(policy_class, "reads", None)
+    reads = None if told is None else frozenset(told)  # a third party may have written a list
     found: list[str] = []
     for name, lane in config.lanes.items():
         found += [f"lanes.{name}.{line}" for line in _lane(config, lane, reads)]

@@ -17,7 +17,7 @@ from symbiosis_core.config import DaemonConfig
 __all__ = ["Delay", "Explanation", "LongestUs", "explain"]
 
 LongestUs = Callable[[int], float | None]
-"""The time of the op that takes longest for so many rows; None: not measured."""
+"""What the op that takes longest usually takes for so many rows; None: not measured."""
 
 
 class Delay(msgspec.Struct, frozen=True):

@@ -66,20 +66,21 @@ class Grants:
     ) -> tuple[ClientId, Token]:
         """Promises a place for `VALID_S` seconds, to that user and nobody else.
 
+        Where no place is left, one that was promised to the same asker, who has not come, is promised anew: it is
+        back because it found the door shut.
+
         Raises:
             BusyError: every place is taken or promised: all of them, the lane's, or the user's in it.
         """
         now_us = monotonic_us()
         with self._lock:
             self._lapse(now_us)
-            held = [*self._issued.values(), *self._tenants.values()]
-            _check_places("limits.max_clients", self._limits.max_clients, len(held))
-            config = self._lanes.get(lane)
-            if config is not None:
-                users = [tenant.user for tenant in held if tenant.lane == lane]
-                _check_places(f"lanes.{lane}.max_clients", config.max_clients, len(users))
-                own = users.count(user)
-                _check_places(f"lanes.{lane}.max_clients_per_user", config.max_clients_per_user, own)
+            try:
+                self._check_room(lane, user)
+            except BusyError:
+                if not self._withdraw(name, lane, pid, user):
+                    raise
+                self._check_room(lane, user)
             self._last += 1
             client, token = ClientId(self._last), new_token()
             self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us, user, base)
@@ -113,6 +114,27 @@ class Grants:
         """Frees the place of a client that has left."""
         with self._lock:
             self._tenants.pop(client, None)
+
+    def _check_room(self, lane: str, user: str) -> None:
+        """Raises BusyError where no place is left for one more of that user in that lane."""
+        held = [*self._issued.values(), *self._tenants.values()]
+        _check_places("limits.max_clients", self._limits.max_clients, len(held))
+        config = self._lanes.get(lane)
+        if config is not None:
+            users = [tenant.user for tenant in held if tenant.lane == lane]
+            _check_places(f"lanes.{lane}.max_clients", config.max_clients, len(users))
+            own = users.count(user)
+            _check_places(f"lanes.{lane}.max_clients_per_user", config.max_clients_per_user, own)
+
+    def _withdraw(self, name: str, lane: str, pid: int, user: str) -> bool:
+        """Takes back what was promised to that asker; false: nothing, or it has not said which process it is."""
+        asker = (name, lane, pid, user)
+        own = [token for token, it in self._issued.items() if (it.name, it.lane, it.pid, it.user) == asker]
+        if not pid or not own:
+            return False
+        for token in own:
+            del self._issued[token]
+        return True
 
     def _lapse(self, now_us: int) -> None:
         valid_us = VALID_S * 1e6

@@ -27,6 +27,8 @@ log = get_logger(__name__)
 
 _OURS: Final = __name__.partition(".")[0]
 _INSTEAD: Final = "latency_first"
+_LONGEST_HOLD_US: Final = 60_000_000
+"""Sixty times the most that a lane may ask for. Who waits longer for nothing has a daemon that hangs."""
 
 
 class Guarded:
@@ -46,7 +48,7 @@ class Guarded:
             try:
                 decision = self._policy.plan(now_us, queues, known)
                 self._check(decision, now_us, queues)
-            except Exception as error:  # whatever its author did not think of
+            except (Exception, SystemExit) as error:  # whatever its author did not think of
                 self.failed = True
                 reason = f"{type(error).__name__}: {error}"
                 log.exception(event("the policy failed", policy=self._name, decides=_INSTEAD, reason=reason))
@@ -61,12 +63,20 @@ class Guarded:
             if self._exact and not (len(decision.parts) == 1 and decision.rows == decision.lead.rows):
                 raise LocalProtocolError("with batching.exact a plan is one request, whole and alone")
         elif isinstance(decision, Hold):
-            if not isinstance(decision.until_us, int) or decision.until_us <= now_us:
-                raise LocalProtocolError(f"{decision} ends before it begins, at {now_us}")
+            _check_hold(decision, now_us)
         elif decision is not None:
             raise LocalProtocolError(f"a decision is a Plan, a Hold or None, and not {type(decision).__name__}")
         elif len(queues):
             raise LocalProtocolError("the policy lets requests wait and names no time")
+
+
+def _check_hold(hold: Hold, now_us: int) -> None:
+    if not isinstance(hold.until_us, int):
+        raise LocalProtocolError(f"the end of a hold is an int, and not {type(hold.until_us).__name__}")
+    if hold.until_us <= now_us:
+        raise LocalProtocolError(f"{hold} ends before it begins, at {now_us}")
+    if hold.until_us - now_us > _LONGEST_HOLD_US:
+        raise LocalProtocolError(f"{hold} ends more than {_LONGEST_HOLD_US} us after it begins, at {now_us}")
 
 
 def _check_plan(plan: Plan, queues: Queues) -> None:
@@ -77,6 +87,8 @@ def _check_plan(plan: Plan, queues: Queues) -> None:
         request = part.request
         if (request.op, request.direction) != (plan.op, plan.direction):
             raise LocalProtocolError(f"{request} does not belong into a plan for op {plan.op}, {plan.direction}")
+        if not (isinstance(part.start, int) and isinstance(part.stop, int)):
+            raise LocalProtocolError(f"rows are numbered by ints, and not {part.start!r} to {part.stop!r}")
         start = taken[request] if request in taken else queues.taken(request)
         if part.start != start or not start < part.stop <= request.rows:
             raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")

@@ -40,17 +40,20 @@ _REMEMBERED: Final = 128
 class Held:
     """A request that is held, and what for."""
 
-    __slots__ = ("awaited", "began_us", "decided_us", "due_us", "first", "here", "until_us")
+    __slots__ = ("awaited", "began_us", "decided_us", "due_us", "ever_awaited", "first", "here", "until_us")
 
     def __init__(self, began_us: int, first: Meeting) -> None:
         self.began_us = began_us
         self.first = first
-        """What it was held for when it began: that is what the books compare with."""
+        """What it was held for when it began: that is what was expected, and when."""
+        self.ever_awaited: frozenset[ClientId] = frozenset()
+        """Whose coming is its merit: where one leaves, the next is awaited in its place."""
         self.answered(began_us, 0, frozenset(), first)
 
     def answered(self, now_us: int, until_us: int, here: frozenset[ClientId], meeting: Meeting) -> None:
         """It was decided anew, with these clients there."""
         self.awaited = meeting.joining
+        self.ever_awaited |= meeting.joining
         self.here = here
         """Who was there."""
         self.decided_us = now_us
@@ -78,7 +81,7 @@ class _Started(NamedTuple):
     meeting: Meeting
     waited_us: int
     came: frozenset[ClientId]
-    """Of those who were awaited when it began."""
+    """Of those who were ever awaited."""
 
 
 class Holds:
@@ -152,11 +155,12 @@ class Holds:
     def finished(self, plan: Plan, took_us: int, curve: Curve) -> None:
         """A plan is computed: the holds of its requests end. `curve` does not know it yet."""
         started = self._started.pop(plan, ())
+        hits = sum([bool(each.came) for each in started])
         for meeting, waited_us, came in started:
             saved_us = 0.0
             if came:
                 apart_us = _apart_us(plan, came, curve)
-                saved_us = (apart_us - min(took_us, _LONGEST * apart_us)) / len(started)
+                saved_us = (apart_us - min(took_us, _LONGEST * apart_us)) / hits
             self.count += 1
             self.hits += bool(came)
             self.waited_us += waited_us
@@ -190,12 +194,11 @@ class Holds:
 
     def _start(self, held: Held, arrived_us: dict[ClientId, int], now_us: int) -> _Started:
         joining, due_us = held.first.joining, held.began_us + held.first.wait_us
-        came = joining & arrived_us.keys()
-        if joining and len(came) == len(joining):
-            self._note_error(abs(max([arrived_us[client] for client in came]) - due_us))
+        if joining and joining <= arrived_us.keys():
+            self._note_error(abs(max([arrived_us[client] for client in joining]) - due_us))
         elif now_us > due_us:
             self._note_error(now_us - due_us)  # late by that much at least
-        return _Started(held.first, now_us - held.began_us, came)
+        return _Started(held.first, now_us - held.began_us, held.ever_awaited & arrived_us.keys())
 
     def _note_error(self, error_us: float) -> None:
         self._dues = min(self._dues + 1, _REMEMBERED)

@@ -64,7 +64,9 @@ def make_policy(config: DaemonConfig, source: str = _NO_FILE) -> Policy:
     maker = policy_class(config, source)
     with _problems_of(config, source, "making it"):
         made: Policy = maker(config)
-    if not callable(getattr(made, "plan", None)):
+        plan = getattr(made, "plan", None)
+        bool(getattr(made, "beside", False))  # may be a property with a bug, and the daemon reads it
+    if not callable(plan):
         raise _problem(config, source, f"a policy has a method plan(); {type(made).__name__} has none")
     return made
 

@@ -54,7 +54,8 @@ class Policy(Protocol):
         """Returns what is computed now.
 
         A `Plan` is always carried out: its rows are taken, each request's from where it stands in the queues. A
-        `Hold` is asked about again at its time, or earlier if anything happens. None only if nothing waits.
+        `Hold` is asked about again at its time, within a minute, or earlier if anything happens. None only if
+        nothing waits.
         """
 
 

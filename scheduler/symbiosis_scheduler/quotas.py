@@ -6,7 +6,8 @@ too much is waited for before the next. So that nobody escapes by never beginnin
 client's first request, whatever that is, and again whenever its forward has taken another minute's worth.
 
 Connecting anew pays no debt. A user's bucket is kept until it is full again; so is that of a client that left, for
-the next client of its user in its lane: nothing but the user is known of who comes, and that one owes it.
+the next client of its user in its lane: nothing but the user is known of who comes, and that one owes it. At a
+port without keys not even that is known, and no stranger owes what another left.
 
 Pure: `now` is an argument. "Now" for who comes or leaves is when somebody asked for something last.
 """
@@ -21,6 +22,7 @@ import msgspec
 
 from symbiosis_core.config import LaneConfig
 from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.users import ANYBODY
 
 __all__ = ["FORWARD_S", "Quotas", "Reached"]
 
@@ -105,7 +107,7 @@ class Quotas:
     def leave(self, client: ClientId) -> None:
         """The client is gone."""
         account = self._accounts.pop(client, None)
-        if account is not None and account.own is not None:
+        if account is not None and account.own is not None and account.whose[1] != ANYBODY:
             self._left.setdefault(account.whose, []).append(account.own)
         self._forget_paid()
 

@@ -82,7 +82,11 @@ class HeadLoss:
         return self.both(x_RD, classes_R1)[1]
 
     def both(self, x_RD: Tensor, classes_R1: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns losses and slopes."""
+        """Returns losses and slopes, of every row.
+
+        Where one in a batch trains, the rows of those that only evaluate have slopes as well, which nobody keeps:
+        all rows go through the head together, and these pay for one more product.
+        """
         losses_R1, slopes_RD = self._of_counted(x_RD, classes_R1, sloping=True)
         return losses_R1, slopes_RD
 
@@ -91,6 +95,8 @@ class HeadLoss:
         classes_R1: Tensor = args[1]
         slopes_RD: Tensor = args[2]
         dy_R1 = dy_R1.where(classes_R1 != self._ignored, 0.0)
+        if dy_R1.dtype in _LIFTS:
+            dy_R1 = dy_R1.float()  # of a small gradient the division would leave few bits
         return slopes_RD * (dy_R1 / _LIFTS.get(slopes_RD.dtype, 1.0))
 
     def _of_counted(self, x_RD: Tensor, classes_R1: Tensor, *, sloping: bool) -> list[Tensor]:

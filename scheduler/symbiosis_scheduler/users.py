@@ -10,9 +10,9 @@ import os
 from functools import cache
 from typing import Final
 
-__all__ = ["user_of"]
+__all__ = ["ANYBODY", "user_of"]
 
-_ANYBODY: Final = "tcp"
+ANYBODY: Final = "tcp"
 """The user of all clients who came to a port and were asked for no key: it may be any user of this host."""
 
 
@@ -23,7 +23,7 @@ def user_of(key: str, *, here: bool) -> str:
     """
     if key:
         return f"key:{key}"
-    return _own() if here else _ANYBODY
+    return _own() if here else ANYBODY
 
 
 @cache

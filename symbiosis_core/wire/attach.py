@@ -34,7 +34,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     model: ModelName = ""
     """Empty: the daemon's only model, or its default."""
     pid: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
-    """The client's own word, for display only."""
+    """The client's own word, for display, and to know again who comes back for a place; 0: it does not say."""
     capabilities: Annotated[tuple[Capability, ...], Meta(max_length=16)] = ()
     key: Annotated[str, Meta(max_length=256)] = ""
     """What the client shows to be put into a lane by a rule that asks for it."""

@@ -80,13 +80,13 @@ def test_after_a_step_the_graph_cut_lists_its_trips_with_their_bytes() -> None:
         "cut: graph, 4 trips in the latest forward\n"
         "  (outside): 1: model.embed_tokens > model.layers.0.self_attn.{q_proj,k_proj,v_proj} "
         "(8 B in, 512 B out)\n"
-        "    ended by linear in Linear.forward of peft.tuners.lora.layer\n"
+        "    first ended by linear in Linear.forward of peft.tuners.lora.layer\n"
         "  model.layers.0 ... 1: 1 each: self_attn.o_proj > mlp.{gate_proj,up_proj} > mlp.down_proj > "
         "next self_attn.{q_proj,k_proj,v_proj} (256 B in, 512 B out; backward 768 in, 256 out)\n"
-        "    ended by linear in Linear.forward of peft.tuners.lora.layer\n"
+        "    first ended by linear in Linear.forward of peft.tuners.lora.layer\n"
         "  model.layers.2: 1: self_attn.o_proj > mlp.{gate_proj,up_proj} > mlp.down_proj > lm_head "
         "(264 B in, 4 B out; backward 268 in, 256 out)\n"
-        "    ended by cross_entropy in fixed_cross_entropy of transformers.loss.loss_utils"
+        "    first ended by cross_entropy in fixed_cross_entropy of transformers.loss.loss_utils"
     )
 
 
@@ -102,7 +102,7 @@ def test_a_trip_that_your_own_code_made_necessary_names_it() -> None:
     where = f"{looked_at.__qualname__} of {__name__}"
     assert [len(block.trips) for block in blocks.values()] == [1, 1, 1, 2]
     assert blocks["model.layers.1"].reasons[0] == f"mean in {where}"
-    assert f"ended by mean in {where}" in str(explain(model))
+    assert f"first ended by mean in {where}" in str(explain(model))
 
 
 def test_only_the_latest_forward_counts_whatever_was_done_before() -> None:

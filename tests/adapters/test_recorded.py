@@ -122,11 +122,6 @@ RECORDED: dict[str, Function] = {
     "flat meets flat": lambda h, w, x: h.view(6, D) * x.view(6, D),
     "all rows": lambda h, w, x: h[:, slice(0, None), :] + h[:] + h[...] + h[:, ...],
     "front": lambda h, w, x: h[..., :, :],
-    "first rows": lambda h, w, x: h[:, :1],
-    "last rows": lambda h, w, x: (w * (h + x))[:, -2:, :] * 2,
-    "rows and all of them": lambda h, w, x: (h[:1], h),
-    "rows of flat ones": lambda h, w, x: (h * x).view(-1, D)[1:-1].square(),
-    "rows before the last size": lambda h, w, x: h[..., :-1, :],
     "dropout in eval": lambda h, w, x: F.dropout(h, 0.5, training=False),
     "dropout of nothing": lambda h, w, x: F.dropout(input=h, p=0.0),
 }  # fmt: skip
@@ -161,6 +156,10 @@ COMPUTED: dict[str, Function] = {
     "split": lambda h, w, x: h.split(8, -1),
     "other columns": lambda h, w, x: h.view(2, 3, 4, 8),
     "as another type": lambda h, w, x: h.view(h.dtype),
+    "last rows": lambda h, w, x: (w * (h + x))[:, -2:, :] * 2,
+    "rows of flat ones": lambda h, w, x: (h * x).view(-1, D)[1:-1].square(),
+    "rows before the last size": lambda h, w, x: h[..., :-1, :],
+    "first rows": lambda h, w, x: h[:, :1],
     "no rows": lambda h, w, x: h[:, 3:],
     "columns": lambda h, w, x: h[..., 1:],
     "every second": lambda h, w, x: h[:, ::2],
@@ -179,6 +178,52 @@ def test_what_is_recorded_equals_torch(model: Model, name: str) -> None:
 @pytest.mark.parametrize("name", COMPUTED)
 def test_what_no_rule_covers_is_computed_and_equals_torch(model: Model, name: str) -> None:
     model.check(COMPUTED[name], recorded=False)
+
+
+def _changed(what: str, how: str) -> Function:
+    """Rows are memory of what they were taken of, whichever of the two is changed, and looked at first."""
+
+    def function(h: Any, w: Any, x: Any) -> Any:
+        rows = h[:, 1:]
+        changed, other = (rows, h) if what == "rows" else (h, rows)
+        if how == "+=":
+            changed += changed
+        else:
+            getattr(changed, how)(*([] if how == "zero_" else [3.0]))
+        return other * 1, changed * 1
+
+    return function
+
+
+@pytest.mark.parametrize("what", ["rows", "all"])
+@pytest.mark.parametrize("how", ["add_", "mul_", "zero_", "+="])
+@pytest.mark.parametrize("grad", [True, False])
+def test_rows_that_were_taken_are_no_copy(model: Model, what: str, how: str, grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        mine, theirs = (model.run(which, _changed(what, how)) for which in (model.remote, model.plain))
+    torch.testing.assert_close(mine[0], theirs[0], rtol=1e-5, atol=1e-6)
+    if grad:
+        torch.testing.assert_close(mine[2], theirs[2], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_rows_go_through_a_frozen_linear_as_they_are_then(model: Model, grad: bool) -> None:
+    """Once by themselves; what is changed later, or taken again, is as in torch."""
+
+    def function(h: Any, w: Any, x: Any) -> Any:
+        head = (model.remote if pending(h) else model.plain).lm_head
+        last = h[:, -1:]
+        first = head(last).sin()  # which is computed
+        again = head(h[:, :2]).sin()
+        if not grad:  # what a frozen layer has read may not be changed before the gradient came
+            last += 1
+        return first, again, head(last).sin(), h * 1
+
+    with torch.set_grad_enabled(grad):
+        mine, theirs = (model.run(which, function) for which in (model.remote, model.plain))
+    torch.testing.assert_close(mine[0], theirs[0], rtol=1e-5, atol=1e-5)
+    if grad:
+        torch.testing.assert_close(mine[2], theirs[2], rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["silu", "rms norm", "residual", "gated", "number", "gelu tanh", "cast"])

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from symbiosis_adapters import AutoModelForCausalLM, attaching
-from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
+from symbiosis_transports.ports import Peer
+from symbiosis_transports.posix_shm import knock
 from symbiosis_transports.registry import transport
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -94,6 +98,68 @@ def test_a_data_socket_that_cannot_be_used_is_left_for_zeromq(
     (reason,) = [reason for reason in seat.reasons if reason.startswith("posix_shm: ")]
     assert "chosen" not in reason
     assert any("another transport is used" in line and "posix_shm" in line for line in caplog.messages)
+    model.symbiosis.close()
+
+
+def test_a_data_socket_of_another_user_is_not_gone_round(
+    tiny_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knock, "peer_of", lambda sock: Peer(1, os.getuid() + 1))
+    with pytest.raises(UsageError, match=f"belongs to user {os.getuid() + 1}"):
+        AutoModelForCausalLM.from_pretrained(tiny_daemon.address)
+
+
+def in_the_pause(monkeypatch: pytest.MonkeyPatch, then: Callable[[float], None]) -> None:
+    """Lets something happen where a client pauses before it tries a shut door again."""
+    monkeypatch.setattr(attaching, "time", SimpleNamespace(sleep=then))
+
+
+@pytest.fixture
+def crowded_daemon(tiny_path: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A daemon with a place for one client of each user."""
+    file = tmp_path / "daemon.toml"
+    file.write_text("[lanes.training]\npriority = 0\nmax_clients_per_user = 1\n")
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(file))
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
+
+
+def test_one_place_is_enough_to_go_round_a_shut_door(
+    crowded_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried twice, it has cost no place. Where the place is taken meanwhile, the door is the error."""
+    data, zmq = (crowded_daemon.folder / f"d.sock.{name}" for name in ("data", "zmq"))
+    with away(data):
+        with away(zmq), pytest.raises(DaemonGoneError):
+            AutoModelForCausalLM.from_pretrained(crowded_daemon.address, lane="training")
+        model = AutoModelForCausalLM.from_pretrained(crowded_daemon.address, lane="training")
+    (seat,) = crowded_daemon.status().clients
+    assert seat.transport == "zmq_ipc"
+    model.symbiosis.close()
+    crowded_daemon.wait_status(lambda status: not status.clients, "the place is free")
+    came: list[Any] = []
+
+    def another_comes(_: float) -> None:
+        in_the_pause(monkeypatch, lambda _: None)
+        came.append(AutoModelForCausalLM.from_pretrained(crowded_daemon.address, lane="training", name="same"))
+
+    in_the_pause(monkeypatch, another_comes)
+    with away(data), pytest.raises(DaemonGoneError):
+        AutoModelForCausalLM.from_pretrained(crowded_daemon.address, lane="training", name="same")
+    came[0].symbiosis.close()
+
+
+def test_a_door_that_is_shut_for_a_moment_is_tried_again_a_moment_later(
+    tiny_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_then = contextlib.ExitStack()
+    until_then.enter_context(away(tiny_daemon.folder / "d.sock.data"))
+    in_the_pause(monkeypatch, lambda _: until_then.close())
+    model = AutoModelForCausalLM.from_pretrained(tiny_daemon.address, name="patient")
+    (seat,) = [client for client in tiny_daemon.status().clients if client.name == "patient"]
+    assert seat.transport == "posix_shm"
     model.symbiosis.close()
 
 

@@ -55,6 +55,17 @@ def test_each_key_of_a_lane_that_means_nothing(policy: str, lane: dict[str, Any]
     assert [line.partition(":")[0].partition(" ")[0] for line in found if ".a." in line] == [f"lanes.a.{key}"]
 
 
+@pytest.mark.parametrize("reads", [["weight"], ("weight",), {"weight"}], ids=lambda reads: type(reads).__name__)
+def test_what_somebody_elses_policy_reads_may_be_any_collection(reads: Any) -> None:
+    class Theirs:
+        pass
+
+    Theirs.reads = reads  # type: ignore[attr-defined]
+    lanes = {"a": LaneConfig(priority=0, weight=2.0, token_us=5)}
+    config = DaemonConfig(policy=PolicyConfig(name="theirs"), lanes=lanes)
+    assert warnings(config, Theirs) == ["lanes.a.token_us: the policy theirs does not read it"]
+
+
 @pytest.mark.parametrize(
     ("policy", "lane"),
     [

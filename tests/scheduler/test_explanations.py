@@ -133,6 +133,20 @@ def test_somebody_elses_policy_may_explain_itself() -> None:
     assert explain(config, object, longest_us).sentences == ("The policy other decides.",)
 
 
+def test_deadlines_are_also_those_of_who_had_a_turn_or_his_share() -> None:
+    chat, jobs = LaneConfig(priority=0, token_us=20_000), LaneConfig(priority=1, max_wait_us=2_000_000)
+    config = DaemonConfig(policy=PolicyConfig(name="deadline"), lanes={"chat": chat, "jobs": jobs})
+    said = " ".join(explained(config).sentences)
+    assert "A client's next request of jobs is due 2 s after it came, or after rows of that client" in said
+    assert "half of its target's time of the daemon for itself has had its share" in said
+
+
+@pytest.mark.parametrize("name", ["latency_first", "weighted_fair", "deadline"])
+def test_bounds_say_that_a_gpu_has_a_batch_more_and_times_are_usual_ones(name: str) -> None:
+    said = " ".join(explained(DaemonConfig(policy=PolicyConfig(name=name), lanes=LANES)).sentences)
+    assert "there it is one batch more" in said and "usually take" in said
+
+
 @pytest.mark.parametrize(
     ("lane", "due"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from symbiosis_core.config import LimitsConfig
+from symbiosis_core.config import LaneConfig, LimitsConfig
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
 from symbiosis_core.ids import Token
 from symbiosis_scheduler.grants import Grants
@@ -60,3 +60,33 @@ def test_a_promise_that_nobody_redeems_lapses(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RefusedError):
         grants.redeem(token, 1, "me")
     grants.issue("b", "training", 2, "posix_shm", user="me")
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        Grants(LimitsConfig(max_clients=1)),
+        Grants(LimitsConfig(), {"training": LaneConfig(priority=0, max_clients=1)}),
+        Grants(LimitsConfig(), {"training": LaneConfig(priority=0, max_clients_per_user=1)}),
+    ],
+    ids=["all", "the lane's", "the user's"],
+)
+def test_who_comes_back_for_the_last_place_has_it_promised_anew(limited: Grants) -> None:
+    """And in exchange: the first token is void. Another process is not taken for it, nor who says no number."""
+    _, first = limited.issue("a", "training", 7, "posix_shm", user="me")
+    _, second = limited.issue("a", "training", 7, "zmq_ipc", user="me")
+    with pytest.raises(RefusedError):
+        limited.redeem(first, 7, "me")
+    for name, pid in (("a", 8), ("b", 7), ("a", 0)):
+        with pytest.raises(BusyError):
+            limited.issue(name, "training", pid, "posix_shm", user="me")
+    limited.redeem(second, 7, "me")
+    with pytest.raises(BusyError):
+        limited.issue("a", "training", 7, "posix_shm", user="me")
+
+
+def test_while_there_are_places_a_process_may_be_promised_several() -> None:
+    """Its threads may come at the same time, and each its own way."""
+    grants = Grants(LimitsConfig())
+    tokens = [grants.issue("a", "training", 7, "posix_shm", user="me")[1] for _ in range(2)]
+    assert len({grants.redeem(token, 7, "me")[0].client for token in tokens}) == 2

@@ -39,6 +39,15 @@ def lost(plan: Plan) -> Plan:
     raise ZeroDivisionError("a bug in plan")
 
 
+def ended(plan: Plan) -> Plan:
+    raise SystemExit(3)
+
+
+def halved(plan: Plan) -> Plan:
+    lead = plan.lead
+    return msgspec.structs.replace(plan, parts=(Part(lead, 0, lead.rows / 2),))  # type: ignore[arg-type]
+
+
 def parts(*parts: Part) -> Change:
     return lambda plan: msgspec.structs.replace(plan, parts=parts)
 
@@ -50,16 +59,19 @@ def shifted(plan: Plan) -> Plan:
 
 CHANGES: dict[str, Change] = {
     "raises": lost,
+    "ends the process": ended,
     "nothing": lambda plan: None,
     "something else": lambda plan: "the lead",
     "nobody": parts(),
     "no tuple": lambda plan: msgspec.structs.replace(plan, parts=iter(plan.parts)),
     "no parts": lambda plan: msgspec.structs.replace(plan, parts=("lead",)),
     "other rows": shifted,
+    "half a row": halved,
     "the same rows twice": lambda plan: msgspec.structs.replace(plan, parts=plan.parts * 2),
     "another op": lambda plan: msgspec.structs.replace(plan, op=plan.op + 1),
     "a hold without a time": lambda plan: Hold(None),  # type: ignore[arg-type]
     "a hold that is over": lambda plan: Hold(0),
+    "a hold of an hour": lambda plan: Hold(3600 * 10**6),
 }
 
 
@@ -125,6 +137,7 @@ def test_ours_are_not_guarded() -> None:
     [
         ("nobody_has_this", "one of the installed policies: deadline, "),
         ("raises_in_init", "ValueError: a bug in __init__"),
+        ("raises_in_beside", "ValueError: a bug in beside"),
         ("has_no_plan", r"HasNoPlan has none"),
         ("is_not_there", "AttributeError"),
         ("lacks_a_package", "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"),

@@ -54,6 +54,27 @@ def test_a_hold_ends_with_what_was_saved_less_what_was_waited() -> None:
     assert (status.waited_us, status.due_error_us) == (300, 100), "the last is late by a hundred at least"
 
 
+def test_who_is_awaited_instead_of_somebody_who_left_counts_as_come() -> None:
+    holds, lead = Holds(), request(1)
+    hold(holds, lead, 0, 200, 1000, 2)
+    hold(holds, lead, 100, 200, 1000, 3)
+    joint = plan(lead, request(3))
+    holds.started(joint, now_us=300)
+    holds.finished(joint, 1100, curve(one=1000, two=1100))
+    assert (holds.hits, holds.actual_us) == (1, 2000 - 1100 - 300)
+
+
+def test_what_a_batch_saved_is_of_those_holds_whose_company_came() -> None:
+    """Two of its requests were held, one for somebody who is there and one for somebody who is not."""
+    holds, lead, other = Holds(), request(1), request(4)
+    hold(holds, lead, 0, 200, 1000, 2)
+    hold(holds, other, 0, 200, 1000, 3)
+    joint = plan(lead, other, request(2))
+    holds.started(joint, now_us=300)
+    holds.finished(joint, 1100, curve(one=1000, two=1050))
+    assert (holds.count, holds.hits, holds.actual_us) == (2, 1, 1000 + 1050 - 1100 - 2 * 300)
+
+
 def test_of_a_plan_that_failed_nothing_is_said() -> None:
     holds, lead = Holds(), request(1)
     hold(holds, lead, 0, 1, 2, 2)

@@ -1,10 +1,11 @@
-"""Quotas hold in the long run, never break a forward off, and say when to try again."""
+"""Quotas hold in the long run, let what was begun go on for a minute's worth, and say when to try again."""
 
 from __future__ import annotations
 
 from symbiosis_core.config import LaneConfig
 from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.quotas import FORWARD_S, Quotas, Reached
+from symbiosis_scheduler.users import user_of
 
 ONE, TWO, THREE = ClientId(1), ClientId(2), ClientId(3)
 LANES = {
@@ -128,6 +129,18 @@ def test_who_has_only_used_what_it_had_saved_does_not_get_it_anew() -> None:
         quotas.leave(ClientId(client))
     assert total == 210
     assert repr(quotas) == "<Quotas of 0 clients and 0 users, 1 left>"
+
+
+def test_nobody_owes_what_another_left_who_came_to_a_port_without_keys() -> None:
+    """There everybody is one user, and who comes is mostly another. What a user shares is shared all the same."""
+    quotas = Quotas(LANES)
+    for lane, shared_us in (("a", None), ("b", 3_333_334)):
+        quotas.join(ONE, lane, user_of("", here=False))
+        assert quotas.charge(ONE, 800, 0, begins=True)
+        quotas.leave(ONE)
+        quotas.join(TWO, lane, user_of("", here=False))
+        assert owing(quotas, TWO) == shared_us
+        quotas.leave(TWO)
 
 
 def test_of_those_who_left_whoever_owes_most_is_followed_first() -> None:

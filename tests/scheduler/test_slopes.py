@@ -45,21 +45,26 @@ class Head:
         return torch.mm(dy_RV, self.weight_VD)
 
 
-def program(head: Head, *, capped: bool = False, logits_too: bool = False) -> Program:
+def program(head: Head, *, capped: bool = False, cast: bool = True, logits_too: bool = False) -> Program:
     """What stands at a model's end: head, a cap as Gemma has one, float32, and the loss."""
     dtype = head.ops[0].dtype
     cap = [Node(Fn.DIV, (2,), number=CAP), Node(Fn.TANH, (3,)), Node(Fn.MUL, (4,), number=CAP)] if capped else []
-    end = 2 + len(cap)
-    nodes = [Node(Fn.LINEAR, (0,), op=0), *cap, Node(Fn.CAST, (end,), dtype=DType.FLOAT32)]
-    nodes.append(Node(Fn.CROSS_ENTROPY, (end + 1, 1), start=IGNORED))
-    outputs = (2, end + 2) if logits_too else (end + 2,)
+    nodes = [Node(Fn.LINEAR, (0,), op=0), *cap]
+    if cast:
+        nodes.append(Node(Fn.CAST, (1 + len(nodes),), dtype=DType.FLOAT32))
+    nodes.append(Node(Fn.CROSS_ENTROPY, (1 + len(nodes), 1), start=IGNORED))
+    end = 1 + len(nodes)
+    outputs = (2, end) if logits_too else (end,)
     segment = Segment((Plane(D, dtype), Plane(1, DType.INT64)), (), tuple(nodes), outputs)
     return Program(SegmentSpec(OpId(9), segment, check(segment, head.ops, {}), "end"), head)
 
 
 def plain(head: Head, x_RD: Tensor, classes_R1: Tensor, *, capped: bool = False) -> Tensor:
     """The losses as the model's own code computes them."""
-    logits = x_RD @ head.weight_VD.t()
+    return plain_of_logits(x_RD @ head.weight_VD.t(), classes_R1, capped=capped)
+
+
+def plain_of_logits(logits: Tensor, classes_R1: Tensor, *, capped: bool = False) -> Tensor:
     if capped:
         logits = (logits / CAP).tanh() * CAP
     return F.cross_entropy(logits.float(), classes_R1[:, 0], ignore_index=IGNORED, reduction="none")[:, None]
@@ -105,12 +110,13 @@ def test_losses_and_gradients_in_pieces_are_the_models(ignored: tuple[int, ...],
 
 
 def test_losses_have_the_models_bits_and_need_no_gradient() -> None:
-    """In bfloat16, with the products of a row as those of many."""
+    """In bfloat16, of the same products: whether it is the same row among more of them is for the machine."""
     head = Head(DType.BFLOAT16)
     x, classes = rows_and_classes(300, torch.bfloat16)
+    logits = torch.cat([piece @ head.weight_VD.t() for piece in x.split(slopes_module._MOST_ROWS)])
     last, saved = program(head), dict[int, Tensor]()
-    assert torch.equal(last.forward([x, classes])[0], plain(head, x, classes))
-    assert torch.equal(last.forward([x, classes], saved)[0], plain(head, x, classes))
+    assert torch.equal(last.forward([x, classes])[0], plain_of_logits(logits, classes))
+    assert torch.equal(last.forward([x, classes], saved)[0], plain_of_logits(logits, classes))
 
 
 @pytest.mark.parametrize("dtype", [DType.BFLOAT16, DType.FLOAT16])
@@ -125,6 +131,19 @@ def test_a_slope_is_rounded_no_worse_than_a_models_own_gradient(dtype: DType, fa
     exact = exact_gradient(head, x, classes, dy)
     error, own_error = [(each.double() - exact).norm() / exact.norm() for each in (found, own)]
     assert error < 1.5 * own_error
+
+
+@pytest.mark.parametrize("factor", [1.0, 1 / 300, 1 / 30_000], ids="dy {:.3g}".format)
+def test_a_loss_of_float16_logits_may_count_little(factor: float) -> None:
+    """Without a cast before the loss its gradient is float16, too, and what undoes the lift must not round it."""
+    head = Head(DType.FLOAT16)
+    x, classes = rows_and_classes(300, torch.float16)
+    dy = torch.full((300, 1), factor, dtype=torch.float16)
+    last = program(head, cast=False)
+    (found,) = last.backward([x, classes], [dy])
+    (of_one,) = last.backward([x, classes], [torch.ones_like(dy)])
+    expected = of_one.double() * dy.double()
+    assert (found - expected).norm() < 0.001 * expected.norm()
 
 
 def exact_gradient(head: Head, x: Tensor, classes: Tensor, dy: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A process of another user, who was root: `python -m tests.transports.other_user TRANSPORT ENDPOINT WHAT`.
 
 It comes as a client (`come`), or asks at the control address (`ask`), and says what came of it; or it sits at the
-endpoint (`sit`), says so, and ends with standard input.
+endpoint, with nothing to say (`sit`) or as a daemon (`serve`), says so, and ends with standard input.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from symbiosis_core.ids import Token
 from symbiosis_core.wire import Status
 from symbiosis_transports.ports import Transport
 from symbiosis_transports.registry import transport
+from symbiosis_transports.testing import EchoDaemon
 from symbiosis_transports.zmq_link import ControlClient
 
 __all__ = ["NOBODY"]
@@ -51,6 +52,13 @@ def sit(endpoint: str) -> None:
         sys.stdin.read()
 
 
+def serve(carrier: Transport, endpoint: str) -> None:
+    daemon = EchoDaemon(carrier, endpoint)
+    say("sits")
+    sys.stdin.read()
+    daemon.close()
+
+
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -67,6 +75,8 @@ def main() -> None:
         ask(endpoint)
     elif what == "come":
         come(carrier, endpoint)
+    elif what == "serve":
+        serve(carrier, endpoint)
     else:
         sit(endpoint)
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.errors import (
+    DaemonGoneError,
+    DaemonSilentError,
+    RefusalCode,
+    RefusedError,
+    RemoteProtocolError,
+)
 from symbiosis_core.ids import Token
+from symbiosis_core.wire import Refused
 from symbiosis_transports.ports import Peer
 from symbiosis_transports.posix_shm import TRANSPORT
 from symbiosis_transports.posix_shm.attach import Collect, Goodbye, encode
@@ -113,3 +122,43 @@ def _answer_once(door: socket.socket, answer: bytes) -> None:
         peer.recv(4096)
         if answer:
             socket.send_fds(peer, [answer], [0])
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[tuple[socket.socket, list[socket.socket]]]:
+    """A door that nobody opens, and so many before it that there is no room for one more."""
+    with contextlib.ExitStack() as stack:
+        door = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        door.bind(str(tmp_path / "full"))
+        door.listen(1)
+        queue: list[socket.socket] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                queue.append(stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
+                queue[-1].setblocking(False)
+                queue[-1].connect(str(tmp_path / "full"))
+        yield door, queue
+
+
+def test_a_queue_that_stays_full_is_silence_and_not_absence(
+    crowd: tuple[socket.socket, list[socket.socket]], tmp_path: Path
+) -> None:
+    with pytest.raises(DaemonSilentError):
+        collect(str(tmp_path / "full"), "tiny", 0.05)
+
+
+def test_a_full_queue_is_waited_for(crowd: tuple[socket.socket, list[socket.socket]], tmp_path: Path) -> None:
+    door, queue = crowd
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(collect, str(tmp_path / "full"), "tiny", 60)
+        for each in queue:
+            each.close()
+        door.settimeout(60)
+        while True:
+            sock, _ = door.accept()
+            with sock:
+                if sock.recv(4096):
+                    sock.send(encode(Refused(RefusalCode.PERMISSION, "not today")))
+                    break
+        with pytest.raises(RefusedError, match="not today"):
+            asking.result(60)

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+import zmq
 
+from symbiosis_transports.peers import sender_of
 from symbiosis_transports.zmq_rows import line as lines
 from symbiosis_transports.zmq_rows.line import Line
 
@@ -29,3 +31,25 @@ def test_a_file_with_the_number_of_the_connections_inode_is_left_open(
     else:
         os.close(descriptor)
     line.close()
+
+
+def test_whom_it_has_reached_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a connection has one other end, and every answer would pay for the question."""
+    asked: list[str] = []
+
+    def ask(frame: zmq.Frame) -> str:
+        asked.append(sender_of(frame))
+        return asked[-1]
+
+    monkeypatch.setattr(lines, "sender_of", ask)
+    endpoint = f"ipc://{tmp_path}/d.sock"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as door:
+        door.bind(endpoint)
+        line = Line(endpoint, most_bytes=64)
+        line.send([b"hello"], 20)
+        name, _ = door.recv_multipart()
+        for _ in range(2):
+            door.send_multipart([name, b"hello"])
+            line.receive(20)
+        line.close()
+    assert asked == [line.peer] != [""]

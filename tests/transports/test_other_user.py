@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from symbiosis_core.errors import DaemonGoneError, RefusalCode, RemoteProtocolError, UsageError
+from symbiosis_core.errors import DaemonGoneError, RefusalCode, UsageError
 from symbiosis_core.ids import Token
 from symbiosis_core.wire import Fetch, Status, TensorPart
 from symbiosis_transports.claim import AddressClaim
@@ -156,5 +156,25 @@ def test_a_client_has_nothing_to_do_with_another_users_daemon(folder: Path) -> N
     with somebody("posix_shm", endpoint, "sit") as impostor:
         assert impostor.stdout is not None
         assert impostor.stdout.readline() == "sits\n"
-        with pytest.raises(RemoteProtocolError, match=f"belongs to user {NOBODY}"):
+        with pytest.raises(UsageError, match=f"belongs to user {NOBODY}"):
             POSIX_SHM.connect(endpoint, Token("good"), 20)
+
+
+@pytest.mark.parametrize("name", ["posix_shm", "zmq_ipc"])
+def test_root_goes_in_where_it_may_ask_and_nowhere_else(name: str, folder: Path) -> None:
+    """At the daemon of a folder's owner, as in a container into which that folder is mounted."""
+    os.chown(folder, NOBODY, NOBODY)
+    folder.chmod(0o755)
+    carrier = transport(name)
+    endpoint = carrier.endpoint(f"ipc://{folder}/d.sock")
+    with somebody(name, endpoint, "serve") as theirs:
+        assert theirs.stdout is not None
+        assert theirs.stdout.readline() == "sits\n"
+        channel = carrier.connect(endpoint, Token("good"), 20)
+        assert add_one(channel, b"abc", 3)
+        channel.close()
+        for owner, mode in ((NOBODY, 0o1777), (SOMEBODY, 0o755)):
+            os.chown(folder, owner, owner)
+            folder.chmod(mode)
+            with pytest.raises(UsageError, match=f"belongs to user {NOBODY}"):
+                carrier.connect(endpoint, Token("good"), 20)

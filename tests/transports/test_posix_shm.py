@@ -104,6 +104,40 @@ def test_unordered_words_of_a_call_are_not_read_before_its_doorbell(
     assert theirs.arm()
 
 
+class Interrupted:
+    """Words of an arena. Something happens just before the n-th of them is read."""
+
+    def __init__(self, words: memoryview, nth: int, then: Callable[[], None]) -> None:
+        self._words = words
+        self._left = nth
+        self._then = then
+
+    def __getitem__(self, word: int) -> int:
+        self._left -= 1
+        if self._left == 0:
+            self._then()
+        return int(self._words[word])
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+@pytest.mark.usefixtures("_unordered")
+def test_unordered_words_of_a_call_that_comes_while_the_daemon_looks_wait_for_its_doorbell(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both slots' words are looked at twice."""
+    ours, theirs, host = ends
+    first, second = ours.lease_nowait(), ours.lease_nowait()
+    ours.publish(first, CALL)
+    theirs._readable()
+    words = Interrupted(theirs._words, nth, lambda: ours.publish(second, CALL))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(theirs, "_words", words)
+        early = theirs.take()
+    assert len(early) <= host.woken == 1
+    theirs._readable()
+    assert sorted(arrival.slot for arrival in early + theirs.take()) == sorted([first, second])
+
+
 @pytest.mark.usefixtures("_unordered")
 def test_unordered_words_of_an_answer_are_not_read_before_its_doorbell(
     ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken],

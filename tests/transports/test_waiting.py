@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
 from symbiosis_transports.calls import Call
 from symbiosis_transports.habits import SHORT_NS, Habit
-from symbiosis_transports.waiting import SPIN_VARIABLE, Watch, client_ways, kind_of, spin_budget_us
+from symbiosis_transports.waiting import SPIN_VARIABLE, Switches, Watch, client_ways, kind_of, spin_budget_us
 
 KIND = kind_of(Call(OpId(3), Direction.FORWARD, 4, 0, 64))
 
@@ -55,6 +59,24 @@ def test_every_kind_of_call_has_a_way_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert ways.of(kind_of(call)) is ways.of(kind_of(call._replace(rows=500)))
     others = [call._replace(rows=700), call._replace(op=OpId(4)), call._replace(direction=Direction.BACKWARD)]
     assert len({id(ways.of(kind_of(each))) for each in (call, *others)}) == 4
+
+
+def test_what_one_thread_has_lost_is_not_held_against_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {threading.get_native_id(): 1000}
+
+    def usage(_: int) -> SimpleNamespace:
+        return SimpleNamespace(ru_nivcsw=lost.get(threading.get_native_id(), 7))
+
+    monkeypatch.setattr(resource, "getrusage", usage)
+    switches = Switches()
+    assert switches() == 0
+    lost[threading.get_native_id()] += 3
+    assert switches() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert [pool.submit(switches).result() for _ in range(2)] == [3, 3]
+    assert switches() == 3
+    lost[threading.get_native_id()] += 2
+    assert switches() == 5
 
 
 class Channel:

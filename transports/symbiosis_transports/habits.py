@@ -42,7 +42,7 @@ class _Way(IntEnum):
 class Habit:
     """How one kind of call is waited for.
 
-    `switches` says how often this thread has lost its core to somebody. A fitted look is for a core that nobody
+    `switches` says how often whoever waits has lost its core to somebody. A fitted look is for a core that nobody
     else wants.
     """
 

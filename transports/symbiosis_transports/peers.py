@@ -10,13 +10,12 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from symbiosis_core.errors import RemoteProtocolError
 from symbiosis_transports.ports import Peer
 
 if TYPE_CHECKING:  # not everybody who asks here uses ZeroMQ
     import zmq
 
-__all__ = ["NOBODY_KNOWN", "check_owner", "is_ours", "peer_of", "sender_of", "told_by_zeromq"]
+__all__ = ["NOBODY_KNOWN", "is_ours", "peer_of", "sender_of", "told_by_zeromq"]
 
 NOBODY_KNOWN = Peer(0, -1)
 """Who is at the other end where nobody vouches for it: no user."""
@@ -50,13 +49,3 @@ def told_by_zeromq(text: str) -> Peer:
 def is_ours(peer: Peer) -> bool:
     """Whether it is this user, or root."""
     return peer.uid in (os.getuid(), 0)
-
-
-def check_owner(peer: Peer, endpoint: str) -> None:
-    """Lets a client deal with a daemon of its own user, or of root, and nobody else who got hold of the path.
-
-    Raises:
-        RemoteProtocolError: somebody else listens there.
-    """
-    if not is_ours(peer):
-        raise RemoteProtocolError(f"the daemon at {endpoint} belongs to user {peer.uid}; choose another address")

@@ -177,7 +177,10 @@ class ClientChannel(Protocol):
         """The slot's memory, the same at every call. Valid until `close`."""
 
     def publish(self, slot: SlotIndex, call: Call) -> None:
-        """Hands the slot to the daemon. Whatever is raised, the slot stays the client's, which may publish again.
+        """Hands the slot to the daemon.
+
+        After a UsageError or DaemonSilentError nothing was, and the client may publish again. After any other the
+        channel is over: nothing can be published any more, and every slot be given back.
 
         Raises:
             UsageError: the call's rows leave the slot. Only a transport that carries them looks; others leave that
@@ -345,6 +348,7 @@ class Transport(Protocol):
             DaemonGoneError: nobody listens there.
             RefusedError: the daemon does not take the token; with `NO_TRANSPORT`, another transport may do.
             RemoteProtocolError: who listens there is no daemon of this version.
+            UsageError: it is another user's.
         """
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 import time
 from collections.abc import Iterable
 from typing import Final, Protocol
@@ -19,7 +20,7 @@ from symbiosis_transports.calls import Call
 from symbiosis_transports.habits import Habit, Missing
 from symbiosis_transports.ports import ServerChannel
 
-__all__ = ["SPIN_VARIABLE", "Kind", "Watch", "Way", "Ways", "client_ways", "kind_of", "spin_budget_us"]
+__all__ = ["SPIN_VARIABLE", "Kind", "Switches", "Watch", "Way", "Ways", "client_ways", "kind_of", "spin_budget_us"]
 
 SPIN_VARIABLE: Final = "SYMBIOSIS_SPIN_US"
 _AUTO: Final = "auto"
@@ -65,7 +66,7 @@ class Ways:
     def _begin(self, kind: Kind) -> Way:
         if len(self._learned) >= _MOST_KINDS:
             self._learned.clear()
-        way = self._learned[kind] = Habit(_switches)
+        way = self._learned[kind] = Habit(Switches())
         return way
 
 
@@ -128,6 +129,22 @@ def _look(channels: list[ServerChannel], budget_ns: int) -> bool:
         os.sched_yield()
 
 
-def _switches() -> int:
-    """How often this thread was put aside while it could run. Yielding counts where somebody took the core."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+class Switches:
+    """How often whoever asks was put aside while it could run. Yielding counts where somebody took the core.
+
+    The kernel counts for each thread: between two of them there is no difference to be taken.
+    """
+
+    def __init__(self) -> None:
+        self._thread = self._counted = self._total = 0
+
+    def __repr__(self) -> str:
+        return f"<Switches {self._total}>"
+
+    def __call__(self) -> int:
+        """Returns those that were seen between two questions of one thread, all together."""
+        thread, counted = threading.get_native_id(), resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        if thread == self._thread:
+            self._total += counted - self._counted
+        self._thread, self._counted = thread, counted
+        return self._total

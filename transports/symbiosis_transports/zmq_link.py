@@ -90,7 +90,7 @@ class ControlServer:
             if keys is not None:
                 self._gatekeeper = Gatekeeper(zmq.Context.shadow(self._context), keys)
                 self._gatekeeper.secure(self._socket)
-            with contextlib.nullcontext() if networked else for_owner_alone():
+            with contextlib.nullcontext() if networked else for_owner_alone(Path(self._address.target)):
                 self._socket.bind(self._address.control)
         except OSError as error:  # zmq.ZMQError is not one of them
             self.close()

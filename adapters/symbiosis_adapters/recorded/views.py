@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred import Deferred, pending, read_size, root_of, view_of
+from symbiosis_adapters.deferred import Deferred, pending, read_size, root_of, rows_of, view_of
 from symbiosis_adapters.recorded.nodes import record_unary
 from symbiosis_adapters.recorded.rules import Rules
-from symbiosis_adapters.recorded.some_rows import some_rows
 
 __all__ = ["RECORDED"]
 
@@ -48,7 +47,7 @@ def _view(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @RECORDED.of(Tensor.__getitem__)
 def _getitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """All rows, or the last of one, which are the tensor itself; or some, of all columns."""
+    """All rows, or the last of one, which are the tensor itself; or some, of all columns, which stay undecided."""
     x, index = args
     if not pending(x) or not _may_view(x):
         return NotImplemented
@@ -60,8 +59,7 @@ def _getitem(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     whole = [each.indices(size) == (0, size, 1) for each, size in zip(slices, x._shape, strict=True)]
     if all(whole):
         return x
-    taken = some_rows(x, slices[:-1]) if whole[-1] else None
-    return NotImplemented if taken is None else taken
+    return rows_of(x, slices) if whole[-1] else NotImplemented
 
 
 def _slices(index: tuple[Any, ...], rank: int) -> tuple[slice, ...] | None:

@@ -69,7 +69,7 @@ def compat(
     )
     if page is not None and page.exists() and not _whole(report):
         raise UsageError(
-            f"--page {page} is there, and would be overwritten by a part of the table; take another path, or "
+            f"--page {page} is there, and would be overwritten by a part of the table; choose another path, or "
             "leave out --quick, --families, --methods and --cuts"
         )
     cells = dict(cells_in(known or (), report.machine))  # before the file is emptied that may be one of them

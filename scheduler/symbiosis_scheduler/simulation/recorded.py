@@ -9,6 +9,7 @@ from typing import Any
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.simulation.report import RunFigures, lane_figures
 from symbiosis_scheduler.simulation.trace import Kind
+from symbiosis_scheduler.travellers import begins_forward
 
 __all__ = ["Recorded"]
 
@@ -23,23 +24,27 @@ class _Client:
         self.latencies_us = array("d")
         self.forwards_us = array("d")
         self.started_us = -1
-        self.open: dict[int, tuple[int, int]] = {}
-        """When each open request arrived, by slot, and its rows."""
+        self.after_ids = False
+        """Whether its last request that was not refused took token ids."""
+        self.open: dict[int, tuple[int, int, bool]] = {}
+        """When each open request arrived, by slot, its rows, and whether ids came before it."""
 
-    def asked(self, us: int, slot: int, rows: int, *, begins: bool) -> None:
+    def asked(self, us: int, slot: int, rows: int, *, takes_ids: bool) -> None:
         if not self.first_us:
             self.first_us = us
-        if begins and not self.open:
+        if begins_forward(takes_ids, after_ids=self.after_ids):
             if self.started_us >= 0:
                 self.forwards_us.append(self.last_us - self.started_us)
             self.started_us = us
-        self.open[slot] = us, rows
+        self.open[slot] = us, rows, self.after_ids
+        self.after_ids = takes_ids
 
     def answered(self, us: int, slot: int, *, refused: bool) -> None:
         asked = self.open.pop(slot, None)
         if asked is not None and refused:
             self.refused += 1
             self.started_us = -1  # its forward is not whole
+            self.after_ids &= asked[2]  # what was refused was never taken; others may have been found with it
         elif asked is not None:
             self.latencies_us.append(us - asked[0])
             self.rows += asked[1]
@@ -91,8 +96,8 @@ class Recorded:
                 self._here[fields[1]] = self._clients[-1]
             case Kind.ASK if fields[1] in self._here:
                 us, client, slot, op, direction, rows, _ = fields
-                begins = op in self._starts and direction == Direction.FORWARD
-                self._here[client].asked(us, slot, rows, begins=begins)
+                takes_ids = op in self._starts and direction == Direction.FORWARD
+                self._here[client].asked(us, slot, rows, takes_ids=takes_ids)
             case Kind.ANSWER if fields[1] in self._here:
                 us, client, slot, refused = fields
                 self._here[client].answered(us, slot, refused=refused)

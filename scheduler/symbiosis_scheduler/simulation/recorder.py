@@ -30,6 +30,7 @@ __all__ = ["Recorder"]
 
 _MOST_BYTES: Final = 16 << 20
 _FORGOTTEN_US: Final = 10_000_000
+_DIRECTIONS: Final = frozenset(Direction)
 
 
 class Recorder:
@@ -76,7 +77,7 @@ class Recorder:
                 self._looked(us)
                 for slot, _, call in event.arrivals:
                     op = self._state.number(event.client, call.op)
-                    if op is None:  # it was refused, and is nobody's load
+                    if op is None or call.direction not in _DIRECTIONS:  # it was refused, and is nobody's load
                         unknown.add(slot)
                     else:
                         self._note_op(op)

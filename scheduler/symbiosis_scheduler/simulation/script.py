@@ -11,7 +11,7 @@ and may be another under another policy (`looks`).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from symbiosis_core.ids import OpId
@@ -19,6 +19,7 @@ from symbiosis_core.specs import Direction
 from symbiosis_scheduler.simulation.looks import Looks
 from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.trace import Kind
+from symbiosis_scheduler.travellers import begins_forward
 
 __all__ = ["Load", "Script", "read_load"]
 
@@ -45,6 +46,11 @@ class Script:
 
     def __len__(self) -> int:
         return len(self.calls)
+
+    def begins_forward(self, step: int, starts: Container[int]) -> bool:
+        """Whether a forward begins with that step; `starts` are the ops that take token ids."""
+        after_ids = step > 0 and _takes_ids(self.calls[step - 1], starts)
+        return begins_forward(_takes_ids(self.calls[step], starts), after_ids=after_ids)
 
 
 class Load:
@@ -115,6 +121,11 @@ class _Watched:
         if self.script.calls:
             self.answers += 1
             self.ready_us = us
+
+
+def _takes_ids(step: Step, starts: Container[int]) -> bool:
+    op, direction, _ = step
+    return direction is Direction.FORWARD and op in starts
 
 
 def read_load(records: Iterable[tuple[Any, ...]]) -> Load:

@@ -1,4 +1,4 @@
-"""The form of a trace: a stream of msgpack arrays, small because every field is an integer.
+"""The form of a trace: a stream of msgpack arrays, small because nearly every field is an integer.
 
     [HEADER, version, model, beside, in flight]         first. Whether lanes below the first were computed beside
                                                         it, as on a CPU, where it is not turned off; and how many
@@ -36,6 +36,7 @@ from typing import Any, Final
 import msgspec
 
 from symbiosis_core.errors import UsageError
+from symbiosis_core.specs import Direction
 
 __all__ = ["VERSION", "Kind", "encode", "read_trace", "records"]
 
@@ -58,17 +59,24 @@ class Kind(IntEnum):
     LOOK = 8
 
 
-_FIELDS: Final = {
-    Kind.HEADER: (int, str, bool, int),
-    Kind.OP: (int, bool),
-    Kind.JOIN: (int, int, str, str, str),
-    Kind.LEAVE: (int, int),
-    Kind.ASK: (int,) * 7,
-    Kind.ANSWER: (int, int, int, bool),
-    Kind.BATCH: (int,) * 8,
-    Kind.BESIDE: (int,) * 8,
-    Kind.LOOK: (int,),
+_INT: Final = range(-(1 << 53), 1 << 53)
+_OP: Final = range(1 << 21)
+"""More than a daemon can have: whoever plays a trace makes them all."""
+_DIRECTION: Final = range(len(Direction))
+_ROWS: Final = range(1 << 40)
+_IN_FLIGHT: Final = range(1, 1 << 16)
+_FIELDS: Final[dict[int, tuple[type | range, ...]]] = {
+    Kind.HEADER: (_INT, str, bool, _IN_FLIGHT),
+    Kind.OP: (_OP, bool),
+    Kind.JOIN: (_INT, _INT, str, str, str),
+    Kind.LEAVE: (_INT, _INT),
+    Kind.ASK: (_INT, _INT, _INT, _OP, _DIRECTION, _ROWS, _INT),
+    Kind.ANSWER: (_INT, _INT, _INT, bool),
+    Kind.BATCH: (_INT, _OP, _DIRECTION, _ROWS, _INT, _INT, _INT, _INT),
+    Kind.BESIDE: (_INT, _OP, _DIRECTION, _ROWS, _INT, _INT, _INT, _INT),
+    Kind.LOOK: (_INT,),
 }
+"""Types; and of ints their range."""
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
@@ -102,10 +110,16 @@ def records(data: bytes) -> Iterator[tuple[Any, ...]]:
             case (Kind.HEADER, int(version), *_) if version != VERSION:  # told before its fields, which differ
                 raise _OtherVersionError(f"is a trace of version {version}")
         fields = _FIELDS[record[0]]
-        if len(record) != len(fields) + 1 or not all(map(isinstance, record[1:], fields)):
+        if len(record) != len(fields) + 1 or not all(map(_fits, record[1:], fields)):
             raise ValueError(f"a record {record!r}")
         yield record
         at = stop
+
+
+def _fits(value: object, field: type | range) -> bool:
+    if isinstance(field, range):
+        return isinstance(value, int) and value in field
+    return isinstance(value, field)
 
 
 def read_trace(path: Path) -> list[tuple[Any, ...]]:

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import RefusalCode, UsageError
 from symbiosis_core.ids import Generation, SlotIndex
-from symbiosis_core.specs import Direction
 from symbiosis_scheduler.events import Answer, Arrived, ClientJoined, PlanDone, Run, Sleep, Turn
 from symbiosis_scheduler.plan import Plan
 from symbiosis_scheduler.policies import make_policy
@@ -119,11 +118,10 @@ class World:
         script, step = player.script, player.take()
         op, direction, rows = script.calls[step]
         player.waiting = False
-        begins = direction is Direction.FORWARD and op in self._load.starts and not player.asked_us
         player.slots += 1
         slot = SlotIndex(player.slots)
         player.asked_us[slot] = (self.now_us, step)
-        if begins:
+        if script.begins_forward(step, self._load.starts):
             player.begins = slot
         arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET, asked_us=self.now_us))
         self._wake(player.device)
@@ -223,8 +221,7 @@ class World:
             player.at, player.offset, at = 0, player.answers, 0
         if at == len(script):
             return
-        op, direction, _ = script.calls[at]
-        if player.started_us >= 0 and direction is Direction.FORWARD and op in self._load.starts:
+        if player.started_us >= 0 and script.begins_forward(at, self._load.starts):
             player.forwards_us.append(self.now_us - player.started_us)
             player.started_us = -1
         self._plan_next(player)

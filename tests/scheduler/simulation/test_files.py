@@ -66,6 +66,41 @@ def test_what_is_no_trace_is_told(tmp_path: Path, data: bytes) -> None:
         read_trace(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("kind", "at", "value"),
+    [
+        (Kind.HEADER, 4, 0),
+        (Kind.OP, 1, -1),
+        (Kind.ASK, 1, 1 << 63),
+        (Kind.ASK, 4, 1 << 40),
+        (Kind.ASK, 5, 7),
+        (Kind.ASK, 6, -1),
+        (Kind.ASK, 6, 1.5),
+        (Kind.BATCH, 3, 2),
+        (Kind.BATCH, 5, 1 << 60),
+    ],
+)
+def test_a_number_that_cannot_be_is_told(tmp_path: Path, kind: Kind, at: int, value: float) -> None:
+    """A third direction, no plan in flight, an op of which there are not so many."""
+    trace = [list(record) for record in mixed(forwards=1)]
+    wrong = next(record for record in trace if record[0] == kind)
+    wrong[at] = value
+    path = tmp_path / "a.trace"
+    path.write_bytes(b"".join(encode(*record) for record in trace))
+    with pytest.raises(UsageError, match="no trace: a record"):
+        read_trace(path)
+
+
+def test_a_request_in_no_direction_was_refused_and_is_in_no_trace() -> None:
+    desk = Desk()
+    desk.join(1)
+    recorder = recorded(desk)
+    strange = arrival(slot=2)
+    strange = strange._replace(call=strange.call._replace(direction=7))  # type: ignore[arg-type]
+    desk.arrive(1, strange)
+    assert {record[0] for record in records(recorder.take(1100))} == {Kind.HEADER, Kind.JOIN}
+
+
 def test_a_trace_of_another_version_is_told_by_its_version(tmp_path: Path) -> None:
     """Whatever fields its header has: that of version 1 said nothing of what was computed beside."""
     path = tmp_path / "old.trace"

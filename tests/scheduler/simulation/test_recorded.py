@@ -54,9 +54,27 @@ def test_a_forward_that_was_refused_is_none() -> None:
         (Kind.JOIN, 0, 1, "inference", "", ""),
     ]
     for us, refused in ((1000, False), (2000, True), (3000, False), (4000, False)):
-        trace += [(Kind.ASK, us, 1, 0, 0, 0, 1, 0), (Kind.ANSWER, us + 100, 1, 0, refused)]
+        trace += [(Kind.ASK, us, 1, 0, 0, 0, 1, 0), (Kind.ANSWER, us + 50, 1, 0, refused)]
+        if not refused:
+            trace += [(Kind.ASK, us + 60, 1, 0, 1, 0, 1, 0), (Kind.ANSWER, us + 100, 1, 0, False)]
     (lane,) = Recorded(trace).figures().lanes
     assert lane.forward_p50_us == lane.forward_p99_us == 100
+
+
+def test_ids_that_come_in_several_requests_begin_one_forward() -> None:
+    """In what was recorded and in what is played: each is answered before the next is asked for."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False, 1),
+        *((Kind.OP, 0, True), (Kind.OP, 1, False)),
+        (Kind.JOIN, 0, 1, "inference", "", ""),
+    ]
+    for began_us in (1000, 2000, 3000):
+        for us, op in ((began_us, 0), (began_us + 100, 0), (began_us + 200, 1)):
+            trace += [(Kind.ASK, us, 1, 0, op, 0, 8, 0), (Kind.BATCH, us + 50, op, 0, 8, 50, 1, 0, 1)]
+            trace += [(Kind.ANSWER, us + 50, 1, 0, False)]
+    (real,), (found,) = Recorded(trace).figures().lanes, played(read_load(trace), config()).lanes
+    assert real.forward_p50_us == real.forward_p99_us == 250
+    assert found.forward_p50_us == found.forward_p99_us == pytest.approx(250, rel=0.02)
 
 
 def test_what_is_recorded_of_others_counts_though_records_were_lost() -> None:

@@ -171,7 +171,7 @@ def _open_door(path: Path) -> socket.socket:
                     path.unlink(missing_ok=True)
                 else:
                     raise UsageError(f"{path} is in use by another daemon; stop it or choose another address")
-        with for_owner_alone():
+        with for_owner_alone(path):
             door.bind(str(path))
         door.listen(_MAX_ATTACHING)
     except OSError as error:

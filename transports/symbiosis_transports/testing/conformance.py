@@ -19,6 +19,7 @@ from symbiosis_core.errors import (
     LocalProtocolError,
     RefusalCode,
     RefusedError,
+    SymbiosisError,
 )
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
@@ -159,6 +160,7 @@ class ChannelConformance:
             self.connect(self.transport.endpoint(self.address(tmp_path)))
 
     def test_a_daemon_that_stops_is_noticed_by_a_waiting_client(self, tmp_path: object) -> None:
+        """Then the channel is over: nothing can be published any more, and every slot be given back."""
         with self.daemon(tmp_path) as (_, endpoint):
             channel = self.connect(endpoint)
             slot = channel.lease_nowait()
@@ -166,6 +168,9 @@ class ChannelConformance:
             with raises(DaemonGoneError) as caught:
                 channel.wait(slot, TIMEOUT_S)
             assert "asked to hang up" in str(caught.error)
+            with raises(SymbiosisError):
+                channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
+            channel.release(slot)
             channel.close()
 
     def test_no_answer_within_the_limit_is_silence_and_not_death(self, tmp_path: object) -> None:

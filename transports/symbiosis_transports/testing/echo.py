@@ -48,7 +48,7 @@ class EchoDaemon:
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
         """Takes every token but `bad`."""
-        if token == "bad" or peer.uid not in (None, os.getuid()):
+        if token == "bad" or peer.uid not in (None, os.getuid(), 0):
             raise RefusedError(RefusalCode.BAD_TOKEN, "the token is unknown", "say hello again")
         self._clients += 1
         return Grant(ClientId(self._clients), self._slots, self._slot_bytes)

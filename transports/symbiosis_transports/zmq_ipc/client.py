@@ -15,7 +15,8 @@ from typing import Final
 from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError
 from symbiosis_core.ids import Token
 from symbiosis_transports.arena import Arena
-from symbiosis_transports.peers import check_owner, told_by_zeromq
+from symbiosis_transports.folder import check_owner
+from symbiosis_transports.peers import told_by_zeromq
 from symbiosis_transports.zmq_rows.client import RowsClientChannel, open_line
 from symbiosis_transports.zmq_rows.line import Line
 from symbiosis_transports.zmq_rows.messages import Opened
@@ -32,7 +33,7 @@ def connect(endpoint: str, token: Token, timeout_s: float) -> RowsClientChannel:
     line = Line(endpoint, most_bytes=_MOST_BYTES)
     opened = open_line(line, token, timeout_s)
     try:
-        check_owner(told_by_zeromq(line.peer), endpoint)
+        check_owner(told_by_zeromq(line.peer).uid, endpoint)
         arena = _map(opened, endpoint)
     except BaseException:
         line.close()
@@ -45,24 +46,24 @@ def _map(opened: Opened, endpoint: str) -> Arena:
         raise RemoteProtocolError(f"the arena is said to be at {opened.memory!r:.100}, no descriptor of a process")
     try:
         # Looked at before it is opened: to open a device or a pipe is to do something with it.
-        _check(Path(opened.memory).stat())
+        _check(Path(opened.memory).stat(), endpoint)
         fd = os.open(opened.memory, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise DaemonGoneError(endpoint, f"its memory at {opened.memory!r} cannot be opened: {error}") from None
     try:
-        _check(os.fstat(fd))
+        _check(os.fstat(fd), endpoint)
         return Arena.attach(fd, Slots.arena_bytes(opened.slots, opened.slot_bytes))
     finally:
         os.close(fd)
 
 
-def _check(status: os.stat_result) -> None:
-    """Lets through what is memory, or a file, of this user or root.
+def _check(status: os.stat_result, endpoint: str) -> None:
+    """Lets through what is memory, or a file, of whom the daemon may be.
 
     Raises:
         RemoteProtocolError: it is something else.
+        UsageError: it is another user's.
     """
     if not stat.S_ISREG(status.st_mode):
         raise RemoteProtocolError("the arena is no memory")
-    if status.st_uid not in (os.getuid(), 0):
-        raise RemoteProtocolError(f"the arena belongs to user {status.st_uid}")
+    check_owner(status.st_uid, endpoint)

@@ -31,7 +31,7 @@ def listen(loop: asyncio.AbstractEventLoop, endpoint: str, host: Host) -> Listen
     path = Path(endpoint.removeprefix("ipc://"))
     if path.exists() and not path.is_socket():
         raise UsageError(f"cannot listen at {path}: it is there and is no socket; choose another address")
-    with for_owner_alone():
+    with for_owner_alone(path):
         return RowsListener(loop, endpoint, host, _make, _owner, most_bytes=_MOST_BYTES)
 
 

@@ -34,7 +34,7 @@ class Line:
         self.endpoint = endpoint
         self.sent = 0
         self.peer = ""
-        """Whom this line has reached, as ZeroMQ tells with every message; empty: nothing was said yet."""
+        """Whom this line has reached, by ZeroMQ's word with the first message; empty: nothing was said yet."""
         self._connected = self._rejected = False
         self._connection: tuple[int, tuple[int, int]] | None = None
         """The descriptor under this line, and what it stood for when ZeroMQ told of it: numbers are used again."""
@@ -86,7 +86,7 @@ class Line:
             except zmq.Again:
                 self._wait(zmq.POLLIN, deadline, timeout_s)
             else:
-                self.peer = sender_of(frames[0])
+                self.peer = self.peer or sender_of(frames[0])
                 if self._connection is None:
                     self._hear()  # the first thing that there is to hear: that there was a connection
                 return [frame.buffer for frame in frames]
