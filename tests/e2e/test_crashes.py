@@ -49,7 +49,10 @@ def test_killed_clients_free_everything_and_nobody_else_notices(
         fresh_daemon.wait_status(lambda status: len(status.clients) == 1, "the dead are gone")
     after = fresh_daemon.status()
     assert after.memory.arenas == before.memory.arenas
-    assert descriptors_of(after.pid) == descriptors
+    deadline = time.monotonic() + 20
+    while descriptors_of(after.pid) > descriptors and time.monotonic() < deadline:
+        time.sleep(0.05)  # the daemon hears a little later that who asked for its status is gone
+    assert descriptors_of(after.pid) <= descriptors
     assert after.lanes[0].queued_requests == after.lanes[1].queued_requests == 0
     stayer.symbiosis.close()
 

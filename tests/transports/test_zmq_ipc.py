@@ -70,7 +70,7 @@ def test_a_breach_ends_that_client_alone(endpoint: str, message: list[bytes]) ->
     daemon.close()
 
 
-def test_noise_that_is_not_zeromq_leaves_the_door_open(endpoint: str) -> None:
+def test_noise_that_is_not_zeromq_leaves_the_door_open(endpoint: str, caplog: pytest.LogCaptureFixture) -> None:
     daemon = EchoDaemon(TRANSPORT, endpoint)
     for noise in NOISE:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -80,6 +80,7 @@ def test_noise_that_is_not_zeromq_leaves_the_door_open(endpoint: str) -> None:
     assert add_one(channel, b"abc", 3)
     channel.close()
     daemon.close()
+    assert not [told for told in caplog.records if told.name == "asyncio"]  # whose loop would have ended a daemon
 
 
 def test_the_last_words_of_a_daemon_that_stops_are_heard(endpoint: str) -> None:

@@ -151,8 +151,11 @@ class Door:
         self._hear_endings()
         peer = self._peers.get(name.bytes)
         if peer is None:
+            descriptor = _descriptor(name)
+            if descriptor is None:  # noise that ZeroMQ takes for its oldest protocol, which tells nothing
+                return True
             key = self._gatekeeper.name_of(name) if self._gatekeeper is not None else ""
-            peer = self._peers[name.bytes] = Peer(name.bytes, _descriptor(name), sender_of(name), key)
+            peer = self._peers[name.bytes] = Peer(name.bytes, descriptor, sender_of(name), key)
             self._replace(peer)
         self._said(peer, [frame.buffer for frame in frames])
         return not self._context.closed
@@ -208,6 +211,9 @@ def _number(socket: zmq.Socket[bytes], option: zmq.SocketOption) -> int:
     return found
 
 
-def _descriptor(frame: zmq.Frame) -> int:
-    found: Any = frame.get(zmq.SRCFD)
+def _descriptor(frame: zmq.Frame) -> int | None:
+    try:
+        found: Any = frame.get(zmq.SRCFD)
+    except zmq.ZMQError:
+        return None
     return int(found)
