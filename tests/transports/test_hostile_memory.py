@@ -94,7 +94,7 @@ def test_memory_that_cannot_be_trusted_is_refused_and_nothing_is_kept(
         with pytest.raises(RemoteProtocolError, match=r"arena|lent nothing"):
             TRANSPORT.connect(endpoint, Token("good"), 10)
         liar.join(10)
-        assert descriptors() == before
+        assert descriptors() <= before  # fewer: of an earlier test's
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_memory_of_a_zeromq_daemon_that_cannot_be_trusted_is_refused(
     (fd,) = lend()
     before = descriptors()
     error = liar(f"/proc/{os.getpid()}/fd/{fd}")
-    assert descriptors() == before
+    assert descriptors() <= before  # fewer: of an earlier test's
     assert isinstance(error, RemoteProtocolError)
     assert "arena" in str(error)
     os.close(fd)
