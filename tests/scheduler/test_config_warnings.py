@@ -60,7 +60,7 @@ def test_what_somebody_elses_policy_reads_may_be_any_collection(reads: Any) -> N
     class Theirs:
         pass
 
-    Theirs.reads = reads  # type: ignore[attr-defined]
+    Theirs.reads = reads  # type: ignore[attr-defined]  # as others may
     lanes = {"a": LaneConfig(priority=0, weight=2.0, token_us=5)}
     config = DaemonConfig(policy=PolicyConfig(name="theirs"), lanes=lanes)
     assert warnings(config, Theirs) == ["lanes.a.token_us: the policy theirs does not read it"]

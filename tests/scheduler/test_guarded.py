@@ -45,7 +45,7 @@ def ended(plan: Plan) -> Plan:
 
 def halved(plan: Plan) -> Plan:
     lead = plan.lead
-    return msgspec.structs.replace(plan, parts=(Part(lead, 0, lead.rows / 2),))  # type: ignore[arg-type]
+    return msgspec.structs.replace(plan, parts=(Part(lead, 0, lead.rows / 2),))  # type: ignore[arg-type]  # nonsense
 
 
 def parts(*parts: Part) -> Change:
@@ -69,7 +69,7 @@ CHANGES: dict[str, Change] = {
     "half a row": halved,
     "the same rows twice": lambda plan: msgspec.structs.replace(plan, parts=plan.parts * 2),
     "another op": lambda plan: msgspec.structs.replace(plan, op=plan.op + 1),
-    "a hold without a time": lambda plan: Hold(None),  # type: ignore[arg-type]
+    "a hold without a time": lambda plan: Hold(None),  # type: ignore[arg-type]  # nonsense
     "a hold that is over": lambda plan: Hold(0),
     "a hold of an hour": lambda plan: Hold(3600 * 10**6),
 }

@@ -64,7 +64,7 @@ def recorded(desk: Desk) -> Recorder:
         recorder.note(event, instructions, desk.now_us)
         return instructions
 
-    desk.state.handle = tell  # type: ignore[method-assign]
+    desk.state.handle = tell  # type: ignore[method-assign]  # listened to
     return recorder
 
 

@@ -96,7 +96,7 @@ def test_a_request_in_no_direction_was_refused_and_is_in_no_trace() -> None:
     desk.join(1)
     recorder = recorded(desk)
     strange = arrival(slot=2)
-    strange = strange._replace(call=strange.call._replace(direction=7))  # type: ignore[arg-type]
+    strange = strange._replace(call=strange.call._replace(direction=7))  # type: ignore[arg-type]  # no direction
     desk.arrive(1, strange)
     assert {record[0] for record in records(recorder.take(1100))} == {Kind.HEADER, Kind.JOIN}
 

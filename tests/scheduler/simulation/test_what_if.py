@@ -33,7 +33,7 @@ def recorded(load: Load, settings: DaemonConfig) -> list[tuple[Any, ...]]:
         recorder.note(event, instructions, world.now_us)
         return instructions
 
-    state.handle = tell  # type: ignore[method-assign]
+    state.handle = tell  # type: ignore[method-assign]  # listened to
     world.run()
     assert not recorder.dropped
     return list(records(recorder.take(world.now_us)))
