@@ -23,10 +23,10 @@ def quantize(request: pytest.FixtureRequest) -> str:
 def config_of(quantize: str, dtype: torch.dtype) -> Any:
     """What the daemon gives transformers for it."""
     if quantize == "int8":
-        from symbiosis_scheduler.torchao_int8 import int8_config
+        from symbiosis_scheduler.frozen.torchao_int8 import int8_config
 
         return int8_config()
-    from symbiosis_scheduler.bitsandbytes_nf4 import nf4_config
+    from symbiosis_scheduler.frozen.bitsandbytes_nf4 import nf4_config
 
     return nf4_config(dtype)
 

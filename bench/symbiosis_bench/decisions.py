@@ -23,9 +23,9 @@ from symbiosis_bench.machine import Machine, this_machine
 from symbiosis_core.config import DaemonConfig, LaneConfig, PolicyConfig
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
-from symbiosis_scheduler.events import Arrived, ClientJoined, PlanDone, Run, Turn
+from symbiosis_scheduler.decisions.events import Arrived, ClientJoined, PlanDone, Run, Turn
+from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.policies import make_policy, policy_names
-from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.calls import Arrival, Call
 
 __all__ = ["decisions"]

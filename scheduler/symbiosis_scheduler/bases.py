@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_core.ids import BaseId
-from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.frozen.layers import FrozenLayers
 
 __all__ = ["Base", "Bases"]
 

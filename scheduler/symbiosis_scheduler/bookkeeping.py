@@ -10,8 +10,8 @@ from symbiosis_core.ids import BaseId
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.wire import HoldStatus
 from symbiosis_scheduler.cost_file import CostFile
-from symbiosis_scheduler.costs import Curves
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
+from symbiosis_scheduler.decisions.costs import Curves
 
 __all__ = ["Bookkeeping"]
 

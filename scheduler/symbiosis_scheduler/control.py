@@ -43,15 +43,15 @@ from symbiosis_core.wire import (
 )
 from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
+from symbiosis_scheduler.decisions.users import user_of
+from symbiosis_scheduler.execution.threads import ThreadChoice
+from symbiosis_scheduler.frozen.lending import Withheld
 from symbiosis_scheduler.grants import VALID_S, Grants
 from symbiosis_scheduler.guarded import told
-from symbiosis_scheduler.lending import Withheld
 from symbiosis_scheduler.reconfiguration import Reconfiguration
 from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.segments import Segments
 from symbiosis_scheduler.survey import survey
-from symbiosis_scheduler.threads import ThreadChoice
-from symbiosis_scheduler.users import user_of
 from symbiosis_transports.address import parse
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Transport

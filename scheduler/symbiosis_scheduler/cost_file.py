@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from symbiosis_core.logs import event, get_logger
-from symbiosis_scheduler.costs import Curves
+from symbiosis_scheduler.decisions.costs import Curves
 
 __all__ = ["FOLDER", "CostFile", "Written", "read_costs"]
 

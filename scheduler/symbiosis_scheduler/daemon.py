@@ -19,17 +19,17 @@ from symbiosis_scheduler.cache import cache_folder
 from symbiosis_scheduler.config_watch import ConfigWatch
 from symbiosis_scheduler.control import ControlPlane
 from symbiosis_scheduler.cost_file import FOLDER, CostFile
-from symbiosis_scheduler.costs import Costs
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
-from symbiosis_scheduler.executor import Executor
+from symbiosis_scheduler.decisions.costs import Costs
+from symbiosis_scheduler.decisions.policy import Policy
+from symbiosis_scheduler.decisions.state import SchedulerState
+from symbiosis_scheduler.execution.executor import Executor
+from symbiosis_scheduler.execution.streams import open_streams, plans_in_flight
+from symbiosis_scheduler.execution.threads import ThreadChoice
+from symbiosis_scheduler.frozen.packing import Packing
 from symbiosis_scheduler.grants import Grants
-from symbiosis_scheduler.packing import Packing
-from symbiosis_scheduler.policy import Policy
 from symbiosis_scheduler.reconfiguration import Reconfiguration
-from symbiosis_scheduler.state import SchedulerState
-from symbiosis_scheduler.streams import open_streams, plans_in_flight
-from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import Listener, Placeable, Transport
 from symbiosis_transports.registry import names, transport

@@ -23,7 +23,7 @@ from symbiosis_core.ids import BaseId, ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
 from symbiosis_core.wire import TakeTrace, TraceTaken
-from symbiosis_scheduler.events import (
+from symbiosis_scheduler.decisions.events import (
     Adopt,
     Answer,
     Arrived,
@@ -38,16 +38,16 @@ from symbiosis_scheduler.events import (
     Sleep,
     Turn,
 )
-from symbiosis_scheduler.executor import Executor, Launched
+from symbiosis_scheduler.decisions.policy import Policy
+from symbiosis_scheduler.decisions.quotas import Reached
+from symbiosis_scheduler.decisions.state import SchedulerState
+from symbiosis_scheduler.decisions.users import user_of
+from symbiosis_scheduler.execution.executor import Executor, Launched
+from symbiosis_scheduler.execution.memo import Memo
+from symbiosis_scheduler.frozen.lending import UNASKED, Lent, Withheld
 from symbiosis_scheduler.grants import Grants, Tenant
-from symbiosis_scheduler.lending import UNASKED, Lent, Withheld
-from symbiosis_scheduler.memo import Memo
-from symbiosis_scheduler.policy import Policy
-from symbiosis_scheduler.program import Program
-from symbiosis_scheduler.quotas import Reached
+from symbiosis_scheduler.programs.program import Program
 from symbiosis_scheduler.simulation.recorder import Recorder
-from symbiosis_scheduler.state import SchedulerState
-from symbiosis_scheduler.users import user_of
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import Watch, spin_budget_us
 

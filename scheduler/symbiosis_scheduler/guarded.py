@@ -15,11 +15,11 @@ from typing import Final
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError
 from symbiosis_core.logs import event, get_logger
-from symbiosis_scheduler.known import Known
-from symbiosis_scheduler.plan import Decision, Hold, Plan
-from symbiosis_scheduler.policy import LatencyFirst, Policy
-from symbiosis_scheduler.queues import Queues
-from symbiosis_scheduler.request import Request
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Decision, Hold, Plan
+from symbiosis_scheduler.decisions.policy import LatencyFirst, Policy
+from symbiosis_scheduler.decisions.queues import Queues
+from symbiosis_scheduler.decisions.request import Request
 
 __all__ = ["Guarded", "guarded", "told"]
 

@@ -9,7 +9,7 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.cache import cache_folder
 from symbiosis_scheduler.cost_file import FOLDER, Written, read_costs
-from symbiosis_scheduler.costs import Curve, Curves
+from symbiosis_scheduler.decisions.costs import Curve, Curves
 
 __all__ = ["Measured"]
 

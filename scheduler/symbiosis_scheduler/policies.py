@@ -11,7 +11,7 @@ from typing import Any, Final
 from symbiosis_core import config as configuration
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import ConfigError, Problem
-from symbiosis_scheduler.policy import Policy
+from symbiosis_scheduler.decisions.policy import Policy
 
 __all__ = ["GROUP", "check_policy", "load_checked", "make_policy", "policy_class", "policy_names"]
 

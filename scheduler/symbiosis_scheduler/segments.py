@@ -8,7 +8,7 @@ from symbiosis_core.errors import BusyError, RefusalCode
 from symbiosis_core.ids import OpId
 from symbiosis_core.segments import Segment, SegmentSpec, check, describe
 from symbiosis_scheduler.bases import Base, Bases
-from symbiosis_scheduler.program import Program
+from symbiosis_scheduler.programs.program import Program
 
 __all__ = ["Segments"]
 

@@ -15,8 +15,8 @@ from symbiosis_core.openmp import waiting_told
 from symbiosis_core.wire import ClientStatus, DaemonStatus, MemoryStatus, MemoStatus, ModelStatus, SpinStatus
 from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.dataplane import DataPlane
-from symbiosis_scheduler.statistics import ClientStatistics, SchedulerStatistics
-from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_scheduler.decisions.statistics import ClientStatistics, SchedulerStatistics
+from symbiosis_scheduler.execution.threads import ThreadChoice
 
 __all__ = ["survey"]
 

@@ -31,10 +31,10 @@ from symbiosis_core.segments import Segment, SegmentSpec
 from symbiosis_core.specs import Direction, DType, Op, OpKind, OpSpec, TensorSpec
 from symbiosis_core.wire import Loan
 from symbiosis_scheduler.bases import Bases
-from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.lending import Withheld, place_for
-from symbiosis_scheduler.loading import LoadedModel
-from symbiosis_scheduler.program import Program
+from symbiosis_scheduler.frozen.layers import FrozenLayers
+from symbiosis_scheduler.frozen.lending import Withheld, place_for
+from symbiosis_scheduler.frozen.loading import LoadedModel
+from symbiosis_scheduler.programs.program import Program
 from symbiosis_scheduler.segments import Segments
 from symbiosis_transports.tensors import torch_dtype
 

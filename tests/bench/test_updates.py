@@ -9,7 +9,7 @@ from symbiosis_bench.end_to_end.contender import Contender, open_plain
 from symbiosis_bench.end_to_end.messages import Shape, Train, Trained
 from symbiosis_bench.end_to_end.verification import Verifier
 from symbiosis_bench.end_to_end.work import train
-from symbiosis_scheduler.embedded import resolve
+from symbiosis_scheduler.frozen.embedded import resolve
 
 ORDER = Train(Shape(1, 128), 2)
 """One update, and one loss after it."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from symbiosis_scheduler.embedded import resolve
+from symbiosis_scheduler.frozen.embedded import resolve
 from tests.e2e.daemon_process import DaemonProcess
 
 TENANT = Path(__file__).with_name("tenant.py")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM as PlainModel
 
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
-from symbiosis_scheduler.quantised import BITS
+from symbiosis_scheduler.frozen.quantised import BITS
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.training import LORA, METHODS, assert_same_training, random_batches, train
 from tests.quantisers import local_model, quantize

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction
-from symbiosis_scheduler.known import Known
-from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.queues import Queues
+from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.policies import make_policy
-from symbiosis_scheduler.queues import Queues
-from symbiosis_scheduler.request import Request
 
 __all__ = ["Counter", "parts", "request"]
 

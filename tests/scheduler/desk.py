@@ -9,9 +9,9 @@ from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig, Limi
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
-from symbiosis_scheduler.costs import Costs
-from symbiosis_scheduler.estimates import Estimate
-from symbiosis_scheduler.events import (
+from symbiosis_scheduler.decisions.costs import Costs
+from symbiosis_scheduler.decisions.estimates import Estimate
+from symbiosis_scheduler.decisions.events import (
     Answer,
     Arrived,
     ClientJoined,
@@ -23,10 +23,10 @@ from symbiosis_scheduler.events import (
     Sleep,
     Turn,
 )
-from symbiosis_scheduler.plan import Plan
-from symbiosis_scheduler.policy import LatencyFirst
-from symbiosis_scheduler.request import Request
-from symbiosis_scheduler.state import SchedulerState
+from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.policy import LatencyFirst
+from symbiosis_scheduler.decisions.request import Request
+from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_transports.ports import Arrival, Call
 
 SLOT_BYTES = 1 << 16

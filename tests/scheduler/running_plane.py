@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from symbiosis_core.config import DaemonConfig
 from symbiosis_scheduler.dataplane import DataPlane
 from symbiosis_scheduler.dataplane_thread import DataPlaneThread
-from symbiosis_scheduler.executor import Executor
+from symbiosis_scheduler.decisions.policy import Policy
+from symbiosis_scheduler.decisions.state import SchedulerState
+from symbiosis_scheduler.decisions.users import user_of
+from symbiosis_scheduler.execution.executor import Executor
+from symbiosis_scheduler.execution.streams import CpuStreams, Event, Streams, open_streams, plans_in_flight
+from symbiosis_scheduler.execution.threads import ThreadChoice
+from symbiosis_scheduler.frozen.layers import FrozenLayers
 from symbiosis_scheduler.grants import Grants
-from symbiosis_scheduler.layers import FrozenLayers
 from symbiosis_scheduler.policies import make_policy
-from symbiosis_scheduler.policy import Policy
-from symbiosis_scheduler.state import SchedulerState
-from symbiosis_scheduler.streams import CpuStreams, Event, Streams, open_streams, plans_in_flight
-from symbiosis_scheduler.threads import ThreadChoice
-from symbiosis_scheduler.users import user_of
 from symbiosis_transports.inproc import TRANSPORT
 from symbiosis_transports.ports import ClientChannel, Listener, Transport
 

@@ -8,8 +8,8 @@ from symbiosis_core.errors import BusyError, RefusalCode, RefusedError, UsageErr
 from symbiosis_core.segments import Fn, Node, Segment
 from symbiosis_core.specs import DType, Plane
 from symbiosis_scheduler.bases import Bases
-from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.loading import LoadedModel
+from symbiosis_scheduler.frozen.layers import FrozenLayers
+from symbiosis_scheduler.frozen.loading import LoadedModel
 from symbiosis_scheduler.segments import Segments
 from tests.scheduler.tiny_models import tiny
 

@@ -15,13 +15,13 @@ from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
 from symbiosis_scheduler.dataplane import DataPlane
-from symbiosis_scheduler.events import Event as Told
-from symbiosis_scheduler.events import Instruction, PlanDone
-from symbiosis_scheduler.executor import Executor, Launched
-from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.plan import Part, Plan
-from symbiosis_scheduler.streams import CpuStreams, Event
-from symbiosis_scheduler.threads import ThreadChoice
+from symbiosis_scheduler.decisions.events import Event as Told
+from symbiosis_scheduler.decisions.events import Instruction, PlanDone
+from symbiosis_scheduler.decisions.plan import Part, Plan
+from symbiosis_scheduler.execution.executor import Executor, Launched
+from symbiosis_scheduler.execution.streams import CpuStreams, Event
+from symbiosis_scheduler.execution.threads import ThreadChoice
+from symbiosis_scheduler.frozen.layers import FrozenLayers
 from symbiosis_transports.ports import ClientChannel
 from tests.scheduler import counter
 from tests.scheduler.running_plane import Running

@@ -19,11 +19,11 @@ from symbiosis_core.ids import FIRST_BASE, ClientId, OpId
 from symbiosis_core.segments import Segment, SegmentSpec
 from symbiosis_core.specs import Direction, Op, OpSpec
 from symbiosis_scheduler.bases import Bases
-from symbiosis_scheduler.fifo import Fifo
-from symbiosis_scheduler.filling import batch
-from symbiosis_scheduler.known import Known
-from symbiosis_scheduler.plan import Decision, Hold, Plan
-from symbiosis_scheduler.queues import Queues
+from symbiosis_scheduler.decisions.fifo import Fifo
+from symbiosis_scheduler.decisions.filling import batch
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Decision, Hold, Plan
+from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.segments import Segments
 from symbiosis_transports.ports import ClientChannel
 from tests.adapters.local import LAYERS, Pair

@@ -9,7 +9,7 @@ import pytest
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
 from symbiosis_scheduler.cost_file import CostFile
-from symbiosis_scheduler.costs import Costs
+from symbiosis_scheduler.decisions.costs import Costs
 
 OP = OpSpec(OpId(0), OpKind.LINEAR, ("a",), 8, (8,), DType.FLOAT32)
 

@@ -17,9 +17,9 @@ from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
-from symbiosis_scheduler.devices import find_device
-from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.streams import CudaStreams, open_streams
+from symbiosis_scheduler.execution.streams import CudaStreams, open_streams
+from symbiosis_scheduler.frozen.devices import find_device
+from symbiosis_scheduler.frozen.layers import FrozenLayers
 from symbiosis_transports.tensors import torch_dtype
 from tests.scheduler.running_plane import Running
 from tests.scheduler.tiny_models import VOCABULARY, lend, tiny
@@ -32,7 +32,7 @@ LONG_CYCLES = 2_000_000_000
 
 LOSE_THE_DEVICE = """
 import torch
-from symbiosis_scheduler.streams import CudaStreams, DeviceLostError
+from symbiosis_scheduler.execution.streams import CudaStreams, DeviceLostError
 streams = CudaStreams(torch.device("cuda", 0), [0])
 table, ids = torch.zeros(4, 4, device="cuda"), torch.tensor([1 << 20], device="cuda")
 def work():

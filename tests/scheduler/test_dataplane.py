@@ -20,14 +20,14 @@ from symbiosis_core.specs import Direction, OpKind, OpSpec
 from symbiosis_core.wire import DaemonStatus
 from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.dataplane import DataPlane
-from symbiosis_scheduler.known import Known
-from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.plan import Decision
-from symbiosis_scheduler.policy import Policy
-from symbiosis_scheduler.queues import Queues
-from symbiosis_scheduler.streams import DeviceLostError, Event
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Decision
+from symbiosis_scheduler.decisions.policy import Policy
+from symbiosis_scheduler.decisions.queues import Queues
+from symbiosis_scheduler.execution.streams import DeviceLostError, Event
+from symbiosis_scheduler.execution.threads import ThreadChoice
+from symbiosis_scheduler.frozen.layers import FrozenLayers
 from symbiosis_scheduler.survey import survey
-from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.ports import Peer
 from symbiosis_transports.testing import FaultyChannel
 from tests.scheduler.running_plane import LateStreams, Running

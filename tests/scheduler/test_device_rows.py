@@ -13,7 +13,7 @@ from symbiosis_adapters.pipeline import Pipeline
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
-from symbiosis_scheduler.layers import FrozenLayers
+from symbiosis_scheduler.frozen.layers import FrozenLayers
 from symbiosis_transports.cuda.seam import CudaError, EventNumber, Stream
 from symbiosis_transports.cuda_ipc import CudaIpc
 from symbiosis_transports.cuda_ipc.server import CudaServerChannel

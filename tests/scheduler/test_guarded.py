@@ -12,13 +12,13 @@ import pytest
 
 from symbiosis_core.config import BatchingConfig, DaemonConfig, PolicyConfig
 from symbiosis_core.errors import ConfigError
-from symbiosis_scheduler.deadline import Deadline
-from symbiosis_scheduler.fifo import Fifo
+from symbiosis_scheduler.decisions.deadline import Deadline
+from symbiosis_scheduler.decisions.fifo import Fifo
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Decision, Hold, Part, Plan
+from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.guarded import Guarded, guarded, told
-from symbiosis_scheduler.known import Known
-from symbiosis_scheduler.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.policies import check_policy, make_policy
-from symbiosis_scheduler.queues import Queues
 from tests import strange_policies
 from tests.scheduler.desk import CONFIG, Desk, arrival
 

@@ -11,7 +11,7 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
 from symbiosis_scheduler.cost_file import FOLDER, CostFile
-from symbiosis_scheduler.costs import Costs, Curves
+from symbiosis_scheduler.decisions.costs import Costs, Curves
 from symbiosis_scheduler.measured import Measured
 
 OPS = [OpSpec(OpId(number), OpKind.LINEAR, (name,), 8, (8,), DType.FLOAT32) for number, name in enumerate("ab")]

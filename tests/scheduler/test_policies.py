@@ -9,7 +9,7 @@ import pytest
 from symbiosis_core.config import BatchingConfig, DaemonConfig, LaneConfig, PolicyConfig
 from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.specs import Direction
-from symbiosis_scheduler.plan import Hold
+from symbiosis_scheduler.decisions.plan import Hold
 from symbiosis_scheduler.policies import policy_names
 from tests.scheduler.counter import Counter, parts, request
 from tests.scheduler.desk import OPS, held

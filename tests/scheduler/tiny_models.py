@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
-from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.loading import LoadedModel
+from symbiosis_scheduler.frozen.layers import FrozenLayers
+from symbiosis_scheduler.frozen.loading import LoadedModel
 from symbiosis_transports.tensors import torch_dtype
 
 VOCABULARY = 96

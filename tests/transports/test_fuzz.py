@@ -21,7 +21,7 @@ from symbiosis_core.config import LimitsConfig
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import ClientId, OpId, SlotIndex
 from symbiosis_core.specs import DType, OpKind, OpSpec
-from symbiosis_scheduler.admission import Admission
+from symbiosis_scheduler.decisions.admission import Admission
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.layout import PUBLISHED, Layout
 from symbiosis_transports.ports import Arrival, Host

@@ -16,11 +16,11 @@ from symbiosis_core.config import DaemonConfig
 from symbiosis_core.specs import DType
 from symbiosis_scheduler.bases import Bases
 from symbiosis_scheduler.daemon import serve
-from symbiosis_scheduler.layers import FrozenLayers
-from symbiosis_scheduler.lending import place_for
-from symbiosis_scheduler.loading import load
+from symbiosis_scheduler.execution.threads import ThreadChoice
+from symbiosis_scheduler.frozen.layers import FrozenLayers
+from symbiosis_scheduler.frozen.lending import place_for
+from symbiosis_scheduler.frozen.loading import load
 from symbiosis_scheduler.policies import make_policy
-from symbiosis_scheduler.threads import ThreadChoice
 from symbiosis_transports.claim import AddressClaim
 
 __all__ = ["READY", "lend"]

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     given = parser.parse_args()
     if given.what == "find":
-        from symbiosis_scheduler.embedded import resolve
+        from symbiosis_scheduler.frozen.embedded import resolve
 
         folder = resolve(given.where)
     else:

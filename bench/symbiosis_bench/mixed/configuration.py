@@ -8,9 +8,9 @@ from typing import NamedTuple
 from symbiosis_bench.mixed.clients import SERVES, TRAINS, serving_names, training_names
 from symbiosis_core.config import DaemonConfig, LaneConfig
 from symbiosis_core.errors import UsageError
+from symbiosis_scheduler.decisions.users import user_of
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_scheduler.rules import lane_for
-from symbiosis_scheduler.users import user_of
 
 __all__ = ["Configuration", "read_configuration"]
 

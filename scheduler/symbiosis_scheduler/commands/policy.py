@@ -12,7 +12,7 @@ from symbiosis_core import toml_check
 from symbiosis_core.wire import Configure, Configured
 from symbiosis_scheduler.commands.console import wide_console
 from symbiosis_scheduler.config_warnings import warnings
-from symbiosis_scheduler.explanations import Delay, explain
+from symbiosis_scheduler.decisions.explanations import Delay, explain
 from symbiosis_scheduler.policies import load_checked, policy_class
 from symbiosis_transports.address import default_address
 

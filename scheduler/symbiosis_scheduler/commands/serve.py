@@ -74,13 +74,13 @@ def serve(
 
     from symbiosis_scheduler.bases import Bases
     from symbiosis_scheduler.daemon import serve as serve_bases
-    from symbiosis_scheduler.devices import find_device
+    from symbiosis_scheduler.execution.threads import ThreadChoice
+    from symbiosis_scheduler.frozen.devices import find_device
+    from symbiosis_scheduler.frozen.layers import FrozenLayers
+    from symbiosis_scheduler.frozen.lending import place_for
+    from symbiosis_scheduler.frozen.loading import load
     from symbiosis_scheduler.guarded import guarded
-    from symbiosis_scheduler.layers import FrozenLayers
-    from symbiosis_scheduler.lending import place_for
-    from symbiosis_scheduler.loading import load
     from symbiosis_scheduler.policies import make_policy
-    from symbiosis_scheduler.threads import ThreadChoice
     from symbiosis_transports.claim import AddressClaim
 
     place = find_device(device)

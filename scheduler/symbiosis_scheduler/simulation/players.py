@@ -7,10 +7,10 @@ from bisect import insort
 
 from symbiosis_core.ids import ClientId, OpId
 from symbiosis_core.specs import Direction, DType, Plane
-from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.simulation.script import Script
 from symbiosis_scheduler.simulation.tape import Tape
-from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.calls import Arrival
 
 __all__ = ["Device", "PlayedOp", "Player"]

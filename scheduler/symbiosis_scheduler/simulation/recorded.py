@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.decisions.travellers import begins_forward
 from symbiosis_scheduler.simulation.report import RunFigures, lane_figures
 from symbiosis_scheduler.simulation.trace import Kind
-from symbiosis_scheduler.travellers import begins_forward
 
 __all__ = ["Recorded"]
 

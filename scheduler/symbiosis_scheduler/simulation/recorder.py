@@ -11,7 +11,7 @@ from typing import Final
 
 from symbiosis_core.ids import ClientId
 from symbiosis_core.specs import Direction
-from symbiosis_scheduler.events import (
+from symbiosis_scheduler.decisions.events import (
     Answer,
     Arrived,
     ClientJoined,
@@ -22,9 +22,9 @@ from symbiosis_scheduler.events import (
     Run,
     Turn,
 )
-from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode
-from symbiosis_scheduler.state import SchedulerState
 
 __all__ = ["Recorder"]
 

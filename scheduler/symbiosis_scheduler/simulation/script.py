@@ -16,10 +16,10 @@ from typing import Any
 
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.decisions.travellers import begins_forward
 from symbiosis_scheduler.simulation.looks import Looks
 from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.trace import Kind
-from symbiosis_scheduler.travellers import begins_forward
 
 __all__ = ["Load", "Script", "read_load"]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
-from symbiosis_scheduler.costs import Costs
+from symbiosis_scheduler.decisions.costs import Costs
 from symbiosis_scheduler.simulation.tape import Tape
 
 __all__ = ["Service", "Way"]

@@ -13,15 +13,15 @@ from typing import Final, NamedTuple
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import RefusalCode, UsageError
 from symbiosis_core.ids import Generation, SlotIndex
-from symbiosis_scheduler.events import Answer, Arrived, ClientJoined, PlanDone, Run, Sleep, Turn
-from symbiosis_scheduler.plan import Plan
+from symbiosis_scheduler.decisions.events import Answer, Arrived, ClientJoined, PlanDone, Run, Sleep, Turn
+from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.policies import make_policy
 from symbiosis_scheduler.rules import lane_for
 from symbiosis_scheduler.simulation.players import Device, PlayedOp, Player
 from symbiosis_scheduler.simulation.script import Load, Script
 from symbiosis_scheduler.simulation.service import Way
 from symbiosis_scheduler.simulation.tape import Tape
-from symbiosis_scheduler.state import SchedulerState
 from symbiosis_transports.calls import Arrival, Call
 
 __all__ = ["World"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from peft import IA3Config, OFTConfig, PeftConfig
 
-from symbiosis_scheduler.lending import Lent
+from symbiosis_scheduler.frozen.lending import Lent
 from tests.adapters.local import Pair
 from tests.adapters.training import QV, config, lora
 

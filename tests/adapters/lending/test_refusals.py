@@ -16,7 +16,7 @@ from symbiosis_bench.compat.methods import METHODS
 from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
 from symbiosis_core.specs import DType, LentTensor
 from symbiosis_core.wire import Loan
-from symbiosis_scheduler.lending import Lent
+from symbiosis_scheduler.frozen.lending import Lent
 from tests.adapters.local import Pair
 from tests.adapters.training import QUIET, batches, logits
 

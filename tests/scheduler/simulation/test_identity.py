@@ -8,7 +8,7 @@ import pytest
 
 from symbiosis_core.config import DaemonConfig, LaneConfig, RuleConfig
 from symbiosis_core.ids import ClientId
-from symbiosis_scheduler.events import ClientJoined
+from symbiosis_scheduler.decisions.events import ClientJoined
 from symbiosis_scheduler.simulation.script import read_load
 from symbiosis_scheduler.simulation.trace import VERSION, Kind, records
 from symbiosis_scheduler.simulation.world import World

@@ -10,14 +10,14 @@ import pytest
 from symbiosis_core.config import BatchingConfig, ComputeConfig
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
-from symbiosis_scheduler.policy import LatencyFirst
+from symbiosis_scheduler.decisions.policy import LatencyFirst
+from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.simulation.looks import Looks
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.script import read_load
 from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.tape import Tape
 from symbiosis_scheduler.simulation.trace import VERSION, Kind, records
-from symbiosis_scheduler.state import SchedulerState
 from tests.scheduler.desk import CONFIG, OPS, Desk, arrival
 from tests.scheduler.simulation.loads import LAYERS, THINKING_US, config, mixed, played, recorded
 

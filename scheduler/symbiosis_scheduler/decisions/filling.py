@@ -1,0 +1,100 @@
+"""What every policy does with a lead: rows of it, and of whoever waits for the same, and whether to hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import itemgetter
+from typing import Final
+
+from symbiosis_core.ids import OpId
+from symbiosis_core.specs import Direction
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Part, Plan
+from symbiosis_scheduler.decisions.queues import Cell, Queues
+from symbiosis_scheduler.decisions.request import Request
+
+__all__ = ["batch", "chunk", "first_come", "first_ready", "take_along"]
+
+_ASKED: Final = 8
+"""Of how many groups of requests it is asked whether they are better held: it bounds what a decision costs."""
+
+
+def batch(lead: Request, queues: Queues, max_rows: int, *, exact: bool = False, chunked: bool = True) -> Plan:
+    """Returns the next rows of `lead`, and all that may ride with it, by priority: no more than `max_rows` rows.
+
+    `exact`: whole and alone. `chunked`: of each lane at most its `chunk_rows` rows.
+    """
+    if exact:
+        return Plan(lead.op, lead.direction, (Part(lead, 0, lead.rows),))
+    budgets = {lane.name: lane.config.chunk_rows if chunked else max_rows for lane in queues.lanes}
+    key = (lead.op, lead.direction)
+    first = chunk(queues.lane(lead.lane).level.cells[key].parts[lead], min(budgets[lead.lane], max_rows))
+    budgets[lead.lane] -= first.rows
+    parts, room = [first], max_rows - first.rows
+    for level in queues.levels:
+        if room and (cell := level.cells.get(key)) is not None:
+            room = take_along(cell, lead, parts, budgets, room)
+    return Plan(lead.op, lead.direction, tuple(parts))
+
+
+def first_come(waiting: Iterable[tuple[Request, int]]) -> Request | None:
+    """Returns the request of the least ticket; None where there is none."""
+    return min(waiting, key=itemgetter(1), default=(None, 0))[0]
+
+
+def chunk(left: Part, most: int) -> Part:
+    """Returns the first rows of a part, `most` of them at most."""
+    return left if left.rows <= most else Part(left.request, left.start, left.start + most)
+
+
+def take_along(cell: Cell, lead: Request, parts: list[Part], budgets: dict[str, int], room: int) -> int:
+    """Adds rows of all in `cell` but the lead, as far as budgets and room last; returns the room that is left."""
+    riders = list(cell.parts.values())
+    rows = cell.rows
+    if (own := cell.parts.get(lead)) is not None:
+        riders.remove(own)
+        rows -= own.rows
+    if rows <= room and rows <= min(budgets.values()):
+        parts += riders
+        return room - rows
+    for rider in riders:
+        lane = rider.request.lane
+        most = min(budgets[lane], room)
+        if not most:
+            if not room:
+                break
+            continue
+        part = chunk(rider, most)
+        parts.append(part)
+        budgets[lane] -= part.rows
+        room -= part.rows
+    return room
+
+
+def first_ready(
+    heads: Iterable[Request], queues: Queues, known: Known, now_us: int, max_rows: int
+) -> tuple[Request | None, int]:
+    """Returns the first head that is not better held; or None, and when the first of all holds ends.
+
+    Heads that wait for the same are asked about once, and of different ones no more than `_ASKED`: the next is
+    not held. There must be a head.
+    """
+    earliest: int | None = None
+    asked: set[tuple[OpId, Direction]] = set()
+    for head in heads:
+        key = (head.op, head.direction)
+        if key in asked:
+            continue
+        lane = queues.lane(head.lane)
+        most_us = lane.config.max_hold_us if len(asked) < _ASKED else 0
+        if not most_us:
+            return head, 0
+        asked.add(key)
+        until_us = known.convoys.hold_until(head, queues, now_us, most_us, max_rows)
+        if until_us is None:
+            return head, 0
+        earliest = until_us if earliest is None else min(earliest, until_us)
+        if len(asked) == len(lane.level.cells):
+            break  # all others wait for one of these
+    assert earliest is not None  # the caller has heads
+    return None, earliest

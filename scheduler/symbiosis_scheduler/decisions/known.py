@@ -1,0 +1,64 @@
+"""What the scheduler has learned by watching: costs, clients' habits, convoys. It outlives any policy.
+
+The state tells it what happens; a policy asks it. So a policy can be replaced between two plans and its successor
+knows all that was learned.
+"""
+
+from __future__ import annotations
+
+from symbiosis_core.ids import BaseId, ClientId, OpId
+from symbiosis_core.specs import Direction, DType, Op
+from symbiosis_core.wire import HoldStatus
+from symbiosis_scheduler.decisions.convoys import Convoys
+from symbiosis_scheduler.decisions.costs import Costs
+from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.request import Request
+from symbiosis_scheduler.decisions.travellers import Travellers
+
+__all__ = ["Known"]
+
+
+class Known:
+    """All that was learned. For a policy to read."""
+
+    def __init__(self, costs: Costs | None = None) -> None:
+        self.costs = costs or Costs()
+        self.travellers = Travellers()
+        self.convoys = Convoys(self.costs, self.travellers)
+
+    def __repr__(self) -> str:
+        return f"<Known {self.costs}, {self.travellers}>"
+
+    def introduce(self, op: Op, number: OpId, base: BaseId) -> None:
+        """There is an op; one that takes token ids begins a forward."""
+        self.costs.introduce(op, number, base)
+        if op.planes_in(Direction.FORWARD)[0].dtype is DType.INT64:
+            self.travellers.starts.add(number)
+
+    def arrived(self, request: Request) -> None:
+        """A client wants something."""
+        self.travellers.arrived(request)
+
+    def started(self, plan: Plan, now_us: int) -> None:
+        """A plan starts."""
+        self.convoys.holds.started(plan, now_us)
+
+    def finished(self, plan: Plan, took_us: int, now_us: int, *, failed: bool = False) -> None:
+        """A plan's rows are computed; or, `failed`, not those of every request, so that its time says nothing."""
+        if failed:
+            self.convoys.holds.failed(plan)
+        else:
+            self.convoys.holds.finished(plan, took_us, self.costs.curve(plan.op, plan.direction))
+            self.costs.learn(plan.op, plan.direction, plan.rows, took_us)
+        answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])
+        self.travellers.answered(plan, answered, now_us)
+
+    def left(self, client: ClientId) -> None:
+        """A client is gone."""
+        self.travellers.left(client)
+        self.convoys.left(client)
+
+    def hold_status(self) -> HoldStatus:
+        """Returns what holding has brought, and how good what it rests on is."""
+        error_us, pause_us = self.travellers.error.usual, self.travellers.pause.usual
+        return self.convoys.holds.status(error_us, pause_us, self.convoys.missed, self.costs.error)

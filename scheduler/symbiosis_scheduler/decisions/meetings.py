@@ -1,0 +1,138 @@
+"""What there is to gain where a request waits for others who are on their way to the same.
+
+Two comparisons say whether it is worth it (`convoys` has the reasons):
+
+- *A round*, from one answer to the next, while everybody goes alone, and together. Alone it takes the batches of
+  all who are active, one after the other; where a client's thinking and its own batch take longer than these,
+  there is time for each by itself, and nothing to gain. Together it takes the thinking of the slowest, as far as
+  one of so many usually is, and the joint batch.
+- *The wait*, against as many shorter rounds as company lasts.
+
+It is part of a decision, and looked at for every new lead: what is cheap and may say no comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.decisions.costs import Costs
+from symbiosis_scheduler.decisions.request import Request
+from symbiosis_scheduler.decisions.travellers import Traveller, Travellers
+
+__all__ = ["LOOKED_AT", "Meeting", "Scene", "best_meeting"]
+
+LOOKED_AT: Final = 16
+"""Of the others so many are looked at, those who asked last: it bounds what a decision costs."""
+_NEARLY: Final = 0.8
+"""A meeting with one more is preferred if it is nearly as good, or who is left behind would wait in vain."""
+
+
+class Scene(NamedTuple):
+    """Where a lead waits."""
+
+    lead: Request
+    lanes: frozenset[str]
+    """Of its level: whoever is in another is planned by himself, and never joins."""
+    here: frozenset[ClientId]
+    """Who waits for the same, the lead's client included."""
+    rows: int
+    """Of all of them."""
+    now_us: int
+    latest_us: int
+    """Until when nobody of them has waited for longer than his lane allows."""
+    max_rows: int
+    """Of a plan."""
+
+
+class Meeting(NamedTuple):
+    """What a lead may be held for."""
+
+    joining: frozenset[ClientId]
+    wait_us: float
+    """Until the last of them is due."""
+    worth_us: float
+    """What the joint batch takes less than theirs one after the other."""
+    trips: float
+    """For how many trips the wait is: where somebody is met anew, as many as company lasts."""
+    patience_us: float
+    """For how long the lead is held at most."""
+
+
+class _Coming(NamedTuple):
+    """Somebody on the way to where the lead is."""
+
+    due_us: float
+    client: ClientId
+    traveller: Traveller
+
+
+def best_meeting(scene: Scene, costs: Costs, travellers: Travellers) -> Meeting | None:
+    """Returns the meeting that saves most, of those with the next one to come, the next two, and so on."""
+    lead, here, now_us, latest_us = scene.lead, scene.here, scene.now_us, scene.latest_us
+    traveller = travellers.all[lead.client]
+    if traveller.thought_us is None:
+        return None
+    active = travellers.active(scene.lanes, LOOKED_AT, now_us)
+    away = [each for each in active if each[0] not in here]
+    if not away:
+        return None
+    curve = costs.curve(lead.op, lead.direction)
+    alone_us = curve.expected_us(lead.rows)
+    if alone_us is None:
+        return None
+    coming = _coming(scene, away, traveller, alone_us)
+    if not coming:
+        return None
+    slowest_us = traveller.thinking.usual
+    rows_us = {rows: curve.expected_us(rows) or 0.0 for rows in {other.rows for _, other in active}}
+    apart_us = sum([rows_us[other.rows] for _, other in active])
+    if apart_us <= slowest_us + alone_us:
+        return None  # there is time for each by itself
+    together, rows = len(here), scene.rows
+    saved_us = curve.expected_us(rows) or 0.0
+    best: Meeting | None = None
+    best_us = 0.0
+    joining: list[ClientId] = []
+    for due_us, client, other in coming:
+        if due_us > latest_us:
+            break
+        if rows + other.rows > scene.max_rows:
+            continue
+        rows += other.rows
+        joining.append(client)
+        together += 1
+        joint_us = curve.expected_us(rows) or 0.0
+        saved_us += rows_us[other.rows]
+        slowest_us = max(slowest_us, other.thinking.at(together / (together + 1)))
+        shorter_us = apart_us - max(slowest_us + joint_us, len(active) / together * joint_us)
+        patience_us = shorter_us * travellers.lasting
+        wait_us = due_us - now_us
+        if patience_us - wait_us > _NEARLY * best_us:
+            best_us = patience_us - wait_us
+            trips = 1.0 if traveller.company.issuperset(joining) else travellers.lasting
+            best = Meeting(frozenset(joining), wait_us, saved_us - joint_us, trips, patience_us)
+    return best
+
+
+def _coming(
+    scene: Scene, away: Sequence[tuple[ClientId, Traveller]], traveller: Traveller, service_us: float
+) -> list[_Coming]:
+    """Returns who of those that are elsewhere is on the way to where the lead is, the soonest first."""
+    lead, now_us = scene.lead, scene.now_us
+    place = (lead.op, lead.direction)
+    found = []
+    for client, other in away:
+        if other.distrusted or (other.answered_us < 0 and other.lane != lead.lane):
+            continue  # what waits in another lane may be planned only after the lead
+        trips = other.trips_to(place)
+        if trips is None and client in traveller.company and other.answered_us >= 0:
+            trips = 1  # on its first way through the model it is thought to go where its company goes
+        if trips is not None:
+            due_us = other.due_us(now_us, service_us)
+            if trips > 1:
+                due_us += (trips - 1) * (service_us + max(0.0, other.thinking.usual))
+            found.append(_Coming(due_us, client, other))
+    found.sort()
+    return found

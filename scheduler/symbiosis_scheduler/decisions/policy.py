@@ -1,0 +1,172 @@
+"""Who is computed next. A policy looks at the queues and answers; the state carries the answer out.
+
+`LatencyFirst` in full, for those who tune it:
+
+1. *Lead.* Lanes go by priority. Ageing: a request that has waited its lane's `max_wait_us` goes before every
+   lane, the oldest such first; `max_wait_us = 0` means that the lane does not age. Between clients of one level
+   the turn decides (see `queues`), also among aged ones: the oldest chooses the lane, the turn the client. Where
+   no higher lane waits, age is nothing to go by, and the turn is everybody's.
+2. *Riders.* What waits for the lead's op and direction rides along, by priority, without padding: at most
+   `batching.max_rows` rows in all, and of each lane at most its `chunk_rows` rows, one request or many.
+3. *One chunk.* Rows of a lower lane may delay a waiting request of a higher lane once, not twice. After a batch
+   with rows of a lower lane, no such rows are computed until everything in the higher lanes that had to wait
+   for it is served, unless they share the batch with the last of it; where ageing calls for a lower lane all
+   the same, the lane that was delayed leads in its stead. So a request waits for one batch with rows of lower
+   lanes between its arrival and its last row (for one more with every further plan that may be in flight),
+   and an aged one waits for what others had queued when the last such batch ended: a bounded amount of work,
+   and never for what comes later.
+4. *Convoys.* A lead that others are expected to join soon is held, at most for its lane's `max_hold_us`; see
+   `convoys`. Meanwhile another client of the level may lead, but no lower lane: a batch of training rows takes
+   longer than a hold. An aged request is never held.
+5. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request.
+6. *Beside.* Where the lower levels are computed beside the first (see `tracks`), all this holds among them, and
+   the first level neither waits for them nor shares a batch with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Protocol
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_scheduler.decisions.bounds import of_strict_lanes
+from symbiosis_scheduler.decisions.filling import chunk, first_ready, take_along
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Decision, Hold, Part, Plan
+from symbiosis_scheduler.decisions.queues import Lane, Level, Queues
+from symbiosis_scheduler.decisions.request import Request
+
+__all__ = ["LatencyFirst", "Policy"]
+
+
+class Policy(Protocol):
+    """Decides. Found by an entry point in the group `symbiosis.policies`, called with a `DaemonConfig`.
+
+    A policy may remember what it decided, but reads no clock and changes neither queues nor what is known.
+
+    Three attributes of its class may say more of it, and need not be there: `reads`, the keys of a lane that it
+    obeys (`symbiosis policy check` warns of others); `explain(config, longest_us)`, see `explanations`; and
+    `beside`, true where lower levels may be computed beside the first: it is then asked for each by itself, with
+    queues that have no others (see `tracks`).
+    """
+
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        """Returns what is computed now.
+
+        A `Plan` is always carried out: its rows are taken, each request's from where it stands in the queues. A
+        `Hold` is asked about again at its time, within a minute, or earlier if anything happens. None only if
+        nothing waits.
+        """
+
+
+class LatencyFirst:
+    """Lanes by priority, with ageing, chunks and riders; the module's docstring has the rules."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"priority", "chunk_rows", "max_wait_us", "max_hold_us"})
+    beside: ClassVar[bool] = True
+    explain = staticmethod(of_strict_lanes)
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self._max_rows = config.batching.max_rows
+        self._exact = config.batching.exact
+        ranks = len({lane.priority for lane in config.lanes.values()})
+        self._delayed = [0] * ranks
+        """By rank: up to this ticket, requests of the level have had to wait for rows of a lower level."""
+        self._lowest_rank = list(range(ranks))
+        """Of the rows of the last plan, by the first level that was to be planned; see `tracks`."""
+
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        """Returns the next batch; None only if nothing waits."""
+        top = queues.levels[0].rank
+        for rank in range(top, self._lowest_rank[top]):
+            self._delayed[rank] = queues.tickets
+        self._lowest_rank[top] = top
+        for first in queues.levels:
+            if first.turns:
+                break
+        else:
+            return None
+        lead = self._aged(now_us, queues.levels, first)
+        if lead is None:
+            heads = first.heads()
+            if self._exact:
+                lead = next(heads)
+            else:
+                lead, until_us = first_ready(heads, queues, known, now_us, self._max_rows)
+            if lead is None:
+                return Hold(until_us)
+        level = queues.lane(lead.lane).level
+        parts, lowest = (
+            ([Part(lead, 0, lead.rows)], level.rank) if self._exact else self._fill(lead, level, queues)
+        )
+        self._lowest_rank[top] = lowest
+        return Plan(lead.op, lead.direction, tuple(parts), level is not first)
+
+    def _aged(self, now_us: int, levels: Iterable[Level], first: Level) -> Request | None:
+        """Returns the request that leads because of somebody's age, if there is one."""
+        oldest: Request | None = None
+        oldest_ticket, oldest_lane = 0, None
+        delayed: Level | None = None
+        for level in levels:
+            for lane in level.lanes:
+                if not lane.config.max_wait_us:
+                    continue  # it does not age
+                for request, ticket in lane.waiting.items():
+                    if _is_aged(request, lane, now_us) and (oldest is None or ticket < oldest_ticket):
+                        oldest, oldest_ticket, oldest_lane = request, ticket, lane
+                    break  # the first is the oldest of the lane
+            if delayed is None and self._has_delayed(level):
+                delayed = level
+        if oldest is None or oldest_lane is None:
+            return None
+        if delayed is not None and delayed.rank < oldest_lane.level.rank:
+            return next(delayed.heads())
+        heads = oldest_lane.level.heads()
+        if oldest_lane.level is first:
+            # It passes nobody. Were the aged alone to lead, a flood would shut out a client that asks for little.
+            return next(heads)
+        aged = (head for head in heads if head.lane == oldest.lane and _is_aged(head, oldest_lane, now_us))
+        return next(aged, oldest)
+
+    def _has_delayed(self, level: Level, parts: Iterable[Part] = ()) -> bool:
+        """Whether a request waits in the level that was delayed once and is not finished by `parts`."""
+        mark = self._delayed[level.rank]
+        finished: set[Request] | None = None
+        for lane in level.lanes:
+            for request, ticket in lane.waiting.items():
+                if ticket > mark:
+                    break
+                if finished is None:
+                    finished = {part.request for part in parts if part.stop == part.request.rows}
+                if request not in finished:
+                    return True
+        return False
+
+    def _fill(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int]:
+        """Returns the next chunk of `lead`, which waits in `own`, and its riders; and the lowest rank of them."""
+        key, lowest = (lead.op, lead.direction), own.rank
+        above = own.rank - queues.levels[0].rank
+        budgets = {lane.name: lane.config.chunk_rows for lane in queues.lanes}
+        most = min(budgets[lead.lane], self._max_rows)
+        if above and any(key in level.cells for level in queues.levels[:above]):
+            # An aged lead with large chunks leaves half of the batch to those who otherwise go first.
+            most = min(most, (self._max_rows + 1) // 2)
+        first = chunk(own.cells[key].parts[lead], most)
+        parts = [first]
+        room = self._max_rows - first.rows
+        budgets[lead.lane] -= first.rows
+        for position, level in enumerate(queues.levels):
+            cell = level.cells.get(key)
+            if cell is None or not room:
+                continue
+            if any(self._has_delayed(upper, parts) for upper in queues.levels[:position]):
+                break  # rule 3
+            before = room
+            room = take_along(cell, lead, parts, budgets, room)
+            if room != before:
+                lowest = max(lowest, level.rank)
+        return parts, lowest
+
+
+def _is_aged(request: Request, lane: Lane, now_us: int) -> bool:
+    return lane.config.max_wait_us <= now_us - request.arrived_us

@@ -1,0 +1,390 @@
+"""The scheduler as a pure state machine: events in, instructions out, no clock, no socket, no tensor.
+
+    event          meaning                                      instructions
+    ClientJoined   a channel is attached                        -
+    ClientLeft     it is gone, for whatever reason              -
+    Arrived        a channel's `take()` gave these              Answer (refused at once), Drop
+    Turn           all that is known has been told: decide      Run..., or else one Sleep
+    PlanDone       the rows of a plan are computed, or failed   Answer
+    Adopt          another configuration and policy hold now    -
+    Drain          nothing new is taken any more                -
+
+Only a `Turn` decides, so that everything that came in the meantime, from all channels, is part of one decision:
+the loop tells what came, then gives a turn, runs the plans, tells that they are done, publishes the answers,
+looks at its channels again, and gives the next turn. A `Sleep` says how long the loop may wait for an event.
+
+A request is answered exactly once: when its last row is computed, or refused once none of its rows are in flight
+any more (the slot belongs to the client again with the answer, so nothing may still be writing to it). Nothing is
+answered to a client that left; its rows in flight are computed for nobody. What is kept is what clients hold:
+no memory grows with what has been served.
+
+The idea of the table is that of dask.distributed's worker_state_machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import LocalProtocolError, RefusalCode
+from symbiosis_core.ids import BaseId, ClientId, OpId
+from symbiosis_core.specs import Direction, Op
+from symbiosis_scheduler.decisions.admission import Admission
+from symbiosis_scheduler.decisions.at_work import AtWork
+from symbiosis_scheduler.decisions.costs import Costs
+from symbiosis_scheduler.decisions.events import (
+    Adopt,
+    Answer,
+    Arrived,
+    ClientJoined,
+    ClientLeft,
+    Drain,
+    Drop,
+    Event,
+    Instruction,
+    PlanDone,
+    Run,
+    Sleep,
+    Turn,
+)
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.numbering import Numbering
+from symbiosis_scheduler.decisions.plan import Hold, Plan
+from symbiosis_scheduler.decisions.policy import Policy
+from symbiosis_scheduler.decisions.present import OpenRequest, PresentClient
+from symbiosis_scheduler.decisions.queues import Queues
+from symbiosis_scheduler.decisions.quotas import Quotas, Reached
+from symbiosis_scheduler.decisions.request import Request
+from symbiosis_scheduler.decisions.statistics import ClientStatistics, SchedulerStatistics
+from symbiosis_scheduler.decisions.tallies import Tallies
+from symbiosis_scheduler.decisions.tracks import Track, Tracks
+from symbiosis_transports.calls import Call
+
+__all__ = ["SchedulerState"]
+
+_DIRECTIONS: Final = tuple(Direction)
+
+
+class SchedulerState:
+    """Everything that the scheduler knows."""
+
+    def __init__(
+        self,
+        catalogues: Sequence[Sequence[Op]],
+        config: DaemonConfig,
+        policy: Policy,
+        *,
+        max_in_flight: int = 1,
+        beside: bool = False,
+        costs: Costs | None = None,
+    ) -> None:
+        """`catalogues` has the ops of every base. `costs` are those of earlier daemons, if there are any.
+
+        `beside`: plans of lower levels can be computed beside those of the first, at most `max_in_flight` of each;
+        they are where the policy allows it.
+        """
+        self.known = Known(costs)
+        """What was learned of ops and clients."""
+        self._numbering = Numbering(len(catalogues))
+        self._admissions = [Admission((), config.limits) for _ in catalogues]
+        self._queues = Queues(config.lanes)
+        self._quotas = Quotas(config.lanes)
+        self._policy = policy
+        for base, ops in enumerate(catalogues):
+            for op in ops:
+                self.learn(BaseId(base), op)
+        self._max_in_flight = max_in_flight
+        self._can_beside = beside
+        self._tracks = self._laid(config)
+        self._clients: dict[ClientId, PresentClient] = {}
+        self._draining = False
+        self._at_work = AtWork()
+        self._exact = config.batching.exact
+        self._tallies = Tallies(config.lanes, len(catalogues))
+
+    def __repr__(self) -> str:
+        draining = ", draining" if self._draining else ""
+        return (
+            f"<SchedulerState {len(self._clients)} clients, {len(self._queues)} queued, "
+            f"{self._tracks.in_flight} in flight{draining}>"
+        )
+
+    @property
+    def beside(self) -> bool:
+        """Whether plans of lower levels can be computed beside those of the first."""
+        return self._can_beside
+
+    @property
+    def policy(self) -> Policy:
+        """Who decides."""
+        return self._policy
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many plans of a track may have been started and not be done."""
+        return self._max_in_flight
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is in flight: a drained daemon may stop."""
+        return not self._tracks.in_flight and not len(self._queues)
+
+    @property
+    def lanes_in_use(self) -> set[str]:
+        """The lanes that clients are in."""
+        return {client.lane for client in self._clients.values()}
+
+    @property
+    def present(self) -> tuple[PresentClient, ...]:
+        """Who is connected, to be looked at."""
+        return tuple(self._clients.values())
+
+    def quota_reached(self, client: ClientId, now_us: int) -> Reached | None:
+        """Returns the quota that keeps a client from beginning a forward; None: there is none."""
+        return self._quotas.reached(client, now_us)
+
+    def learn(self, base: BaseId, op: Op) -> OpId:
+        """From now on a base's clients may ask for `op`, whose id is the number of the base's ops before it.
+
+        Returns the number by which plans name it.
+        """
+        self._admissions[base].learn(op)
+        number = self._numbering.add(base)
+        self.known.introduce(op, number, base)
+        return number
+
+    def number(self, client: ClientId, op: int) -> OpId | None:
+        """Returns the number by which plans name an op of a client's base; None: there is no such op or client."""
+        known = self._clients.get(client)
+        return None if known is None else self._numbering.number(known.base, op)
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Returns what is to be done about an event, in this order.
+
+        Raises:
+            LocalProtocolError: the event cannot be: a bug in the loop, or in the policy.
+        """
+        return _HANDLERS[type(event)](self, event)
+
+    def statistics(self) -> SchedulerStatistics:
+        """Counters since the start, and what is held now."""
+        clients = tuple(
+            ClientStatistics(
+                client.id,
+                client.lane,
+                client.requests,
+                client.rows,
+                self._queues.held_by(client.id),
+                client.refused,
+                client.base,
+            )
+            for client in self._clients.values()
+        )
+        return SchedulerStatistics(
+            clients,
+            self._tallies.lanes(self._queues, Counter([client.lane for client in clients])),
+            self._tallies.batches(),
+            self.known.hold_status(),
+            self._tallies.bases(),
+            self._tracks.in_flight,
+            self._draining,
+        )
+
+    def check(self) -> None:
+        """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
+        self._queues.check()
+        parts: Counter[Request] = Counter()
+        flying: Counter[Request] = Counter()
+        for track in self._tracks:
+            assert len(track.in_flight) <= track.most
+        for plan in self._tracks.plans():
+            for part in plan.parts:
+                parts[part.request] += 1
+                flying[part.request] += part.rows
+        queued = {request for lane in self._queues.lanes for request in lane.waiting}
+        for client in self._clients.values():
+            for slot, entry in client.open.items():
+                request = entry.request
+                assert (request.client, request.slot, request.lane) == (client.id, slot, client.lane)
+                assert entry.in_flight == parts[request]
+                waiting = request.rows - self._queues.taken(request) if request in queued else 0
+                assert waiting == 0 if entry.refusal else entry.rows_left == waiting + flying[request]
+                assert waiting or entry.in_flight, "an open request that nobody will ever finish"
+                queued.discard(request)
+        assert not queued, "queued for a client that is gone"
+
+    def _joined(self, event: ClientJoined) -> list[Instruction]:
+        if event.client in self._clients or not self._queues.has(event.lane):
+            raise LocalProtocolError(f"{event} joins twice or in no lane")
+        self._clients[event.client] = PresentClient(event)
+        self._quotas.join(event.client, event.lane, event.user)
+        return []
+
+    def _left(self, event: ClientLeft) -> list[Instruction]:
+        if self._clients.pop(event.client, None) is not None:
+            self._queues.remove(event.client)
+            self._quotas.leave(event.client)
+            self._at_work.ended(event.client)
+            self.known.left(event.client)
+        return []
+
+    def _arrived(self, event: Arrived) -> list[Instruction]:
+        client = self._clients.get(event.client)
+        if client is None:
+            return []
+        instructions: list[Instruction] = []
+        admission, number = self._admissions[client.base], self._numbering.number
+        for slot, generation, call in event.arrivals:
+            if slot in client.open:
+                self._left(ClientLeft(client.id))
+                instructions.append(Drop(client.id, f"slot {slot} was published before it was answered"))
+                break
+            refusal = admission.refusal(call, client.slot_bytes)
+            op = number(client.base, call.op)
+            if self._draining:
+                refusal = RefusalCode.DRAINING
+            elif op is not None and refusal is None and not self._charged(client.id, op, call, event.now_us):
+                refusal = RefusalCode.QUOTA
+            if refusal is not None or op is None:
+                client.refused += 1
+                instructions.append(Answer(client.id, slot, generation, refusal, event.now_us))
+                continue
+            request = Request(
+                client.id,
+                slot,
+                generation,
+                client.lane,
+                op,
+                _DIRECTIONS[call.direction],
+                call.rows,
+                event.now_us,
+                call.in_offset,
+                call.out_offset,
+                call.memo,
+            )
+            client.open[slot] = OpenRequest(request)
+            self._at_work.ended(client.id)
+            self._queues.push(request)
+            self.known.arrived(request)
+        return instructions
+
+    def _charged(self, client: ClientId, op: OpId, call: Call, now_us: int) -> bool:
+        """Charges a call to its client's quotas; False: one is used up, and nothing was charged."""
+        begins = self.known.travellers.begins(client, op, _DIRECTIONS[call.direction])
+        return self._quotas.charge(client, call.rows, now_us, begins=begins)
+
+    def _turn(self, event: Turn) -> list[Instruction]:
+        runs: list[Instruction] = []
+        until_us: int | None = None
+        beside = self._tracks.first_is_at_work(event.now_us)
+        for track in self._tracks:
+            while track.free:
+                decision = self._policy.plan(event.now_us, track.queues, self.known)
+                if isinstance(decision, Plan):
+                    self._start(decision, track, event.now_us)
+                    company = None if self._exact else self._at_work.count(event.now_us)
+                    runs.append(Run(decision, beside=track.beside and beside, company=company))
+                    continue
+                if isinstance(decision, Hold):
+                    until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
+                elif len(track.queues) and not track.in_flight:
+                    raise LocalProtocolError("the policy lets requests wait and names no time")
+                break
+        return runs or [Sleep(until_us)]
+
+    def _start(self, plan: Plan, track: Track, now_us: int) -> None:
+        if not plan.parts:
+            raise LocalProtocolError("the policy made an empty plan")
+        lead, clients = plan.lead, self._clients
+        if (lead.op, lead.direction) != (plan.op, plan.direction):
+            raise LocalProtocolError(f"{lead} does not belong into {plan}")
+        self._queues.take(*plan.parts)
+        for part in plan.parts:
+            request = part.request
+            clients[request.client].open[request.slot].in_flight += 1
+        if plan.aged:
+            entry = clients[lead.client].open[lead.slot]
+            if not entry.aged:
+                entry.aged = True
+                self._tallies.aged(lead.lane)
+        if not self._tracks.in_flight:
+            self._tallies.busy(now_us)
+        track.in_flight[plan] = now_us
+        self.known.started(plan, now_us)
+
+    def _done(self, event: PlanDone) -> list[Instruction]:
+        plan = event.plan
+        took_us = self._tracks.finish(plan, event.now_us, event.ended_us)
+        if took_us is None:
+            raise LocalProtocolError("a plan is done that is not in flight")
+        if not self._tracks.in_flight:
+            self._tallies.idle(event.now_us)
+        self._tallies.computed(plan, self._numbering.base(plan.op))
+        self.known.finished(plan, took_us, event.now_us, failed=bool(event.failed))
+        answers: list[Instruction] = []
+        for part in plan.parts:
+            request = part.request
+            client = self._clients.get(request.client)
+            if client is None:
+                continue
+            entry = client.open[request.slot]
+            entry.in_flight -= 1
+            entry.rows_left -= part.stop - part.start
+            if request in event.failed and entry.refusal is None:
+                entry.refusal = event.failed[request]
+                self._queues.discard(request)
+                self.known.convoys.holds.forget(request)
+            if not entry.in_flight and (entry.refusal is not None or not entry.rows_left):
+                answers.append(self._answer(client, entry))
+                if client.here and not client.open:
+                    self._at_work.answered(client.id, event.now_us)
+        return answers
+
+    def _answer(self, client: PresentClient, entry: OpenRequest) -> Answer:
+        request = entry.request
+        del client.open[request.slot]
+        if entry.refusal is None:
+            self._tallies.answered(request)
+            client.requests += 1
+            client.rows += request.rows
+        else:
+            client.refused += 1
+        return Answer(client.id, request.slot, request.generation, entry.refusal, request.arrived_us)
+
+    def _adopt(self, event: Adopt) -> list[Instruction]:
+        lanes = event.config.lanes
+        if self.lanes_in_use - set(lanes):
+            raise LocalProtocolError("somebody's lane is not in the configuration that is to be adopted")
+        self._queues = self._queues.moved_to(lanes)
+        members = {client.id: (client.lane, client.user) for client in self._clients.values()}
+        self._quotas = self._quotas.moved_to(lanes, members)
+        for admission in self._admissions:
+            admission.limit(event.config.limits)
+        self._tallies.moved_to(lanes)
+        self._policy = event.policy
+        self._exact = event.config.batching.exact
+        before, self._tracks = self._tracks, self._laid(event.config)
+        self._tracks.inherit(before)
+        return []
+
+    def _laid(self, config: DaemonConfig) -> Tracks:
+        """Returns the tracks for what waits. Exact batches come one after the other: bits depend on threads."""
+        beside = self._can_beside and getattr(self._policy, "beside", False) and not config.batching.exact
+        return Tracks(self._queues, self._max_in_flight, beside=beside)
+
+    def _drain(self, _: Drain) -> list[Instruction]:
+        self._draining = True
+        return []
+
+
+_HANDLERS: Final[dict[type[Event], Callable[[SchedulerState, Any], list[Instruction]]]] = {
+    ClientJoined: SchedulerState._joined,
+    ClientLeft: SchedulerState._left,
+    Arrived: SchedulerState._arrived,
+    Turn: SchedulerState._turn,
+    PlanDone: SchedulerState._done,
+    Adopt: SchedulerState._adopt,
+    Drain: SchedulerState._drain,
+}

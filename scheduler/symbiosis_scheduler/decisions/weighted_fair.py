@@ -1,0 +1,122 @@
+"""`weighted_fair`: lanes share the daemon's time by weight, and the clients of a lane share it equally.
+
+Every lane, and within it every client, has an account of the time that was spent on its rows, a lane's divided by
+its weight. The one with the least goes next: what it lacks to the others is its deficit. Who had nothing to ask
+for does not save up: on coming back its account is lifted to that of who is being served (start-time fair
+queueing). The time is what the batch is expected to take by the measured curves, divided among its rows; so nobody
+gets more by sending more, bigger or faster requests.
+
+Rows are charged when they are planned. What is kept is a number per lane, and per client that is ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from heapq import heapify, heappop
+from typing import ClassVar, Final, Generic, TypeVar
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.decisions.bounds import of_weights
+from symbiosis_scheduler.decisions.filling import batch, first_ready
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Decision, Hold, Plan
+from symbiosis_scheduler.decisions.queues import Lane, Queues
+from symbiosis_scheduler.decisions.request import Request
+
+__all__ = ["WeightedFair"]
+
+K = TypeVar("K", bound=Hashable)
+_LEAST_KEPT: Final = 64
+"""So many accounts are kept before those that say nothing any more are looked for."""
+
+
+class _Accounts(Generic[K]):
+    """What each has been given, and where the one stands that is being served."""
+
+    __slots__ = ("_most", "given", "now")
+
+    def __init__(self) -> None:
+        self.given: dict[K, float] = {}
+        self.now = 0.0
+        self._most = 2 * _LEAST_KEPT
+
+    def standing(self, who: K) -> float:
+        """Returns what counts as given: no less than to who is being served."""
+        return max(self.given.get(who, 0.0), self.now)
+
+    def serve(self, who: K) -> None:
+        """It is being served, whatever it costs."""
+        self.now = self.standing(who)
+
+    def charge(self, costs: Iterable[tuple[K, float]]) -> None:
+        """Adds to what each has been given."""
+        given, now = self.given, self.now
+        for who, cost in costs:  # the hot loop: 64 riders are nothing special
+            before = given.get(who, 0.0)
+            given[who] = (before if before > now else now) + cost
+        if len(given) > self._most:
+            self.given = {each: before for each, before in given.items() if before > now}
+            self._most = 2 * max(len(self.given), _LEAST_KEPT)  # so that looking costs O(1) a charge
+
+
+class WeightedFair:
+    """The lane with the largest deficit goes first, and in it the client with the largest."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"weight", "chunk_rows", "max_hold_us"})
+    explain = staticmethod(of_weights)
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self._max_rows = config.batching.max_rows
+        self._exact = config.batching.exact
+        self._weights = {name: lane.weight for name, lane in config.lanes.items()}
+        self._lanes: _Accounts[str] = _Accounts()
+        self._clients: dict[str, _Accounts[ClientId]] = {name: _Accounts() for name in config.lanes}
+
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        """Returns the batch of whoever has got least; None only if nothing waits."""
+        lane = min(
+            (lane for lane in queues.lanes if lane.waiting),
+            key=lambda lane: self._lanes.standing(lane.name),
+            default=None,
+        )
+        if lane is None:
+            return None
+        heads = self._heads(lane)  # while one of it is held no other lane goes
+        if self._exact:
+            plan = batch(next(heads), queues, self._max_rows, exact=True)
+        else:
+            lead, until_us = first_ready(heads, queues, known, now_us, self._max_rows)
+            if lead is None:
+                return Hold(until_us)
+            plan = batch(lead, queues, self._max_rows)
+        self._charge(plan, known)
+        return plan
+
+    def _heads(self, lane: Lane) -> Iterator[Request]:
+        """Yields the heads of the lane's clients, who has got least first, and of equals by turn."""
+        accounts, turns = self._clients[lane.name], lane.level.turns
+        get, now = accounts.given.get, accounts.now
+        left = [(max(get(client, 0.0), now), turn, client) for turn, client in enumerate(turns)]
+        heapify(left)
+        while left:
+            head = next(iter(turns[heappop(left)[2]]))
+            if head.lane == lane.name:
+                yield head
+
+    def _charge(self, plan: Plan, known: Known) -> None:
+        self._lanes.serve(plan.lead.lane)
+        self._clients[plan.lead.lane].serve(plan.lead.client)
+        rows = plan.rows
+        a_row_us = known.costs.likely_us(plan.op, plan.direction, rows) / rows
+        costs: dict[str, list[tuple[ClientId, float]]] = {}
+        lane = ""
+        for part in plan.parts:
+            request = part.request
+            if request.lane != lane:
+                lane = request.lane
+                clients = costs.setdefault(lane, [])
+            clients.append((request.client, (part.stop - part.start) * a_row_us))
+        for lane, clients in costs.items():
+            self._clients[lane].charge(clients)
+            self._lanes.charge([(lane, sum([cost for _, cost in clients]) / self._weights[lane])])

@@ -1,0 +1,1 @@
+"""The frozen base: loaded once, in whatever precision, catalogued, and lent."""

@@ -1,0 +1,245 @@
+"""Clients that do the same work are brought together and stay together; nobody waits for who is gone or slow.
+
+Played in virtual time: clients think, the scheduler decides, a batch costs what reading the weights costs.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+
+from symbiosis_core.config import DaemonConfig, LaneConfig
+from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
+from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
+from symbiosis_scheduler.decisions.events import (
+    Answer,
+    Arrived,
+    ClientJoined,
+    ClientLeft,
+    PlanDone,
+    Run,
+    Sleep,
+    Turn,
+)
+from symbiosis_scheduler.decisions.policy import LatencyFirst
+from symbiosis_scheduler.decisions.state import SchedulerState
+from symbiosis_transports.calls import Arrival, Call
+
+LAYERS = 12
+OPS = (
+    OpSpec(OpId(0), OpKind.EMBEDDING, ("embed",), 1, (8,), DType.FLOAT32),
+    *[OpSpec(OpId(index), OpKind.LINEAR, (f"l{index}",), 8, (8,), DType.FLOAT32) for index in range(1, LAYERS)],
+)
+READING_US, ROW_US = 1000, 20
+
+
+class Client(NamedTuple):
+    thinking_us: int
+    begins_us: int = 0
+    rows: int = 1
+    leaves_us: int | None = None
+    silent_us: int | None = None
+    """When it stops asking, without leaving."""
+    lane: str = "inference"
+
+
+class Played(NamedTuple):
+    occupancy: float
+    """Requests per batch, once they had a quarter of the time to meet."""
+    forwards: Counter[int]
+    worst_us: int
+    """The longest time from a request to its answer."""
+    ended_us: int
+
+
+def play(
+    clients: list[Client],
+    *,
+    hold_us: int,
+    until_us: int = 400_000,
+    noise: float = 0.2,
+    late: float = 0.0,
+    reading_us: int = READING_US,
+) -> Played:
+    """Lets clients run through all ops again and again, and the scheduler serve them.
+
+    This share of thinking, `late`, takes 5 ms longer: the operating system had put the client aside.
+    """
+    config = DaemonConfig(
+        lanes={
+            "inference": LaneConfig(priority=0, max_wait_us=0, max_hold_us=hold_us),
+            "training": LaneConfig(priority=10),
+        }
+    )
+    state = SchedulerState([OPS], config, LatencyFirst(config))
+    dice = random.Random(5)
+    events: list[tuple[int, int, str, int]] = []  # when, order, what, who
+    order = iter(range(1 << 30))
+    step, sent = Counter[int](), dict[int, int]()
+    forwards, requests, batches, worst = Counter[int](), 0, 0, 0
+    for index, client in enumerate(clients):
+        state.handle(ClientJoined(ClientId(index), client.lane, 1 << 20))
+        heapq.heappush(events, (client.begins_us, next(order), "ask", index))
+        if client.leaves_us is not None:
+            heapq.heappush(events, (client.leaves_us, next(order), "leave", index))
+    gone: set[int] = set()
+    now, busy_until = 0, 0
+    running: Run | None = None
+    while events and now < until_us:
+        now, _, what, who = heapq.heappop(events)
+        if what == "leave":
+            gone.add(who)
+            state.handle(ClientLeft(ClientId(who)))
+        elif what == "ask" and who not in gone:
+            call = Call(OpId(step[who] % LAYERS), Direction.FORWARD, clients[who].rows, 0, 1 << 16)
+            sent[who] = now
+            arrival = Arrival(SlotIndex(0), Generation(step[who] + 1), call)
+            state.handle(Arrived(ClientId(who), [arrival], now))
+        elif what == "done":
+            assert running is not None
+            plan, running = running.plan, None
+            for answer in state.handle(PlanDone(plan, now)):
+                assert isinstance(answer, Answer)
+                who = int(answer.client)
+                worst = max(worst, now - sent[who])
+                step[who] += 1
+                forwards[who] += step[who] % LAYERS == 0
+                pause = int(clients[who].thinking_us * dice.uniform(1 - noise, 1 + noise))
+                silent_us = clients[who].silent_us
+                if silent_us is not None and now >= silent_us:
+                    continue
+                pause += 5000 * (late > 0 and dice.random() < late)
+                heapq.heappush(events, (now + pause, next(order), "ask", who))
+        if running is None:
+            for instruction in state.handle(Turn(now)):
+                if isinstance(instruction, Run):
+                    running = instruction
+                    if now > until_us // 4:
+                        requests += len(instruction.plan.parts)
+                        batches += 1
+                    busy_until = now + reading_us + ROW_US * instruction.plan.rows
+                    heapq.heappush(events, (busy_until, next(order), "done", -1))
+                elif isinstance(instruction, Sleep) and instruction.until_us is not None:
+                    heapq.heappush(events, (max(instruction.until_us, now + 1), next(order), "look", -1))
+        state.check()
+    return Played(requests / max(1, batches), forwards, worst, now)
+
+
+def scattered(count: int, thinking_us: int = 700) -> list[Client]:
+    """Clients that begin at different times, so that they are at different ops."""
+    return [Client(thinking_us, begins_us=1 + 3700 * index) for index in range(count)]
+
+
+def test_scattered_clients_come_together() -> None:
+    """Without holding next to nothing is batched, with it nearly everything, and all are faster by it."""
+    apart, together = play(scattered(4), hold_us=0), play(scattered(4), hold_us=50_000)
+    assert apart.occupancy < 2
+    assert together.occupancy > 3.5
+    assert sum(together.forwards.values()) > 1.5 * sum(apart.forwards.values())
+
+
+def test_who_is_late_now_and_then_is_not_lost() -> None:
+    """The convoy waits for it: it would have to be met again, and is late no more often than before."""
+    apart, together = (
+        play(scattered(4), hold_us=hold_us, late=0.01, until_us=2_000_000) for hold_us in (0, 50_000)
+    )
+    assert together.occupancy > 3.5
+    assert sum(together.forwards.values()) > 1.5 * sum(apart.forwards.values())
+
+
+def test_eight_come_together_soon() -> None:
+    """Within a quarter of the time, of which there are about four forwards of who goes alone."""
+    assert play(scattered(8), hold_us=50_000).occupancy > 7
+
+
+def test_nobody_is_held_at_a_daemon_that_is_idle_for_most_of_the_time() -> None:
+    """A joint batch takes less than two, but nobody waited for either."""
+    clients = [Client(6000, begins_us=1), Client(6000, begins_us=3000)]
+    apart, together = (play(clients, hold_us=hold_us, until_us=4_000_000) for hold_us in (0, 50_000))
+    assert together.occupancy < 1.1
+    assert sum(together.forwards.values()) >= 0.99 * sum(apart.forwards.values())
+
+
+def test_a_client_alone_is_never_held() -> None:
+    assert play([Client(700)], hold_us=50_000) == play([Client(700)], hold_us=0)
+
+
+def test_a_client_alone_loses_nothing_by_others_that_have_fallen_silent() -> None:
+    """Two that stop asking, but stay: after they were missed a few times nobody waits for them."""
+    silent = [Client(10_000_000, begins_us=1), Client(10_000_000, begins_us=2000)]
+    apart, together = (play([Client(700), *silent], hold_us=hold_us) for hold_us in (0, 50_000))
+    assert together.forwards[0] >= 0.97 * apart.forwards[0]
+
+
+def test_clients_whose_pauses_cannot_be_foretold_lose_nothing_by_holding() -> None:
+    clients = [Client(thinking_us, begins_us=1 + 900 * n) for n, thinking_us in enumerate((400, 3000, 9000))]
+    apart, together = (play(clients, hold_us=hold_us, noise=1.0, until_us=6_000_000) for hold_us in (0, 50_000))
+    assert sum(together.forwards.values()) >= 0.97 * sum(apart.forwards.values())
+
+
+def test_two_of_different_pace_do_not_starve_each_other() -> None:
+    """One thinks thirty times as long: waiting for it costs more than it saves, and is given up."""
+    clients = [Client(700), Client(700, begins_us=5000), Client(20_000, begins_us=9000)]
+    apart, together = play(clients, hold_us=0), play(clients, hold_us=5_000)
+    for index in range(3):
+        assert together.forwards[index] >= 0.7 * apart.forwards[index]
+
+
+def test_nobody_waits_for_who_is_gone() -> None:
+    clients = [Client(700), Client(700, begins_us=3000, leaves_us=100_000)]
+    played = play(clients, hold_us=50_000)
+    alone = play([Client(700)], hold_us=0)
+    assert played.forwards[0] > 0.7 * alone.forwards[0]
+
+
+def test_no_request_is_held_longer_than_its_lane_allows() -> None:
+    """A batch may be running when it comes, and its own follows."""
+    for seed in range(4):
+        dice = random.Random(seed)
+        clients = [Client(dice.randrange(100, 5000), begins_us=dice.randrange(30_000)) for _ in range(5)]
+        played = play(clients, hold_us=3000, noise=0.9)
+        assert played.worst_us <= 3000 + 5 * 2 * (READING_US + 5 * ROW_US)
+
+
+def test_where_a_joint_batch_saves_nothing_nobody_is_held() -> None:
+    """Nothing but rows costs anything, as it is with large batches."""
+    clients = [Client(700, rows=200), Client(700, rows=200, begins_us=3000)]
+    assert play(clients, hold_us=50_000, reading_us=0) == play(clients, hold_us=0, reading_us=0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_convoys_form_for_any_number(count: int) -> None:
+    assert play(scattered(count), hold_us=50_000).occupancy > 0.8 * count
+
+
+def test_a_newcomer_joins_a_convoy() -> None:
+    clients = [*scattered(3), Client(700, begins_us=150_000)]
+    played = play(clients, hold_us=50_000, until_us=600_000)
+    assert played.occupancy > 3
+
+
+def test_nobody_is_held_for_a_lower_lane_that_is_planned_only_afterwards() -> None:
+    """There is one track. The client of the lane below waits for the lead, so the lead cannot wait for it."""
+    clients = [Client(700), *[Client(700, begins_us=900 * n, lane="training") for n in (1, 2, 3)]]
+    assert play(clients, hold_us=50_000) == play(clients, hold_us=0)
+
+
+def test_a_prompt_of_many_rows_loses_nothing_by_those_who_decode() -> None:
+    """The others' rows are few, and cost what they cost, not what the prompt does."""
+    clients = [Client(700, rows=400), *scattered(3)]
+    apart, together = (play(clients, hold_us=hold_us, until_us=1_200_000) for hold_us in (0, 50_000))
+    assert together.forwards[0] >= 0.95 * apart.forwards[0]
+    assert together.worst_us <= 2 * apart.worst_us
+
+
+def test_of_two_one_that_falls_silent_is_waited_for_once() -> None:
+    clients = [Client(700), Client(700, begins_us=3000, leaves_us=None)]
+    fallen = [clients[0], clients[1]._replace(silent_us=150_000)]
+    played = play(fallen, hold_us=50_000, until_us=600_000)
+    alone = play([Client(700)], hold_us=0, until_us=600_000)
+    assert played.forwards[0] > 0.8 * alone.forwards[0]
+    assert played.worst_us <= 50_000 + 2 * (READING_US + ROW_US)
