@@ -1,4 +1,6 @@
-"""Processes that a signal hits before their n-th operation, n = 1, 2, ... until they come to an end without it.
+"""Processes that a signal hits before their n-th line of the transports, n = 1, 2, ... until they end without it.
+
+So they are hit at every point: half-way through a handshake, and between two words of one `publish`.
 
 Each is a fork of one process that has imported everything and opened nothing: dozens take a second. It speaks with
 the test in lines: it tells `hit` or `over`, and waits for a line after each `hit`. Who was stopped then goes on.
@@ -11,22 +13,43 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import symbiosis_transports
 
 __all__ = ["Doom", "one_after_the_other", "say"]
 
+_CODE = str(Path(symbiosis_transports.__file__).parent)
+
 
 class Doom:
-    """Counts operations down; before the last the process sends itself the signal."""
+    """Counts lines down; before the last the process sends itself the signal.
+
+    A line counts once until `again`: how often somebody looks for a word before it is there is chance.
+    """
 
     def __init__(self, left: int, signum: int) -> None:
         self._left = left
         self._signum = signum
+        self._seen: set[tuple[str, int]] = set()
 
-    def before(self) -> None:
-        """To be called before every operation."""
-        self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), self._signum)
+    def again(self) -> None:
+        """Every line counts anew: the next trip begins."""
+        self._seen.clear()
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        """What `settrace` is given, of one thread."""
+        if not frame.f_code.co_filename.startswith(_CODE):
+            return None
+        place = (frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and place not in self._seen:
+            self._seen.add(place)
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), self._signum)
+        return self.trace
 
 
 def say(line: str) -> None:
@@ -35,9 +58,9 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def one_after_the_other(signum: int, live: Callable[[Doom], None]) -> None:
-    """Runs `live` in a child after the other, each hit one operation later, until one is not hit at all."""
-    for number in itertools.count(1):
+def one_after_the_other(signum: int, step: int, live: Callable[[Doom], None]) -> None:
+    """Runs `live` in a child after the other, each hit `step` lines later, until one is not hit at all."""
+    for number in itertools.count(1, step):
         child = os.fork()
         if child == 0:
             live(Doom(number, signum))
