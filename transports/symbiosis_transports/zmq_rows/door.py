@@ -155,6 +155,8 @@ class Door:
             if descriptor is None:  # noise that ZeroMQ takes for its oldest protocol, which tells nothing
                 return True
             key = self._gatekeeper.name_of(name) if self._gatekeeper is not None else ""
+            if key is None:  # it came in before its key was taken off the list
+                return True
             peer = self._peers[name.bytes] = Peer(name.bytes, descriptor, sender_of(name), key)
             self._replace(peer)
         self._said(peer, [frame.buffer for frame in frames])
