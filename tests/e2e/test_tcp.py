@@ -14,11 +14,10 @@ import torch
 
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
-from symbiosis_core.wire import Hello, Welcome
 from symbiosis_transports.keys import ALLOW_VARIABLE, DAEMON_KEY_VARIABLE, KEY_VARIABLE, new_pair
-from symbiosis_transports.registry import names, transport
-from symbiosis_transports.zmq_link import ControlClient
+from symbiosis_transports.registry import transport
 from tests.e2e.daemon_process import DaemonProcess
+from tests.e2e.greeting import greet
 from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train
 from tests.transports.cable import Cable
 from tests.transports.ports import free_pair
@@ -52,15 +51,6 @@ def be(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has clients of this process show the key of that name."""
     monkeypatch.setenv(KEY_VARIABLE, str(folder / f"{name}.key_secret"))
     monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(folder / "daemon.key"))
-
-
-def greet(address: str, name: str, wish: str) -> Welcome:
-    """Asks for a place."""
-    ours = tuple(transport(name).capability() for name in names())
-    with ControlClient(address) as link:
-        welcome = link.ask(Hello(name, wish, capabilities=ours))
-    assert isinstance(welcome, Welcome)
-    return welcome
 
 
 def test_training_over_tcp_with_keys_is_training(

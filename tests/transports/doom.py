@@ -8,18 +8,23 @@ the test in lines: it tells `hit` or `over`, and waits for a line after each `hi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import symbiosis_transports
 
-__all__ = ["Doom", "one_after_the_other", "say"]
+__all__ = ["Doom", "lines", "one_after_the_other", "say"]
+
+_ROOT = Path(__file__).parents[2]
+_END_S = 60.0
 
 _CODE = str(Path(symbiosis_transports.__file__).parent)
 
@@ -78,3 +83,18 @@ def one_after_the_other(signum: int, step: int, live: Callable[[Doom], None]) ->
             os.kill(child, signal.SIGCONT)
             _, status = os.waitpid(child, 0)
             assert status == 0, "it did not come to its end"
+
+
+@contextlib.contextmanager
+def lines(module: str, *arguments: str) -> Iterator[tuple[Callable[[], str], Callable[[str], None]]]:
+    """Such a process, for the test: how to hear its next line, and how to say one. It ends by itself."""
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(
+        command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        to, of = process.stdin, process.stdout
+        yield lambda: of.readline().rstrip(), lambda line: print(line, file=to)
+        to.close()
+        assert process.wait(_END_S) == 0
