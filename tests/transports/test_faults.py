@@ -5,7 +5,6 @@ The table of all faults is docs/reliability.md.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -24,9 +23,10 @@ from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call, ClientChannel
 from symbiosis_transports.registry import transport
-from symbiosis_transports.testing import ADD_ONE, NEVER, EchoDaemon, add_one
+from symbiosis_transports.testing import ADD_ONE, NEVER, add_one
 from tests.intensity import cases
 from tests.jumping_clock import PRELOAD, jumping_clock
+from tests.transports.doom import lines
 from tests.transports.ports import free_pair
 
 ROOT = Path(__file__).parents[2]
@@ -38,21 +38,6 @@ def endpoint_of(name: str, folder: Path) -> str:
     """Where nobody listens yet."""
     address = f"tcp://127.0.0.1:{free_pair()}" if name == "zmq_tcp" else f"ipc://{folder}/echo.sock"
     return transport(name).endpoint(address)
-
-
-@contextlib.contextmanager
-def lines(module: str, *arguments: str) -> Iterator[tuple[Callable[[], str], Callable[[str], None]]]:
-    """Another process of these tests: how to hear its next line, and how to say one. It ends by itself."""
-    command = [sys.executable, "-m", f"tests.transports.{module}", *arguments]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        to, of = process.stdin, process.stdout
-        yield lambda: of.readline().rstrip(), lambda line: print(line, file=to)
-        to.close()
-        assert process.wait(WITHIN_S) == 0
 
 
 class Echo:
@@ -74,8 +59,8 @@ class Echo:
     def connect(self) -> ClientChannel:
         return transport(self.name).connect(self.endpoint, Token("good"), 20)
 
-    def held(self) -> dict[str, int]:
-        self._in.write("\n")
+    def held(self, slot_bytes: str = "") -> dict[str, int]:
+        self._in.write(f"{slot_bytes}\n")
         told: dict[str, int] = json.loads(self._out.readline())
         return told
 
@@ -162,7 +147,7 @@ def test_a_client_may_be_killed_or_stopped_at_any_point(echo: Echo, how: str, st
     stayer = echo.connect()
     assert add_one(stayer, b"abc", 3)
     before = echo.held()
-    with lines("victims", echo.name, echo.endpoint, how, str(step)) as (said, say):
+    with lines("tests.transports.victims", echo.name, echo.endpoint, how, str(step)) as (said, say):
         hits = 0
         while said() == "hit":
             hits += 1
@@ -184,7 +169,7 @@ def test_a_daemon_may_be_killed_or_stopped_at_any_point(name: str, tmp_path: Pat
     """
     endpoint = endpoint_of(name, tmp_path)
     clients: list[ThreeTrips] = []
-    with lines("doomed_daemon", name, endpoint, how, str(step)) as (said, say):
+    with lines("tests.transports.doomed_daemon", name, endpoint, how, str(step)) as (said, say):
         hits = 0
         while (word := said()) != "over":
             if word == "ready":
@@ -285,7 +270,7 @@ def test_a_client_that_is_stopped_holds_its_own_slots_and_goes_on_afterwards(ech
 
 def test_a_client_that_has_forked_is_seen_to_leave_although_its_child_lives(echo: Echo) -> None:
     """The child can neither use the channel nor keep its connection; the parent goes on."""
-    with lines("victims", echo.name, echo.endpoint, "fork") as (hear, say):
+    with lines("tests.transports.victims", echo.name, echo.endpoint, "fork") as (hear, say):
         assert sorted([hear(), hear()]) == ["forked", "held"]
         assert echo.held()["channels"] == 1
         say("leave")
@@ -329,19 +314,17 @@ def test_clocks_that_jump_make_nobody_late(_clocks_jump: None, echo: Echo) -> No
     assert echo.wait(lambda held: held["gone"] == 1)["served"] == 301
 
 
-def test_a_client_for_whom_there_is_no_memory_is_refused_alone(name: str, tmp_path: Path) -> None:
+def test_a_client_for_whom_there_is_no_memory_is_refused_alone(echo: Echo) -> None:
     """Slots that no machine has."""
-    endpoint = endpoint_of(name, tmp_path)
-    daemon = EchoDaemon(transport(name), endpoint)
-    stayer = transport(name).connect(endpoint, Token("good"), 20)
-    daemon._slot_bytes = 1 << 60
+    stayer = echo.connect()
+    echo.held(slot_bytes=str(1 << 60))
     with pytest.raises(RefusedError) as refused:
-        transport(name).connect(endpoint, Token("good"), 20)
+        echo.connect()
     assert refused.value.code is RefusalCode.QUOTA
-    assert [why for _, why in daemon.goodbyes] == ["abandoned"]
+    held = echo.held()
+    assert (held["channels"], held["gone"]) == (1, 1), "its place is free again"
     assert add_one(stayer, b"abc", 3)
     stayer.close()
-    daemon.close()
 
 
 SLOW = """
