@@ -47,7 +47,8 @@ class ChannelConformance:
     def daemon(self, folder: object, *, slots: int = 4) -> Iterator[tuple[EchoDaemon | EchoProcess, str]]:
         """An echo daemon at a fresh endpoint."""
         endpoint = self.transport.endpoint(self.address(folder))
-        daemon = (EchoProcess if self.apart else EchoDaemon)(self.transport, endpoint, slots=slots)
+        kind: type[EchoDaemon] | type[EchoProcess] = EchoProcess if self.apart else EchoDaemon
+        daemon = kind(self.transport, endpoint, slots=slots)
         try:
             yield daemon, endpoint
         finally:
