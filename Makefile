@@ -24,8 +24,8 @@ demo: $(READY) ## one base, three fine-tuning tenants and a chat, live   (ARGS="
 bench: $(READY) ## what sharing a base costs and brings, against plain PEFT   (ARGS="--quick", ARGS="--only decode_tax")
 	$(BIN)/symbiosis bench end-to-end $(ARGS)
 
-compat: $(READY) ## every method on every family against plain PEFT, into docs/compat.md   (ARGS="--from compat.json" goes on)
-	$(BIN)/symbiosis bench compat --json compat.json --page docs/compat.md $(ARGS)
+compat: $(READY) ## every method on every family against plain PEFT, into docs/compat.md   (ARGS="--from docs/compat.json" goes on)
+	$(BIN)/symbiosis bench compat --json docs/compat.json --page docs/compat.md $(ARGS)
 
 peft-suite: $(DEV_READY) ## PEFT's own tests on plain models and on remote ones   (ARGS="--peft CHECKOUT --every 20")
 	$(BIN)/python tests/compat/run_peft_suite.py $(ARGS)

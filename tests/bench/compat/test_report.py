@@ -8,13 +8,22 @@ import msgspec
 import pytest
 
 from symbiosis_bench.compat.cell import Cell, Outcome
-from symbiosis_bench.compat.report import cells_in, score, to_json
+from symbiosis_bench.compat.report import cells_in, from_json, score, to_json
 from symbiosis_core.errors import UsageError
 from tests.bench.compat.cells import CELLS, REPORT, cell
 
 
 def test_the_score_counts_what_plain_peft_passes() -> None:
-    assert score(CELLS) == (5, 1, 2, 2, 2)
+    assert score(CELLS) == (5, 1, 2, 2, 2, 0, 6, 1, 1)
+
+
+def test_a_report_is_read_as_it_was_written() -> None:
+    dated = tuple(
+        msgspec.structs.replace(each, date=f"2026-11-2{number % 2}", commit="abc")
+        for number, each in enumerate(CELLS)
+    )
+    report = msgspec.structs.replace(REPORT, cells=dated)
+    assert from_json(to_json(report)) == report
 
 
 def written(folder: Path, name: str, date: str, *cells: Cell, **machine: str) -> Path:
