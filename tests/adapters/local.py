@@ -51,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**_LLAMA, "tie_word_embeddings": True},
     "qwen2": _LLAMA,
     "gemma": {**_LLAMA, "head_dim": 8},
-    "gemma3_text": {**_LLAMA, "head_dim": 8},
+    "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 8},
     "gpt_oss": {**_LLAMA, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
     "mixtral": {**_LLAMA, "num_local_experts": 4},
     "gpt2": {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
