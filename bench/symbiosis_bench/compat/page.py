@@ -106,14 +106,15 @@ def _score(report: Report) -> str:
 
 
 def _thoroughness(report: Report) -> str:
-    """Returns how much was compared in what passes."""
+    """Returns how much was compared in what passes; where a cell notes no commit, floors were not counted."""
     rows: list[tuple[str, ...]] = [
         ("cut", "pass", "steps compared and equal", "with all seven", "need the floor", "with more named")
     ]
     for cut in report.cuts:
-        counts = score(cell for cell in report.cells if cell.cut == cut)
-        numbers = (counts.passed, counts.steps, counts.whole, counts.by_floor, counts.exact)
-        rows.append((cut, *map(str, numbers)))
+        own = [cell for cell in report.cells if cell.cut == cut]
+        counts, noted = score(own), score(cell for cell in own if cell.commit)
+        floors = f"{noted.by_floor} of {noted.passed}"
+        rows.append((cut, str(counts.passed), str(counts.steps), str(counts.whole), floors, str(counts.exact)))
     return _markdown(rows)
 
 

@@ -9,13 +9,16 @@ __all__ = ["AMOUNTS", "HEAD", "LEGEND", "NAMED"]
 HEAD: Final = """# Compatibility
 
 Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page up to
-"PEFT's own tests"; what follows is written by hand. Every cell is a tiny random model of the family, saved,
-served by a daemon of its own in float32, and adapted with the method, beside the same with plain PEFT in one
-process and from one seed. Compared are: the trained parameters, the loss (1e-5 relative), every gradient and the
-logits (1e-4 of the largest entry; with the floor below), tokens generated greedily from a left-padded batch, the
-saved adapter loaded in plain PEFT, and the merged model: seven steps. A cell counts where plain PEFT adapts,
-trains and computes logits. Where it fails in a later step itself, as nobody can merge a prompt, that step is left
-out, the cell says so, and the score counts how many have all seven.
+"PEFT's own tests", and all that is known of every cell into `compat.json` beside it; what follows is written by
+hand. Cells of a family whose commit was not noted are of 2026-11-22; `make compat ARGS="--from docs/compat.json"`
+makes those again.
+
+Every cell is a tiny random model of the family, saved, served by a daemon of its own in float32, and adapted with
+the method, beside the same with plain PEFT in one process and from one seed. Compared are: the trained parameters,
+the loss (1e-5 relative), every gradient and the logits (1e-4 of the largest entry; with the floor below), tokens
+generated greedily from a left-padded batch, the saved adapter loaded in plain PEFT, and the merged model: seven
+steps. A cell counts where plain PEFT adapts, trains and computes logits. Where it fails in a later step itself, as
+nobody can merge a prompt, that step is left out, the cell says so, and the score counts how many have all seven.
 
 Where plain PEFT cannot put a method on a family as the table configures it, both sides get a configuration that
 names more, as a user would write then: for experts, or a gate with one output, the linears that attention begins

@@ -131,7 +131,7 @@ def _lines(made: _Made) -> bytes:
 
 
 def cells_in(files: Iterable[Path], machine: Machine) -> Mapping[Key, Cell]:
-    """Returns the cells of earlier runs; of equal ones the latest.
+    """Returns the cells of earlier runs; of equal ones the latest; none that does not say its commit.
 
     Raises:
         UsageError: a file is no report, or one of other versions than `machine` has.
@@ -146,10 +146,9 @@ def cells_in(files: Iterable[Path], machine: Machine) -> Mapping[Key, Cell]:
             )
             raise UsageError(f"{file} was made with {there}, and here is {here}; cells of both are no table")
         for cell in report.cells:
-            dated = cell if cell.date else msgspec.structs.replace(cell, date=report.machine.date)
             key = (cell.family, cell.method, cell.cut)
-            if key not in found or found[key].date <= dated.date:
-                found[key] = dated
+            if cell.commit and (key not in found or found[key].date <= cell.date):
+                found[key] = cell
     return found
 
 

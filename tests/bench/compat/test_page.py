@@ -27,7 +27,7 @@ def test_the_page_shows_every_cell_and_every_reason() -> None:
     assert "- At once: lora." in lines
     assert "- `merge: no`: lora (1)." in lines
     assert "- `attention: target_modules, the linears that attention begins with`: lora (llama)." in lines
-    assert "| graph | 1 | 6 | 0 | 1 | 1 |" in page(REPORT).splitlines()
+    assert "| graph | 1 | 6 | 0 | 1 of 1 | 1 |" in page(REPORT).splitlines()
 
 
 def test_the_section_that_is_written_by_hand_outlives_the_page(tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ def test_a_report_is_read_as_it_was_written() -> None:
     assert from_json(to_json(report)) == report
 
 
-def written(folder: Path, name: str, date: str, *cells: Cell, **machine: str) -> Path:
+def written(folder: Path, name: str, date: str, *cells: Cell, commit: str = "abc", **machine: str) -> Path:
     report = msgspec.structs.replace(
-        REPORT, machine=msgspec.structs.replace(REPORT.machine, date=date, **machine), cells=cells
+        REPORT,
+        machine=msgspec.structs.replace(REPORT.machine, **machine),
+        cells=tuple(msgspec.structs.replace(cell, date=date, commit=commit) for cell in cells),
     )
     file = folder / name
     file.write_bytes(to_json(report))
@@ -45,6 +47,11 @@ def test_of_equal_cells_the_latest_is_taken_over(tmp_path: Path) -> None:
         ("llama", "lora", "graph"): (Outcome.PASS, "2026-11-22"),
         ("opt", "lora", "graph"): (Outcome.PASS, "2026-11-21"),
     }
+
+
+def test_a_cell_that_does_not_say_its_commit_is_tried_again(tmp_path: Path) -> None:
+    known = written(tmp_path, "old", "2026-11-22", cell("llama", "lora", Outcome.PASS), commit="")
+    assert cells_in([known], REPORT.machine) == {}
 
 
 def test_what_is_no_report_of_these_versions_is_refused(tmp_path: Path) -> None:
