@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -123,6 +123,8 @@ class RemoteLayer(nn.Module):
             for leaf, mine in self._parameters.items():
                 if type(mine) is FrozenWeight and prefix + leaf in state_dict:
                     take(mine, "loading values of its own")
+        elif (bias := self._parameters.get("bias")) is not None and self._trained_elsewhere(prefix, state_dict):
+            take(cast("FrozenWeight", bias), "loading a bias that an adapter has trained")
         frozen = {leaf: mine for leaf, mine in self._parameters.items() if type(mine) is FrozenWeight}
         own = {prefix + leaf for leaf in frozen}
         rest = {key: value for key, value in state_dict.items() if key not in own}
@@ -136,6 +138,13 @@ class RemoteLayer(nn.Module):
                 continue
             if given.shape != mine.shape or not self._holds(leaf, given):
                 error_msgs.append(f"{prefix}{leaf} differs from the daemon's, which cannot be changed from here")
+
+    def _trained_elsewhere(self, prefix: str, state_dict: dict[str, Any]) -> bool:
+        """Whether a bias comes without its weight, as in an adapter with `bias="all"`, and is another one."""
+        given, mine = state_dict.get(f"{prefix}bias"), self._parameters.get("bias")
+        if given is None or f"{prefix}weight" in state_dict or type(mine) is not FrozenWeight:
+            return False
+        return given.shape == mine.shape and not isinstance(given, FrozenWeight) and not self._holds("bias", given)
 
     def _holds(self, leaf: str, given: torch.Tensor) -> bool:
         """Whether the daemon computes with these values, within the rounding of its dtype."""
