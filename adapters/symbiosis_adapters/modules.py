@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
+from symbiosis_adapters.factors import Multiplier
 from symbiosis_adapters.lenders import Lending
 from symbiosis_adapters.placeholder import FrozenWeight, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
@@ -233,6 +234,16 @@ def make_remote(
                 placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}", lending)
             layer._parameters[leaf] = placeholders[id(old)]
             layer.labels[leaf] = placeholders[id(old)].label
+    _let_multiply(layer)
+
+
+def _let_multiply(layer: RemoteLayer) -> None:
+    """Tells a linear's placeholders by what they can be multiplied, should the daemon not lend them."""
+    weight, bias, op = layer.weight, layer._parameters.get("bias"), layer._alone
+    if isinstance(weight, FrozenWeight) and isinstance(op, FrozenLinear):
+        weight.multiplier = Multiplier(op, biased=bias is not None, across=isinstance(layer, Conv1D))
+        if isinstance(bias, FrozenWeight):
+            bias.computed = weight.multiplier.bias
 
 
 def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:
