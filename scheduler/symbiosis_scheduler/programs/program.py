@@ -50,9 +50,7 @@ class Program:
         self._dead = self._deaths(segment.outputs)
         self._pulled = self._reaching()
         needed = self._needed(self._read_by_pulls(), frozenset())
-        self.saved: Final = tuple(
-            value for value in needed if value >= self._first and self._node(value).fn is Fn.LINEAR
-        )
+        self.saved: Final = tuple(value for value in needed if value >= self._first and self._multiplies(value))
         """The values worth keeping from a forward to its backward."""
         self._again = tuple(value for value in needed if value >= self._first and value not in self._frozen)
         self._again_with_saved = tuple(
@@ -171,6 +169,11 @@ class Program:
         for index, arg in enumerate(function.args):
             if arg in self._pulled:
                 grads.add(arg, function.pull(dy, given, values[value], index))
+
+    def _multiplies(self, value: int) -> bool:
+        """Whether making a value costs the product of a matrix."""
+        function = self._functions.get(value)
+        return self._node(value).fn is Fn.LINEAR or (function is not None and function.multiplies)
 
     def _node(self, value: int) -> Node:
         return self._nodes[value - self._first]
