@@ -17,21 +17,21 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo bench compat peft-suite test test-pythons test-newest test-int8 test-nf4 test-long nightly lint types contracts wheel-smoke check clean
 help: ## show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(READY) ## one base, three fine-tuning tenants and a chat, live   (ARGS="--seconds 60 --json out.json")
 	$(BIN)/symbiosis demo $(ARGS)
 
-bench: $(READY) ## what sharing a base costs and brings, against plain PEFT   (ARGS="--quick", ARGS="--only decode_tax")
+bench: $(READY) ## what sharing a base costs and brings, against plain PEFT; 40 minutes   (ARGS="--quick": 5 minutes, ARGS="--only decode_tax": 2)
 	$(BIN)/symbiosis bench end-to-end $(ARGS)
 
-compat: $(READY) ## every method on every family against plain PEFT, into docs/compat.md   (ARGS="--from docs/compat.json" goes on)
+compat: $(READY) ## every method on every family against plain PEFT, into docs/compat.md; 50 minutes of a core   (ARGS="--from docs/compat.json" goes on)
 	$(BIN)/symbiosis bench compat --json docs/compat.json --page docs/compat.md $(ARGS)
 
 peft-suite: $(DEV_READY) ## PEFT's own tests on plain models and on remote ones   (ARGS="--peft CHECKOUT --every 20")
 	$(BIN)/python tests/compat/run_peft_suite.py $(ARGS)
 
-test: $(DEV_READY) ## install and pass the tests   (ARGS="-k name" picks some)
+test: $(DEV_READY) ## install and pass the tests; a quarter of an hour on two cores   (ARGS="-k name" picks some)
 	$(BIN)/pytest $(ARGS)
 
 test-pythons: ## the same under each of PYTHONS, in .venv-NAME; fails where one is missing   (PYTHONS="python3.12" ARGS="tests/core")

@@ -29,10 +29,12 @@ _MATMUL: Final = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 class FrozenMatrix(FrozenWeight):
     """One of the matrices."""
 
-    remote: FrozenLinear
+    remote: FrozenLinear | None = None
+    """None: it is a view of one."""
 
     def holds(self, given: torch.Tensor) -> bool:
         """Whether the daemon computes with these values, within the rounding of its dtype."""
+        assert self.remote is not None  # views are not compared
         alone = FrozenLinear(self.remote.rows, self.remote.spec)
         with torch.no_grad():
             x_TD, weight_DO = probe_rows(alone.width_in, alone.dtype), given if alone.spec.transposed else given.T
@@ -85,7 +87,7 @@ class FrozenExperts(FrozenWeight):
     def _copy(self) -> FrozenWeight:
         copied = super()._copy()
         assert isinstance(copied, FrozenExperts)
-        copied._divide([matrix.remote for matrix in self.matrices])
+        copied._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
         return copied
 
     @classmethod
@@ -133,7 +135,8 @@ def _product(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     if kwargs or len(args) < 2 or type(args[1]) is not FrozenMatrix or isinstance(args[0], FrozenWeight):
         return NotImplemented
     x, matrix = args[0], args[1]
-    if matrix.remote.spec.transposed != (func in _MATMUL) or (func not in _MATMUL and func is not F.linear):
+    remote = matrix.remote
+    if remote is None or func not in (*_MATMUL, F.linear) or remote.spec.transposed != (func in _MATMUL):
         return NotImplemented
-    y = matrix.remote(x)
+    y = remote(x)
     return y if len(args) == 2 or args[2] is None else y + args[2]

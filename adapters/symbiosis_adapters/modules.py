@@ -22,11 +22,13 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
+from symbiosis_adapters.factors import Multiplier
 from symbiosis_adapters.lenders import Lending
 from symbiosis_adapters.placeholder import FrozenWeight, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.refusals import TIE
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
@@ -182,6 +184,8 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
 
     trips_before: dict[str, int] | None = None
     """How often each trip of the graph cut had been made when the latest forward began; for `explain`."""
+    takes: Takes | None = None
+    """What was taken of the model; said where a forward begins."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_dynamo_compiling():  # else `begin` is called where the graph breaks
@@ -189,6 +193,8 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
         return super().forward(input)
 
     def begin(self) -> None:
+        if self.takes is not None:
+            self.takes.tell()
         deferral = getattr(self.remote, "deferral", None)
         if deferral is not None:
             self.trips_before = dict(deferral.trips.made)
@@ -244,6 +250,18 @@ def make_remote(
                 placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}", lending)
             layer._parameters[leaf] = placeholders[id(old)]
             layer.labels[leaf] = placeholders[id(old)].label
+    if isinstance(layer, RemoteEmbedding) and lending is not None:
+        layer.takes = lending.takes
+    _let_multiply(layer)
+
+
+def _let_multiply(layer: RemoteLayer) -> None:
+    """Tells a linear's placeholders by what they can be multiplied, should the daemon not lend them."""
+    weight, bias, op = layer.weight, layer._parameters.get("bias"), layer._alone
+    if isinstance(weight, FrozenWeight) and isinstance(op, FrozenLinear):
+        weight.multiplier = Multiplier(op, biased=bias is not None, across=isinstance(layer, Conv1D))
+        if isinstance(bias, FrozenWeight):
+            bias.computed = weight.multiplier.bias
 
 
 def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:
