@@ -146,7 +146,9 @@ class RemoteLayer(nn.Module):
         given, mine = state_dict.get(f"{prefix}bias"), self._parameters.get("bias")
         if given is None or f"{prefix}weight" in state_dict or type(mine) is not FrozenWeight:
             return False
-        return given.shape == mine.shape and not isinstance(given, FrozenWeight) and not self._holds("bias", given)
+        if isinstance(given, FrozenWeight) or given.shape != mine.shape:
+            return False
+        return not self._holds("bias", given)
 
     def _holds(self, leaf: str, given: torch.Tensor) -> bool:
         """Whether the daemon computes with these values, within the rounding of its dtype."""

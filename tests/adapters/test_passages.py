@@ -275,7 +275,7 @@ def test_what_is_made_of_a_trained_weight_is_the_clients(gemma: Pair) -> None:
     found, expected = remote.model.norm.weight.grad, plain.model.norm.weight.grad
     exact = gemma.spec.dtype is DType.FLOAT32
     scale = expected.abs().max().item()
-    close = {"rtol": 0.0, "atol": 1e-4 * scale} if exact else {"rtol": 1e-2, "atol": 1e-4}
+    close: dict[str, Any] = {"rtol": 0.0, "atol": 1e-4 * scale} if exact else {"rtol": 1e-2, "atol": 1e-4}
     torch.testing.assert_close(found, expected, **close)
 
 
