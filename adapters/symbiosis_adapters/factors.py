@@ -92,7 +92,9 @@ class Multiplier:
     def bias(self) -> Tensor:
         """Returns the bias: what the op makes of a row of zeros."""
         if self._bias_O is None:
-            self._bias_O = self.op.forward(torch.zeros(1, self.op.width_in, dtype=self.op.dtype), self.op.dtype)[0]
+            with torch.inference_mode(False):  # it is kept for later modes
+                nothing_1D = torch.zeros(1, self.op.width_in, dtype=self.op.dtype)
+                self._bias_O = self.op.forward(nothing_1D, self.op.dtype)[0]
         return self._bias_O
 
     def product(self, start: int, stop: int, across: bool) -> _Product:

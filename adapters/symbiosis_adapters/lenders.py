@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 import torch
 
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.errors import RefusalCode, RefusedError
 
 __all__ = ["NOBODY", "Lending"]
@@ -13,6 +14,9 @@ __all__ = ["NOBODY", "Lending"]
 
 class Lending(Protocol):
     """Where the real values come from."""
+
+    takes: Takes
+    """What was taken of them."""
 
     def frozen(self, name: str) -> torch.Tensor:
         """Returns a weight for reading.
@@ -31,6 +35,8 @@ class Lending(Protocol):
 
 class _Nobody:
     """Lends nothing."""
+
+    takes = Takes()
 
     def frozen(self, name: str) -> torch.Tensor:
         raise RefusedError(RefusalCode.NOT_LENT, "this model was built without a way to borrow them")

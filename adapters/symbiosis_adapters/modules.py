@@ -28,6 +28,7 @@ from symbiosis_adapters.placeholder import FrozenWeight, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.refusals import TIE
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
@@ -172,6 +173,8 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
 
     trips_before: dict[str, int] | None = None
     """How often each trip of the graph cut had been made when the latest forward began; for `explain`."""
+    takes: Takes | None = None
+    """What was taken of the model; said where a forward begins."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_dynamo_compiling():  # else `begin` is called where the graph breaks
@@ -179,6 +182,8 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
         return super().forward(input)
 
     def begin(self) -> None:
+        if self.takes is not None:
+            self.takes.tell()
         deferral = getattr(self.remote, "deferral", None)
         if deferral is not None:
             self.trips_before = dict(deferral.trips.made)
@@ -234,6 +239,8 @@ def make_remote(
                 placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}", lending)
             layer._parameters[leaf] = placeholders[id(old)]
             layer.labels[leaf] = placeholders[id(old)].label
+    if isinstance(layer, RemoteEmbedding) and lending is not None:
+        layer.takes = lending.takes
     _let_multiply(layer)
 
 

@@ -31,7 +31,7 @@ from torch import nn
 from symbiosis_adapters.factors import PRODUCTS, Factor, Multiplier, product
 from symbiosis_adapters.lenders import NOBODY, Lending
 from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, SHOWS, STRIDES, VIEWS, WRITES_FIRST
-from symbiosis_adapters.refusals import LEND, RETYPE, described, refusal
+from symbiosis_adapters.refusals import LEND, RETYPE, asker, described, refusal
 from symbiosis_core.errors import DaemonGoneError, RefusedError, RemoteProtocolError
 
 __all__ = ["FrozenWeight", "lent_copy", "take", "takes", "withheld"]
@@ -219,6 +219,7 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
         values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label)))
         root._become(values, nn.Parameter if root._is_param else torch.Tensor)
+    lending.takes.note(values.nbytes, asker())
 
 
 def lent_copy(weight: FrozenWeight) -> torch.Tensor | None:

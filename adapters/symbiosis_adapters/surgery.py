@@ -34,6 +34,7 @@ from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.rows import Rows
+from symbiosis_adapters.saving import save_own_only
 from symbiosis_adapters.siblings import SiblingGroup
 from symbiosis_adapters.ties import untie
 from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
@@ -90,6 +91,7 @@ def build(
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
     if planned.cut is not Cut.LENT:
+        save_own_only(model)
         watch_forwards(model)
         pass_for_linears()
     if deferral is not None:

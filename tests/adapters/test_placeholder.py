@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import embedding, linear
 
 from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.errors import UsageError
 
 
@@ -212,6 +213,7 @@ def test_strides_are_those_of_the_values() -> None:
 def test_one_that_is_made_in_inference_mode_can_be_taken_and_trained_outside() -> None:
     class Ones:
         withheld = False
+        takes = Takes()
 
         def frozen(self, name: str) -> torch.Tensor:
             return torch.ones(4, 6)
