@@ -77,8 +77,9 @@ def test_a_head_is_trained_saved_and_resumed_with_the_losses_of_a_plain_base(all
     loaded = plain(pair, tmp_path / "other")
     result = loaded.load_state_dict(saved, strict=False)
     assert not result.unexpected_keys
+    assert whole.model is not None
     with torch.no_grad():
-        expected = whole.model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits  # type: ignore
+        expected = whole.model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
         found = loaded.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
