@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from symbiosis_adapters.deferred import RULES
 from symbiosis_adapters.lenders import Lending
+from symbiosis_adapters.narrowing import computed_narrow
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.probing import agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear
@@ -82,11 +83,15 @@ class FrozenExperts(FrozenWeight):
         self._views.append(weakref.ref(made))
         return made
 
-    def _copy(self) -> FrozenWeight:
-        copied = super()._copy()
+    def _copy(self, dtype: torch.dtype | None = None) -> FrozenWeight:
+        copied = super()._copy(dtype)
         assert isinstance(copied, FrozenExperts)
         copied._divide([matrix.remote for matrix in self.matrices])
         return copied
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        super()._cast(dtype)
+        self._divide([matrix.remote for matrix in self.matrices])
 
     @classmethod
     def __torch_function__(
@@ -135,5 +140,6 @@ def _product(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     x, matrix = args[0], args[1]
     if matrix.remote.spec.transposed != (func in _MATMUL) or (func not in _MATMUL and func is not F.linear):
         return NotImplemented
-    y = matrix.remote(x)
+    held = matrix.held
+    y = matrix.remote(x) if held is None else computed_narrow(matrix.remote, x, held)
     return y if len(args) == 2 or args[2] is None else y + args[2]

@@ -6,9 +6,10 @@ from typing import Final, Protocol
 
 import torch
 
+from symbiosis_adapters.widening import WIDE
 from symbiosis_core.errors import RefusalCode, RefusedError
 
-__all__ = ["NOBODY", "Lending"]
+__all__ = ["NOBODY", "Lending", "Widened"]
 
 
 class Lending(Protocol):
@@ -40,3 +41,23 @@ class _Nobody:
 
 
 NOBODY: Final[Lending] = _Nobody()
+
+
+class Widened:
+    """Lends the same values in a wider type. Implements `Lending`."""
+
+    def __init__(self, narrow: Lending, held: torch.dtype) -> None:
+        self.narrow = narrow
+        self.held = held
+        """The daemon's type."""
+
+    def frozen(self, name: str) -> torch.Tensor:
+        """See `Lending.frozen`. A copy, so it may be written to, too."""
+        return self.narrow.frozen(name).to(WIDE)
+
+    private = frozen
+
+    @property
+    def withheld(self) -> bool:
+        """See `Lending.withheld`."""
+        return self.narrow.withheld
