@@ -66,15 +66,16 @@ class Places:
 
     def initialize_head(self) -> None:
         """Gives values to what stands beside the base, with torch's random numbers."""
-        if self._same:
-            return
-        for module in self._beside():
+        for module in self.beside():
             for name, parameter in module.named_parameters(recurse=False):
                 values = torch.empty_like(parameter, device="cpu")
                 module.register_parameter(name, nn.Parameter(values, requires_grad=parameter.requires_grad))
             self._model._init_weights(module)
 
-    def _beside(self) -> Iterator[nn.Module]:
+    def beside(self) -> Iterator[nn.Module]:
+        """Yields the modules with parameters that stand beside the base; none in a causal language model."""
+        if self._same:
+            return
         base = {id(module) for module in self._model.base_model.modules()}
         for module in self._model.modules():
             if id(module) not in base and any(True for _ in module.parameters(recurse=False)):

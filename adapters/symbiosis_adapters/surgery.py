@@ -33,6 +33,7 @@ from symbiosis_adapters.passages import add_passages
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
+from symbiosis_adapters.replicas import mark_base, share_with_replicas
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.siblings import SiblingGroup
 from symbiosis_adapters.ties import untie
@@ -89,6 +90,8 @@ def build(
     if spec.generation_config_json and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
+    mark_base(model, places.beside())
+    share_with_replicas()
     if planned.cut is not Cut.LENT:
         watch_forwards(model)
         pass_for_linears()
