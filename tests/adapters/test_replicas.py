@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,6 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch import distributed
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.parallel import data_parallel as data_parallel_module
 
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.heads import Head
@@ -67,8 +67,9 @@ def test_what_is_the_clients_is_still_given_to_all() -> None:
 def test_data_parallel_is_refused_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = Pair("llama").remote()
     assert DataParallel(model)(input_ids=IDS).logits.shape == (2, 10, 96)  # on none it does nothing
-    monkeypatch.setattr(data_parallel_module, "_get_available_device_type", lambda: "cuda")
-    monkeypatch.setattr(data_parallel_module, "_check_balance", lambda _: None)
+    its_module = sys.modules[DataParallel.__module__]
+    monkeypatch.setattr(its_module, "_get_available_device_type", lambda: "cuda")
+    monkeypatch.setattr(its_module, "_check_balance", lambda _: None)
     with pytest.raises(UsageError, match=r"DataParallel copies a model to 2 devices.*torchrun"):
         DataParallel(model, device_ids=[0, 1])
     DataParallel(torch.nn.Linear(2, 2), device_ids=[0, 1])
