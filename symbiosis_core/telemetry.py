@@ -1,8 +1,10 @@
-"""Measurements that are cheap to take and bounded in memory: latency quantiles, and a process's real memory."""
+"""Measurements that are cheap to take and bounded in memory: latency quantiles, and what a process takes."""
 
 from __future__ import annotations
 
+import errno
 import math
+import resource
 from bisect import bisect_left
 from itertools import accumulate
 from operator import add
@@ -11,7 +13,7 @@ from typing import Final
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["LatencyHistogram", "pss_bytes"]
+__all__ = ["LatencyHistogram", "descriptors_left", "pss_bytes"]
 
 _PER_OCTAVE: Final = 8
 """Buckets per doubling: a bucket is 9 % wide, so its middle is at most 4.5 % from any value in it."""
@@ -104,3 +106,13 @@ def pss_bytes(pid: int | None = None) -> int | None:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def descriptors_left() -> int | None:
+    """Returns how many more files and sockets this process may open; None where the kernel does not tell."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    except OSError as error:
+        return 0 if error.errno == errno.EMFILE else None  # looking takes one, too
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - used)

@@ -30,10 +30,12 @@ _MATMUL: Final = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 class FrozenMatrix(FrozenWeight):
     """One of the matrices."""
 
-    remote: FrozenLinear
+    remote: FrozenLinear | None = None
+    """None: it is a view of one."""
 
     def holds(self, given: torch.Tensor) -> bool:
         """Whether the daemon computes with these values, within the rounding of its dtype."""
+        assert self.remote is not None  # views are not compared
         alone = FrozenLinear(self.remote.rows, self.remote.spec)
         with torch.no_grad():
             x_TD, weight_DO = probe_rows(alone.width_in, alone.dtype), given if alone.spec.transposed else given.T
@@ -86,12 +88,12 @@ class FrozenExperts(FrozenWeight):
     def _copy(self, dtype: torch.dtype | None = None) -> FrozenWeight:
         copied = super()._copy(dtype)
         assert isinstance(copied, FrozenExperts)
-        copied._divide([matrix.remote for matrix in self.matrices])
+        copied._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
         return copied
 
     def _cast(self, dtype: torch.dtype) -> None:
         super()._cast(dtype)
-        self._divide([matrix.remote for matrix in self.matrices])
+        self._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
 
     @classmethod
     def __torch_function__(
@@ -138,8 +140,9 @@ def _product(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     if kwargs or len(args) < 2 or type(args[1]) is not FrozenMatrix or isinstance(args[0], FrozenWeight):
         return NotImplemented
     x, matrix = args[0], args[1]
-    if matrix.remote.spec.transposed != (func in _MATMUL) or (func not in _MATMUL and func is not F.linear):
+    remote = matrix.remote
+    if remote is None or func not in (*_MATMUL, F.linear) or remote.spec.transposed != (func in _MATMUL):
         return NotImplemented
     held = matrix.held
-    y = matrix.remote(x) if held is None else computed_narrow(matrix.remote, x, held)
+    y = remote(x) if held is None else computed_narrow(remote, x, held)
     return y if len(args) == 2 or args[2] is None else y + args[2]

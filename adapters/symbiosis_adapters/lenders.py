@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 import torch
 
+from symbiosis_adapters.takes import Takes
 from symbiosis_adapters.widening import WIDE
 from symbiosis_core.errors import RefusalCode, RefusedError
 
@@ -14,6 +15,9 @@ __all__ = ["NOBODY", "Lending", "Widened"]
 
 class Lending(Protocol):
     """Where the real values come from."""
+
+    takes: Takes
+    """What was taken of them."""
 
     def frozen(self, name: str) -> torch.Tensor:
         """Returns a weight for reading.
@@ -33,6 +37,8 @@ class Lending(Protocol):
 class _Nobody:
     """Lends nothing."""
 
+    takes = Takes()
+
     def frozen(self, name: str) -> torch.Tensor:
         raise RefusedError(RefusalCode.NOT_LENT, "this model was built without a way to borrow them")
 
@@ -50,6 +56,7 @@ class Widened:
         self.narrow = narrow
         self.held = held
         """The daemon's type."""
+        self.takes = narrow.takes
 
     def frozen(self, name: str) -> torch.Tensor:
         """See `Lending.frozen`. A copy, so it may be written to, too."""

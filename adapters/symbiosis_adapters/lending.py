@@ -19,6 +19,7 @@ from torch import Tensor
 
 from symbiosis_adapters.asking import borrow_from
 from symbiosis_adapters.session import Session
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.errors import RefusedError, RemoteProtocolError
 from symbiosis_core.specs import LentTensor
 from symbiosis_core.wire import Loan
@@ -81,6 +82,8 @@ class Lender:
         self._borrowed: BorrowedWeights | None = None
         self.withheld = False
         """See `Lending.withheld`."""
+        self.takes = Takes()
+        """See `Lending.takes`."""
 
     def frozen(self, name: str) -> Tensor:
         """See `Lending.frozen`."""

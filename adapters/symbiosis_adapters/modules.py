@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,12 +22,14 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
+from symbiosis_adapters.factors import Multiplier
 from symbiosis_adapters.lenders import Lending
 from symbiosis_adapters.narrowing import computed_narrow
 from symbiosis_adapters.placeholder import FrozenWeight, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.refusals import TIE
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
@@ -130,6 +132,8 @@ class RemoteLayer(nn.Module):
             for leaf, mine in self._parameters.items():
                 if type(mine) is FrozenWeight and prefix + leaf in state_dict:
                     take(mine, "loading values of its own")
+        elif (bias := self._parameters.get("bias")) is not None and self._trained_elsewhere(prefix, state_dict):
+            take(cast("FrozenWeight", bias), "loading a bias that an adapter has trained")
         frozen = {leaf: mine for leaf, mine in self._parameters.items() if type(mine) is FrozenWeight}
         own = {prefix + leaf for leaf in frozen}
         rest = {key: value for key, value in state_dict.items() if key not in own}
@@ -143,6 +147,13 @@ class RemoteLayer(nn.Module):
                 continue
             if given.shape != mine.shape or not self._holds(leaf, given):
                 error_msgs.append(f"{prefix}{leaf} differs from the daemon's, which cannot be changed from here")
+
+    def _trained_elsewhere(self, prefix: str, state_dict: dict[str, Any]) -> bool:
+        """Whether a bias comes without its weight, as in an adapter with `bias="all"`, and is another one."""
+        given, mine = state_dict.get(f"{prefix}bias"), self._parameters.get("bias")
+        if given is None or f"{prefix}weight" in state_dict or type(mine) is not FrozenWeight:
+            return False
+        return given.shape == mine.shape and not isinstance(given, FrozenWeight) and not self._holds("bias", given)
 
     def _holds(self, leaf: str, given: torch.Tensor) -> bool:
         """Whether the daemon computes with these values, within the rounding of its dtype."""
@@ -182,6 +193,8 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
 
     trips_before: dict[str, int] | None = None
     """How often each trip of the graph cut had been made when the latest forward began; for `explain`."""
+    takes: Takes | None = None
+    """What was taken of the model; said where a forward begins."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_dynamo_compiling():  # else `begin` is called where the graph breaks
@@ -189,6 +202,8 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
         return super().forward(input)
 
     def begin(self) -> None:
+        if self.takes is not None:
+            self.takes.tell()
         deferral = getattr(self.remote, "deferral", None)
         if deferral is not None:
             self.trips_before = dict(deferral.trips.made)
@@ -244,6 +259,18 @@ def make_remote(
                 placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}", lending)
             layer._parameters[leaf] = placeholders[id(old)]
             layer.labels[leaf] = placeholders[id(old)].label
+    if isinstance(layer, RemoteEmbedding) and lending is not None:
+        layer.takes = lending.takes
+    _let_multiply(layer)
+
+
+def _let_multiply(layer: RemoteLayer) -> None:
+    """Tells a linear's placeholders by what they can be multiplied, should the daemon not lend them."""
+    weight, bias, op = layer.weight, layer._parameters.get("bias"), layer._alone
+    if isinstance(weight, FrozenWeight) and isinstance(op, FrozenLinear):
+        weight.multiplier = Multiplier(op, biased=bias is not None, across=isinstance(layer, Conv1D))
+        if isinstance(bias, FrozenWeight):
+            bias.computed = weight.multiplier.bias
 
 
 def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:

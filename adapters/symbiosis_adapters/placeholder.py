@@ -12,7 +12,8 @@ its values is one of two things:
   parameter over memory of this process's own, and so do the views of it that led there. A layer with a taken
   weight is computed here (`RemoteLayer`), for nobody can know what its weight holds now.
 
-Where the daemon does not lend, either is refused, naming the layer, the operation and whose code it is. What gets
+Where the daemon does not lend, either is refused, naming the layer, the operation and whose code it is; but rows
+times a weight are what the daemon computes anyway (`factors`), and a bias is what its op makes of zeros. What gets
 around all that (C++ code that never asks Python) finds a NaN: silently wrong numbers are the worst of outcomes.
 """
 
@@ -24,16 +25,18 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import numpy as np
 import torch
 from torch import nn
 
+from symbiosis_adapters.factors import PRODUCTS, Factor, Multiplier, product
 from symbiosis_adapters.lenders import NOBODY, Lending, Widened
-from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, STRIDES, VIEWS
-from symbiosis_adapters.refusals import LEND, RETYPE, described, refusal
+from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, SHOWS, STRIDES, VIEWS, WRITES_FIRST
+from symbiosis_adapters.refusals import LEND, RETYPE, asker, described, refusal
 from symbiosis_adapters.widening import widens
 from symbiosis_core.errors import DaemonGoneError, RefusedError, RemoteProtocolError
 
-__all__ = ["FrozenWeight", "changes", "lent_copy", "take"]
+__all__ = ["FrozenWeight", "changes", "lent_copy", "take", "withheld"]
 
 
 _STAYS: Final = (
@@ -58,6 +61,10 @@ class FrozenWeight(_Tensor):
     label: str
     lending: Lending | None
     """Who has the values; None: nobody."""
+    multiplier: Multiplier | None = None
+    """Of a linear's weight: what multiplies rows by it."""
+    computed: Callable[[], torch.Tensor] | None = None
+    """Makes the values out of what the daemon computes, for who may not have them: a bias can be had so."""
     _origin: tuple[FrozenWeight, Callable[[torch.Tensor], torch.Tensor]] | None
     """Of what this is a view, and how it is made."""
     _views: list[weakref.ref[FrozenWeight]]
@@ -100,7 +107,9 @@ class FrozenWeight(_Tensor):
         if self._origin is None:
             wanted = dtype or self.dtype
             lending = self.lending if wanted is self.dtype else self._lending_in(wanted)
-            return self.of(self.shape, wanted, self.device, self.label, lending)
+            copied = self.of(self.shape, wanted, self.device, self.label, lending)
+            copied.multiplier, copied.computed = self.multiplier, self.computed
+            return copied
         whole, make = self._origin
         return whole._copy(dtype)._view(make)
 
@@ -145,7 +154,20 @@ class FrozenWeight(_Tensor):
         if self._origin is not None:
             whole, make = self._origin
             return make(whole._read())
-        return self._checked((self.lending or NOBODY).frozen(self.label))
+        try:
+            return self._checked((self.lending or NOBODY).frozen(self.label))
+        except RefusedError:
+            if self.computed is None:
+                raise
+            return self.computed()
+
+    def _factor(self) -> Factor | None:
+        """Returns what this is in a product that the daemon can compute. Torch functions are off."""
+        if self._origin is None:
+            return None if self.multiplier is None else self.multiplier.factor()
+        whole, make = self._origin
+        factor = whole._factor()
+        return None if factor is None else factor.seen(make)
 
     def _become(self, values: torch.Tensor, kind: type[torch.Tensor]) -> None:
         views = [view for known in self._views if (view := known()) is not None]
@@ -154,7 +176,8 @@ class FrozenWeight(_Tensor):
         for view in views:
             assert view._origin is not None  # it is a view
             view._become(view._origin[1](self), kind)
-        del self.label, self.lending, self._origin, self._views
+        for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views"):
+            vars(self).pop(attribute, None)
 
     def _checked(self, values: torch.Tensor) -> torch.Tensor:
         if (values.shape, values.dtype) != (self.shape, self.dtype):
@@ -195,8 +218,10 @@ class FrozenWeight(_Tensor):
                 return func(first._layout(), *args[1:], **named)
             if name in QUESTIONS or (name in PATTERNS and not isinstance(first, FrozenWeight)):
                 return func(*args, **named)
-            if name in VIEWS and isinstance(first, FrozenWeight):
-                return first._view(lambda whole: func(whole, *args[1:], **named))
+            if name in VIEWS and isinstance(first, FrozenWeight) and _is_view(name, args):
+                return _view(first, lambda whole: func(whole, *args[1:], **named))
+            if name == "contiguous" and isinstance(first, FrozenWeight) and first._layout().is_contiguous():
+                return first
             if name in MOVES and isinstance(first, FrozenWeight):
                 return _move(func, first, args[1:], named)
             if name == "requires_grad_" and False in (*args[1:], *named.values()):
@@ -205,11 +230,15 @@ class FrozenWeight(_Tensor):
         whole = not isinstance(first, FrozenWeight) or first._origin is None
         attempt, remedy = described(func, name, reads, whole)
         if reads:
+            if name in PRODUCTS and (computed := _product(name, args, named, attempt)) is not NotImplemented:
+                return computed
             args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
-        else:
-            for weight in _each((args, named)):
-                if isinstance(weight, FrozenWeight):  # one before may have been a view of it
-                    take(weight, attempt, remedy)
+            return _unwritable(func(*args, **named)) if name in SHOWS else func(*args, **named)
+        for weight in _each(first if name in WRITES_FIRST else (args, named)):
+            if isinstance(weight, FrozenWeight):  # one before may have been a view of it
+                take(weight, attempt, remedy)
+        if name in WRITES_FIRST:
+            args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
         return func(*args, **named)  # with nothing but ordinary tensors, or with others that have a say
 
 
@@ -228,6 +257,7 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
         values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label)))
         root._become(values, nn.Parameter if root._is_param else torch.Tensor)
+    lending.takes.note(values.nbytes, asker())
 
 
 def lent_copy(weight: FrozenWeight) -> torch.Tensor | None:
@@ -303,6 +333,8 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
     if not isinstance(moved, torch.Tensor):  # type() without an argument
         return moved
     if moved.dtype != weight.dtype:
+        if withheld(weight) and weight._factor() is not None:  # whoever multiplies by it casts it before
+            return weight._view(lambda whole: func(whole, *args, **kwargs))
         if weight._castable(moved.dtype):
             cast = weight._copy(moved.dtype)
             cast._is_param = False
@@ -317,10 +349,60 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
     return weight if moved.device == weight.device else weight._view(lambda whole: func(whole, *args, **kwargs))
 
 
+def _view(weight: FrozenWeight, make: Callable[[torch.Tensor], Any]) -> Any:
+    """Returns the placeholder of a view, or those of several."""
+    made = make(weight)
+    if isinstance(made, torch.Tensor):
+        return weight._view(make)
+    return tuple([weight._view(lambda whole, at=at: make(whole)[at]) for at in range(len(made))])
+
+
+def _is_view(name: str, args: Any) -> bool:
+    """Whether a function among `VIEWS` gives a view: a tensor or a list as an index gives a copy."""
+    if name != "__getitem__":
+        return True
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return all(each is None or each is Ellipsis or type(each) in (int, slice) for each in index)
+
+
+def _product(name: str, args: Any, kwargs: dict[str, Any], attempt: str) -> Any:
+    """Returns a product with a weight that is not lent; NotImplemented where the values serve, or must."""
+    place = PRODUCTS[name]
+    matrix = args[place] if len(args) > place else None
+    if not isinstance(matrix, FrozenWeight) or not withheld(matrix):
+        return NotImplemented
+    if isinstance(args[place - 1], FrozenWeight) or (factor := matrix._factor()) is None:
+        return NotImplemented
+    before, after, named = [
+        _with_values(each, attempt, LEND) for each in (args[:place], args[place + 1 :], kwargs)
+    ]
+    return product(name, (*before, factor, *after), named, matrix.dtype)
+
+
+def withheld(weight: FrozenWeight) -> bool:
+    """Whether the values cannot be had; asks where nobody has asked yet."""
+    lending = weight.lending or NOBODY
+    if not lending.withheld:
+        try:
+            lending.frozen(_root(weight).label)
+        except RefusedError:
+            return True
+    return lending.withheld
+
+
+def _unwritable(shown: Any) -> Any:
+    """Returns what shows lent values, or the address of them; an array may not be written to."""
+    if isinstance(shown, np.ndarray):
+        shown.flags.writeable = False
+    return shown
+
+
 def _only_reads(name: str, first: Any, kwargs: dict[str, Any]) -> bool:
-    if name == "copy_":
-        return not isinstance(first, FrozenWeight)
-    return name in READS and kwargs.get("out") is None
+    if any(True for _ in _each(kwargs.get("out"))):
+        return False
+    if name in WRITES_FIRST:
+        return not any(True for _ in _each(first))
+    return name in READS or name in SHOWS
 
 
 def _with_values(values: Any, attempt: str, remedy: str) -> Any:

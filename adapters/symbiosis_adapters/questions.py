@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MOVES", "PATTERNS", "QUESTIONS", "READS", "STRIDES", "VIEWS"]
+__all__ = ["MOVES", "PATTERNS", "QUESTIONS", "READS", "SHOWS", "STRIDES", "VIEWS", "WRITES_FIRST"]
 
 
 def _names(words: str) -> frozenset[str]:
@@ -23,17 +23,28 @@ QUESTIONS: Final = _names(
 """Answered from shape, dtype and device alone."""
 STRIDES: Final = _names("is_contiguous stride")
 """Answered as the values would: the one element of a placeholder has other strides."""
-VIEWS: Final = _names("alias detach expand flatten permute reshape squeeze swapaxes t transpose unsqueeze view")
-"""Give another placeholder of the same layer."""
+VIEWS: Final = _names(
+    "__getitem__ alias chunk detach expand flatten narrow permute reshape select split split_with_sizes squeeze "
+    "swapaxes t tensor_split transpose unbind unsqueeze view"
+)
+"""Give another placeholder of the same layer, or several. Of `__getitem__`, what takes no tensor or list."""
 MOVES: Final = _names("bfloat16 clone cpu cuda double float half pin_memory share_memory_ to type type_as xpu")
 """Give a placeholder too, as long as the dtype stays; else values of the other dtype."""
 PATTERNS: Final = _names("expand_as reshape_as to type_as view_as")
 """Take a second tensor for its shape, dtype or device only."""
 READS: Final = _names(
-    "__add__ __matmul__ __mul__ __neg__ __pow__ __radd__ __rmatmul__ __rmul__ __rsub__ __rtruediv__ __sub__ "
-    "__truediv__ abs add addmm all allclose amax amin any baddbmm bmm cat div divide dot einsum eq equal exp ge "
-    "gt isclose isfinite isinf isnan item le linalg_eigh linalg_matrix_norm linalg_norm linalg_pinv linalg_qr "
-    "linalg_svd linalg_svdvals linalg_vector_norm linear log lt matmul matrix_norm mean mm mul multiply mv ne neg "
-    "norm outer pow prod qr rsub sqrt square stack std sub subtract sum svd svd_lowrank tolist true_divide var"
+    "__add__ __getitem__ __matmul__ __mul__ __neg__ __pow__ __radd__ __rmatmul__ __rmul__ __rsub__ "
+    "__rtruediv__ __sub__ __truediv__ abs add addmm all allclose amax amin any baddbmm bmm cat div divide dot "
+    "einsum eq equal exp ge gt isclose isfinite isinf isnan item le linalg_eigh linalg_matrix_norm "
+    "linalg_norm linalg_pinv linalg_qr linalg_svd linalg_svdvals linalg_vector_norm linear log lt matmul "
+    "matrix_norm mean mm mul multiply mv ne neg norm outer pow prod qr rsub sqrt square stack std sub "
+    "subtract sum svd svd_lowrank tolist true_divide var"
 )
 """Give something new, and neither write to what they read nor hand it on."""
+WRITES_FIRST: Final = _names(
+    "__iadd__ __imatmul__ __imul__ __isub__ __itruediv__ _foreach_add_ _foreach_copy_ _foreach_lerp_ "
+    "_foreach_mul_ add_ addcmul_ addmm_ baddbmm_ copy_ div_ lerp_ mul_ sub_"
+)
+"""Write to their first argument, and only read the rest."""
+SHOWS: Final = _names("__array__ data_ptr numpy untyped_storage")
+"""Show where the values lie. Who saves, hashes or compares a model asks so, and does not write there."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from symbiosis_core.errors import RefusedError, UsageError
 
-__all__ = ["LEND", "RETYPE", "TIE", "described", "refusal"]
+__all__ = ["LEND", "RETYPE", "TIE", "asker", "described", "refusal"]
 
 LEND: Final = (
     "Attach to a daemon on this host that lends its weights, or use an adapter that leaves them alone (for LoRA: "
@@ -48,24 +48,24 @@ def refusal(label: str, attempt: str, remedy: str, why: RefusedError | None = No
     lending = "" if why is None else f", and {why.reason}"
     first = f"To have them lent, {why.remedy}. Otherwise: " if why is not None and why.remedy else ""
     return UsageError(
-        f"{label}: {attempt}, which {_asker()}, is not possible, for its values are in the daemon and only "
+        f"{label}: {attempt}, which {asker(' needs')}, is not possible, for its values are in the daemon and only "
         f"its shape is here{lending}. {first}{remedy}"
     )
 
 
-def _asker() -> str:
-    """Returns whose code it is that needs a value, and for what that package was called.
+def asker(verb: str = "") -> str:
+    """Returns whose code it is that needs a value, and for what that package was called, around the verb.
 
     Such as `peft.tuners.lora.layer.Linear.pissa_init needs for peft.mapping_func.get_peft_model`. The first is the
     innermost method: PEFT calls its methods after what they do, and its functions help several of them.
     """
     stack = [frame for frame in _stack() if _package(frame) not in _NOT_THE_CALLER]
     if not stack:
-        return "the program needs"
+        return f"the program{verb}"
     own = [frame for frame in stack if _package(frame) == _package(stack[0])]
     inner = next((frame for frame in own if _is_method(frame)), own[-1])
     whole = "" if inner is own[-1] else f" for {_named(own[-1])}"
-    return f"{_named(inner)} needs{whole}"
+    return f"{_named(inner)}{verb}{whole}"
 
 
 def _stack() -> Iterator[FrameType]:

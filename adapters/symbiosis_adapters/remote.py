@@ -128,7 +128,7 @@ class FrozenLinear(_Frozen):
         x_TD = x.reshape(-1, self.width_in)
         if x.dtype is not self.dtype:  # a decode step asks 120 times: `to` is not free even where it does nothing
             x_TD = x_TD.to(self.dtype)
-        y_TO = self.rows.run(self.spec, Direction.FORWARD, x_TD)
+        y_TO = self._run(Direction.FORWARD, x_TD)
         assert y_TO.is_contiguous()  # `Rows` promises it, and `resize_` would scramble anything else
         return y_TO if dtype is self.dtype else y_TO.to(dtype)
 
@@ -136,9 +136,12 @@ class FrozenLinear(_Frozen):
         if dy.numel() == 0:
             return dy.new_empty(*lead, self.width_in, dtype=dtype)
         dy_TO = dy.detach().reshape(-1, self.width_out).to(self.dtype)
-        dx_TD = self.rows.run(self.spec, Direction.BACKWARD, dy_TO)
+        dx_TD = self._run(Direction.BACKWARD, dy_TO)
         assert dx_TD.is_contiguous()
         return dx_TD.to(dtype).resize_(*lead, self.width_in)
+
+    def _run(self, direction: Direction, rows: torch.Tensor) -> torch.Tensor:
+        return self.rows.run(self.spec, direction, rows)
 
     def _out_dtype(self, x: torch.Tensor) -> torch.dtype:
         device = x.device.type

@@ -36,6 +36,7 @@ from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_adapters.replicas import mark_base, share_with_replicas
 from symbiosis_adapters.rows import Rows
+from symbiosis_adapters.saving import save_own_only
 from symbiosis_adapters.siblings import SiblingGroup
 from symbiosis_adapters.ties import untie
 from symbiosis_adapters.unpicklable import refuse_pickling
@@ -96,6 +97,7 @@ def build(
     mark_base(model, places.beside())
     share_with_replicas()
     if planned.cut is not Cut.LENT:
+        save_own_only(model)
         watch_forwards(model)
         pass_for_linears()
     if deferral is not None:

@@ -15,9 +15,9 @@ import msgspec
 
 from symbiosis_core import config as configuration
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.errors import ConfigError, RefusalCode, RefusedError
+from symbiosis_core.errors import BusyError, ConfigError, RefusalCode, RefusedError
 from symbiosis_core.ids import ClientId, boot_id
-from symbiosis_core.telemetry import pss_bytes
+from symbiosis_core.telemetry import descriptors_left, pss_bytes
 from symbiosis_core.wire import (
     TENSOR_PART_BYTES,
     AskQuota,
@@ -59,6 +59,9 @@ from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.zmq_link import ControlServer
 
 __all__ = ["ControlPlane"]
+
+_SPARE_DESCRIPTORS: Final = 32
+"""Kept for those who are inside or on their way, and for questions: without any the daemon would be silent."""
 
 
 class ControlPlane:
@@ -126,6 +129,7 @@ class ControlPlane:
             raise RefusedError(
                 RefusalCode.UNKNOWN_LANE, f"there is no lane {lane!r}", f"the daemon's lanes are: {lanes}"
             )
+        _check_descriptors()
         ours = [transport.capability() for transport in self._transports.values()]
         choice = choose(ours, hello.capabilities, parse(address).scheme)
         client, token = self._grants.issue(
@@ -218,6 +222,17 @@ class ControlPlane:
         plane, where = self._data.plane, ", ".join(self._addresses)
         policy = told(plane.state.policy, self._live.config.policy.name)
         return survey(plane, self._bases, self._threads, policy, where, self._since_us)
+
+
+def _check_descriptors() -> None:
+    """Refuses a client before the daemon can run out of files and sockets: then it could not even refuse."""
+    left = descriptors_left()
+    if left is not None and left < _SPARE_DESCRIPTORS:
+        raise BusyError(
+            RefusalCode.QUOTA,
+            f"the daemon may open {left} more files and sockets, and keeps {_SPARE_DESCRIPTORS}",
+            "wait until a client has left, or raise the daemon's limit (ulimit -n)",
+        )
 
 
 _ANSWERS: Final[dict[type[Request], Callable[[ControlPlane, Any], Awaitable[Reply]]]] = {

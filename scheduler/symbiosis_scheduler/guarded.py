@@ -28,7 +28,8 @@ log = get_logger(__name__)
 _OURS: Final = __name__.partition(".")[0]
 _INSTEAD: Final = "latency_first"
 _LONGEST_HOLD_US: Final = 60_000_000
-"""Sixty times the most that a lane may ask for. Who waits longer for nothing has a daemon that hangs."""
+"""Sixty times the most that a lane may ask for. Who waits longer for nothing has a daemon that hangs, whether by
+one hold or by one after the other."""
 
 
 class Guarded:
@@ -40,6 +41,8 @@ class Guarded:
         self._name = config.policy.name
         self._exact = config.batching.exact
         self._policy = policy
+        self._holding_since_us: dict[int, int] = {}
+        """Since when nothing but holds was decided, by the first level that was to be planned; see `tracks`."""
         self._instead = LatencyFirst(config)
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
@@ -48,6 +51,8 @@ class Guarded:
             try:
                 decision = self._policy.plan(now_us, queues, known)
                 self._check(decision, now_us, queues)
+                if not isinstance(decision, Hold):
+                    self._holding_since_us.pop(queues.levels[0].rank, None)
             except (Exception, SystemExit) as error:  # whatever its author did not think of
                 self.failed = True
                 reason = f"{type(error).__name__}: {error}"
@@ -64,10 +69,16 @@ class Guarded:
                 raise LocalProtocolError("with batching.exact a plan is one request, whole and alone")
         elif isinstance(decision, Hold):
             _check_hold(decision, now_us)
+            self._check_holding(now_us, queues)
         elif decision is not None:
             raise LocalProtocolError(f"a decision is a Plan, a Hold or None, and not {type(decision).__name__}")
         elif len(queues):
             raise LocalProtocolError("the policy lets requests wait and names no time")
+
+    def _check_holding(self, now_us: int, queues: Queues) -> None:
+        since_us = self._holding_since_us.setdefault(queues.levels[0].rank, now_us)
+        if now_us - since_us > _LONGEST_HOLD_US:
+            raise LocalProtocolError(f"nothing but holds for more than {_LONGEST_HOLD_US} us, since {since_us}")
 
 
 def _check_hold(hold: Hold, now_us: int) -> None:

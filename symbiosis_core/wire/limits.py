@@ -25,4 +25,5 @@ TENSOR_PART_BYTES = 4 << 20
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 ModelName = Annotated[str, Meta(max_length=256)]
-BootId = Annotated[str, Meta(max_length=64)]
+BootId = Annotated[str, Meta(max_length=96)]
+"""Of a kernel, and where it matters of what runs on it: a process, or a process namespace."""

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**_LLAMA, "tie_word_embeddings": True},
     "qwen2": _LLAMA,
     "gemma": {**_LLAMA, "head_dim": 8},
-    "gemma3_text": {**_LLAMA, "head_dim": 8},
+    "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 8},
     "gpt_oss": {**_LLAMA, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
     "mixtral": {**_LLAMA, "num_local_experts": 4},
     "gpt2": {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
@@ -83,6 +83,9 @@ class Trip(NamedTuple):
 class CountingRows:
     """Checks what comes, and notes it."""
 
+    calls: ClassVar[int] = 0
+    """Of all of them, since the process began."""
+
     def __init__(self) -> None:
         self.trips: list[Trip] = []
 
@@ -92,7 +95,7 @@ class CountingRows:
         assert x_TW.shape[0] > 0
         assert x_TW.shape[1] == width
         assert x_TW.dtype is torch_dtype(dtype)
-        self.trips.append(Trip(op.name, direction, x_TW.shape[0]))
+        self._note(Trip(op.name, direction, x_TW.shape[0]))
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self.compute(op, direction, x_TW.detach())
 
@@ -107,11 +110,15 @@ class CountingRows:
             (width, torch_dtype(dtype)) for width, dtype in expected
         ]
         assert len({plane.shape[0] for plane in planes}) == 1
-        self.trips.append(Trip(op.name, direction, planes[0].shape[0]))
+        self._note(Trip(op.name, direction, planes[0].shape[0]))
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             answers = self.compute_segment(op, direction, [plane.detach().clone() for plane in planes])
         with torch.inference_mode(False):
             return [answer.clone() for answer in answers]
+
+    def _note(self, trip: Trip) -> None:
+        self.trips.append(trip)
+        CountingRows.calls += 1
 
     def compute(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError

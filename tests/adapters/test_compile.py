@@ -62,7 +62,8 @@ def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: C
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for found, expected in zip(gradients[1], gradients[0], strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale)
     breaks = counters["graph_break"]
     layers = sum(isinstance(layer, RemoteLayer) for layer in model.modules())
     assert (layers, breaks.total()) == LAYERS_AND_BREAKS

@@ -19,7 +19,7 @@ _OPT = {**FAMILIES["opt"], "dropout": 0.0}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         name: (name, FAMILIES[name])
-        for name in ("mistral", "qwen3", "gemma2", "phi", "gpt_neox", "bloom", "qwen3_moe")
+        for name in ("mistral", "qwen3", "gemma2", "phi", "gpt_neox", "bloom", "mixtral", "qwen3_moe")
     },
     "gpt_neox, one after the other": ("gpt_neox", {**FAMILIES["gpt_neox"], "use_parallel_residual": False}),
     "opt, projected embeddings": ("opt", {**_OPT, "word_embed_proj_dim": 16}),
@@ -33,7 +33,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 """A `model_type`, and what its configuration says."""
 
 
-@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")  # PEFT's, of Qwen3-MoE's experts
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")  # PEFT's, of experts
 @pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
 @pytest.mark.parametrize("name", SHAPES)
 def test_training_and_generation_equal_the_plain_model(name: str, cut: Cut) -> None:

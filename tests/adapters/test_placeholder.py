@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import embedding, linear
 
 from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.errors import UsageError
 
 
@@ -76,6 +77,26 @@ def test_moves_within_its_dtype_and_freezing_are_no_ops() -> None:
     assert isinstance(nn.Parameter(weight, requires_grad=False), FrozenWeight)
 
 
+def test_parts_of_it_are_placeholders_without_memory() -> None:
+    """As in torch, where basic indexing gives views; the forms stand for different elements."""
+    weight, real = make(), torch.arange(24.0).view(4, 6)
+    forms: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        lambda x: x[1:3],
+        lambda x: x[1],
+        lambda x: x[..., None, 2:],
+        lambda x: x.narrow(0, 1, 2),
+        lambda x: x.split(3)[1],
+        lambda x: x.chunk(2, dim=1)[1].T,
+        lambda x: x.unbind(0)[3],
+        lambda x: x[1:3].contiguous(),
+    ]
+    for form in forms:
+        part = form(weight)
+        assert isinstance(part, FrozenWeight)
+        assert (part.shape, part.stride()) == (form(real).shape, form(real).stride())
+        assert bytes_of(part) == 4
+
+
 def test_it_moves_with_its_module() -> None:
     layer = nn.Linear(6, 4)
     layer.weight = make()
@@ -96,8 +117,11 @@ READS: dict[str, Callable[[FrozenWeight], Any]] = {
     "svd": lambda w: torch.linalg.svd(w.data.to(torch.float32)),
     "qr": lambda w: torch.linalg.qr(w.data),
     "norm": lambda w: w.data.norm(p=2, dim=1),
-    "index": lambda w: w[0],
-    "iterate": list,
+    "index": lambda w: w[torch.tensor([0])],
+    "part": lambda w: w[0].sum(),
+    "write to a part": lambda w: w[1:3].zero_(),
+    "set a part": lambda w: w.__setitem__(0, 1.0),
+    "iterate": lambda w: [row.sum() for row in w],
     "finite": lambda w: torch.isfinite(w).all(),
     "equal": lambda w: torch.equal(w, w),
     "truth": bool,
@@ -108,7 +132,10 @@ READS: dict[str, Callable[[FrozenWeight], Any]] = {
     "merge in place": lambda w: w.data.__iadd__(1),
     "data": lambda w: setattr(w, "data", torch.zeros(4, 6)),
     "grad": lambda w: setattr(w, "grad", torch.zeros(4, 6)),
-    "contiguous": lambda w: w.contiguous(),
+    "contiguous": lambda w: w.T.contiguous(),
+    "add in place": lambda w: torch.zeros(4, 6).add_(w),
+    "product from the left": lambda w: w @ ROWS.T,
+    "product into": lambda w: torch.mm(ROWS[:, :4], torch.ones(4, 6), out=w),
     "initialize": nn.init.kaiming_uniform_,
     "numpy": lambda w: w.numpy(),
     "asarray": np.asarray,
@@ -186,6 +213,7 @@ def test_strides_are_those_of_the_values() -> None:
 def test_one_that_is_made_in_inference_mode_can_be_taken_and_trained_outside() -> None:
     class Ones:
         withheld = False
+        takes = Takes()
 
         def frozen(self, name: str) -> torch.Tensor:
             return torch.ones(4, 6)

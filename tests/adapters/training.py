@@ -64,7 +64,7 @@ def close(found: Any, expected: Any) -> None:
 class Run:
     """What a training of a few steps leaves behind."""
 
-    def __init__(self, model: Any, steps: int = STEPS, autocast: bool = False) -> None:
+    def __init__(self, model: Any, steps: int = STEPS, autocast: torch.dtype | None = None) -> None:
         self.model = model.train()
         self.losses: list[float] = []
         self.gradients: list[dict[str, torch.Tensor]] = []
@@ -73,7 +73,7 @@ class Run:
         torch.manual_seed(5)
         for step, batch in enumerate(batches(steps)):
             optimizer.zero_grad()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
                 loss = model(**batch).loss
             loss.backward()
             named = model.named_parameters()

@@ -182,7 +182,9 @@ def test_words_are_numbers_or_known() -> None:
 
 def test_what_cannot_be_measured_is_told_before_anything_is_started(tmp_path: Path) -> None:
     for arguments, said in (
-        (("--transports", "inproc"), "between processes there are posix_shm"),
+        (("--transports", "pigeon"), "--transports pigeon: there are cuda_ipc, posix_shm, inproc"),
+        (("--transports", "posix_shm,cuda_ipc"), "cuda_ipc cannot be measured here: the client has not asked"),
+        (("--transports", "inproc", "--clients", "2,4"), "--clients must name 1"),
         (("--sizes", "16"), "a row of --compute linear has 2304 bytes"),
         (("--spin", "20000"), "at most 10000 microseconds"),
     ):
@@ -208,7 +210,7 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     done = run(tmp_path, "--quick", *sizes, "--json", "out.json", *(("--plot", "out.svg") if drawn else ()))
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "out.json").read_text())
-    assert list(told) == ["machine", "surroundings", "settings", "ratios", "rows"]
+    assert list(told) == ["machine", "surroundings", "settings", "not_measured", "ratios", "rows"]
     assert all(one["verified"] and one["p50_us"] > 0 for one in told["rows"])
     shm = [one for one in told["rows"] if one["transport"] == "posix_shm"]
     assert {(one["size_bytes"], one["clients"], one["spin"]) for one in shm} == {
@@ -219,6 +221,8 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     }
     assert all(one["same_memory"] is True and one["copies"] == 0 for one in shm)
     assert told["ratios"]["shm_copies"]["met"] is True
+    assert set(told["not_measured"]) == {"cuda_ipc", "inproc"}
+    assert "cuda_ipc was not measured: the client has not asked for it" in done.stdout
     floors = {one["transport"]: one for one in told["rows"] if one["transport"] in WAKE_FLOORS}
     assert set(floors) == set(WAKE_FLOORS)
     assert all(0 < one["least_us"] <= one["p50_us"] <= one["p99_us"] for one in floors.values())
@@ -227,3 +231,18 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
         lines = [one for one in picture.iter() if one.get("id", "").startswith("line2d")]
         assert len(lines) >= 2 * len({one["transport"] for one in told["rows"]})
     assert not list(tmp_path.glob("symbiosis-*"))
+
+
+def test_the_reference_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Both ends in the client: no server tells what it took, and nobody counts pages."""
+    sizes = ("--sizes", "2304", "--clients", "1,2", "--compute", "0,linear", "--spin", "auto")
+    done = run(tmp_path, "--quick", "--transports", "inproc", *sizes, "--json", "out.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    rows = [one for one in told["rows"] if one["transport"] == "inproc"]
+    assert [(one["clients"], one["compute"], one["verified"]) for one in rows] == [
+        (1, "0", True),
+        (1, "linear", True),
+    ]
+    assert all(one["server_cpu_us"] is None and one["same_memory"] is None for one in rows)
+    assert told["not_measured"]["posix_shm"] == "it was not asked for"

@@ -3,7 +3,11 @@
     python tests/compat/run_peft_suite.py --peft PATH [--suite decoder] [-k EXPRESSION] [--every 20]
 
 The checkout is to be of the release that is installed. What was run stands in the folder `--out`, and a second
-call goes on from there, for a whole run takes long. See "PEFT's own tests" in docs/compat.md.
+call goes on from there, for a whole run takes long: of plain models while the libraries are the same, of remote
+ones while the commit is. See "PEFT's own tests" in docs/compat.md.
+
+Ends with 0 where every test passes on remote models that passes on plain ones, with 1 where some do not, and
+with 2 where a side was ended by a test, or has collected none.
 """
 
 from __future__ import annotations
@@ -13,11 +17,18 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-from tests.compat.score import compare
+from symbiosis_bench.machine import commit
+from tests.compat.score import compare, read_outcomes
 
 SUITES = {"decoder": "test_decoder_models.py", "custom": "test_custom_models.py"}
+ENDED = frozenset({0, 1})
+"""Of pytest: all is told in the outcomes."""
+NOTHING_LEFT = 5
+"""Of pytest: every test that was asked for is known."""
+LIBRARIES = ("torch", "transformers", "peft")
 PACKAGE = "peft_suite"
 """What the copied test files are called, for ours are `tests`, too."""
 
@@ -51,15 +62,29 @@ def main() -> int:
     tests = copied(asked.peft, out) / SUITES[asked.suite]
     bases = {"plain": ["plain"], "remote": [asked.cut], "both": ["plain", asked.cut], "score": []}[asked.side]
     environment = {**os.environ, "HF_HOME": str(out / "hub"), "HF_HUB_OFFLINE": "1"}
+    ended = True
     for base in bases:
         command = [sys.executable, "-m", "tests.compat.side", "--base", base, "--hub", str(out / "hub" / "hub")]
         command += ["--out", str(out / f"{asked.suite}-{base}.jsonl"), "--every", str(asked.every)]
-        command += ["-k", asked.pick, str(tests)]
-        subprocess.run(command, env=environment, check=False)
-    score = compare(out / f"{asked.suite}-plain.jsonl", out / f"{asked.suite}-{asked.cut}.jsonl")
+        command += ["--of", made_of(base), "-k", asked.pick, str(tests)]
+        status = subprocess.run(command, env=environment, check=False).returncode
+        known = read_outcomes(out / f"{asked.suite}-{base}.jsonl", made_of(base))
+        ended &= status in ENDED or (status == NOTHING_LEFT and bool(known))
+    plain, remote = (
+        read_outcomes(out / f"{asked.suite}-{base}.jsonl", made_of(base)) for base in ("plain", asked.cut)
+    )
+    score = compare(plain, remote)
     (out / f"{asked.suite}-{asked.cut}.json").write_bytes(score.as_json())
     sys.stdout.write(f"{score}\n")
-    return 0
+    if not ended:
+        return 2
+    return 0 if score.remote == score.plain else 1
+
+
+def made_of(base: str) -> str:
+    """Returns what decides the outcomes of a side: the libraries, and for remote models also our own commit."""
+    libraries = " ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return libraries if base == "plain" else f"{libraries} commit {commit(Path(__file__))}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
 
 from symbiosis_adapters.cut import Cut
+from tests.adapters.local import CountingRows
 from tests.compat.hub import QUOTES, fill
 from tests.compat.score import Outcome, read_outcomes
 from tests.compat.switched import LentCausalLM, lent_module
@@ -82,10 +83,12 @@ def _lending(wrapper: Any) -> type:
 class Outcomes:
     """Writes down how each test went, skips what is known, and ends a test that takes too long."""
 
-    def __init__(self, path: Path, every: int) -> None:
+    def __init__(self, path: Path, every: int, of: str) -> None:
         self._path = path
         self._every = every
-        self._known = read_outcomes(path).keys()
+        self._of = of
+        self._known = read_outcomes(path, of).keys()
+        self._begun = 0
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -101,6 +104,7 @@ class Outcomes:
         def too_long(*_: Any) -> None:
             raise TimeoutError(f"took more than {PATIENCE_S} s")
 
+        self._begun = CountingRows.calls
         before = signal.signal(signal.SIGALRM, too_long)
         signal.alarm(PATIENCE_S)
         yield
@@ -113,7 +117,8 @@ class Outcomes:
             return
         crash = getattr(report.longrepr, "reprcrash", None)
         reason = str(crash.message if crash is not None else report.longrepr or "")
-        outcome = Outcome(report.nodeid, report.outcome, reason[:600], report.duration)
+        calls = CountingRows.calls - self._begun if report.when == "call" else 0
+        outcome = Outcome(report.nodeid, report.outcome, reason[:600], report.duration, self._of, calls)
         with self._path.open("ab") as out:
             out.write(msgspec.json.encode(outcome) + b"\n")
 
@@ -135,6 +140,7 @@ def main() -> int:
     ask.add_argument("--out", type=Path, required=True)
     ask.add_argument("--hub", type=Path, required=True)
     ask.add_argument("--every", type=int, required=True)
+    ask.add_argument("--of", required=True, help="what an outcome is of")
     ask.add_argument("-k", dest="pick", default="")
     ask.add_argument("files", nargs="+")
     asked = ask.parse_args()
@@ -155,7 +161,7 @@ def main() -> int:
         asked.pick,
         *asked.files,
     ]
-    return int(pytest.main(options, plugins=[Switch(asked.base), Outcomes(asked.out, asked.every)]))
+    return int(pytest.main(options, plugins=[Switch(asked.base), Outcomes(asked.out, asked.every, asked.of)]))
 
 
 if __name__ == "__main__":

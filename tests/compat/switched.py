@@ -20,6 +20,7 @@ from symbiosis_adapters.exact_types import pass_for_linears
 from symbiosis_adapters.modules import form, make_remote
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.remote import FrozenLinear, FrozenTable
+from symbiosis_adapters.takes import Takes
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import OpKind, OpSpec
 from symbiosis_transports.tensors import TORCH_DTYPES
@@ -54,6 +55,7 @@ class _Values:
     """Lends the weights of a plain module. Implements `placeholder.Lending`."""
 
     withheld = False
+    takes = Takes()
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module

@@ -67,6 +67,11 @@ class DaemonProcess:
             time.sleep(0.02)
         raise AssertionError(f"never came true: {what}; {self.status()}")
 
+    def descriptors(self) -> int:
+        """How many files and sockets it has open."""
+        assert self.process is not None
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def said(self) -> str:
         """Its output so far."""
         return self.log.read_text(errors="replace")

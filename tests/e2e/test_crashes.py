@@ -22,10 +22,7 @@ from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, Us
 from symbiosis_transports.zmq_link import ControlClient
 from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
-
-
-def descriptors_of(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+from tests.transports.doom import lines
 
 
 def test_killed_clients_free_everything_and_nobody_else_notices(
@@ -35,7 +32,7 @@ def test_killed_clients_free_everything_and_nobody_else_notices(
     ids = torch.randint(3, 128, (1, 12))
     expected = stayer(ids).logits
     before = fresh_daemon.status()
-    descriptors = descriptors_of(before.pid)
+    descriptors = fresh_daemon.descriptors()
     for seed in range(3):
         victims = [
             start_tenant("train", fresh_daemon.address, seed),
@@ -50,11 +47,43 @@ def test_killed_clients_free_everything_and_nobody_else_notices(
     after = fresh_daemon.status()
     assert after.memory.arenas == before.memory.arenas
     deadline = time.monotonic() + 20
-    while descriptors_of(after.pid) > descriptors and time.monotonic() < deadline:
+    while fresh_daemon.descriptors() > descriptors and time.monotonic() < deadline:
         time.sleep(0.05)  # the daemon hears a little later that who asked for its status is gone
-    assert descriptors_of(after.pid) <= descriptors
+    assert fresh_daemon.descriptors() <= descriptors
     assert after.lanes[0].queued_requests == after.lanes[1].queued_requests == 0
     stayer.symbiosis.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_a_tenant_may_be_killed_or_stopped_at_any_point(tiny_path: Path, tmp_path: Path, how: str) -> None:
+    """Before its n-th line, n = 1, 6, ..., of a question, of attaching, of a trip. Nobody else notices, and of the
+    dead nothing is left, also of those who had asked for a place and not come.
+    """
+    (tmp_path / "d.toml").write_text("[limits]\nmax_clients = 1024\n")
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(tmp_path / "d.toml"))
+    ids = torch.randint(3, 128, (1, 12))
+    try:
+        stayer = AutoModelForCausalLM.from_pretrained(daemon.start().address, name="stayer")
+        expected, before = stayer(ids).logits, daemon.status()
+        descriptors = daemon.descriptors()
+        with lines("tests.e2e.doomed_tenant", daemon.address, how, "5") as (said, say):
+            hits = 0
+            while said() == "hit":
+                hits += 1
+                assert torch.equal(stayer(ids).logits, expected)
+                say("go on")
+        assert hits > 20
+        after = daemon.wait_status(lambda status: len(status.clients) == 1, "all others are gone")
+        assert after.memory.arenas == before.memory.arenas
+        deadline = time.monotonic() + 20
+        while daemon.descriptors() > descriptors and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert daemon.descriptors() <= descriptors
+        assert torch.equal(stayer(ids).logits, expected)
+        stayer.symbiosis.close()
+    finally:
+        daemon.close()
 
 
 def test_a_killed_daemon_is_one_typed_error_within_a_second(fresh_daemon: DaemonProcess) -> None:

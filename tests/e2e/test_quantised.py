@@ -98,6 +98,20 @@ def test_a_base_that_computes_in_bfloat16_is_prepared_as_well(
         daemon.close()
 
 
+@pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without")
+def test_trls_head_in_parts_trains_as_on_the_same_quantised_model(
+    base: Any, tiny_path: Path, quantize: str
+) -> None:
+    """The head is not quantised, and not lent either."""
+    trainers = pytest.importorskip("trl.trainer.utils")
+    found = []
+    for model in (base, local_model(tiny_path, quantize, torch.float32)):
+        trainers.add_fused_lm_head(model)
+        found.append(train(model, METHODS["lora_qv"], random_batches(3, 16), fused_lm_head=True))
+    assert_same_training(*found)
+    assert base.symbiosis.explain().taken == ()
+
+
 def test_the_logits_are_those_of_the_quantised_model_and_not_of_the_other(
     base: Any, tiny_path: Path, quantize: str
 ) -> None:

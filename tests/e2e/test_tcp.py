@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
-from symbiosis_core.wire import Hello, Welcome
 from symbiosis_transports.keys import ALLOW_VARIABLE, DAEMON_KEY_VARIABLE, KEY_VARIABLE, new_pair
-from symbiosis_transports.registry import names, transport
-from symbiosis_transports.zmq_link import ControlClient
+from symbiosis_transports.registry import transport
 from tests.e2e.daemon_process import DaemonProcess
+from tests.e2e.greeting import greet
 from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train
 from tests.transports.cable import Cable
 from tests.transports.ports import free_pair
@@ -51,15 +51,6 @@ def be(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has clients of this process show the key of that name."""
     monkeypatch.setenv(KEY_VARIABLE, str(folder / f"{name}.key_secret"))
     monkeypatch.setenv(DAEMON_KEY_VARIABLE, str(folder / "daemon.key"))
-
-
-def greet(address: str, name: str, wish: str) -> Welcome:
-    """Asks for a place."""
-    ours = tuple(transport(name).capability() for name in names())
-    with ControlClient(address) as link:
-        welcome = link.ask(Hello(name, wish, capabilities=ours))
-    assert isinstance(welcome, Welcome)
-    return welcome
 
 
 def test_training_over_tcp_with_keys_is_training(
@@ -96,14 +87,22 @@ priority = 0
 priority = 10
 max_clients_per_user = 1
 
+[lanes.metered]
+priority = 20
+user_rows_per_s = 20
+
 [[rules]]
 lane = "nightly"
 user = "key:alice"
+
+[[rules]]
+lane = "metered"
+user = "key:carol"
 """
 
 
 class Guarded(NamedTuple):
-    """A daemon that lets in alice and bob, with a socket besides."""
+    """A daemon that lets in alice, bob and carol, with a socket besides."""
 
     daemon: DaemonProcess
     port: str
@@ -117,7 +116,7 @@ def guarded(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     daemon = DaemonProcess(folder, str(tiny_path), "--listen", listen, "--config", str(folder / "d.toml"))
     try:
         with pytest.MonkeyPatch.context() as environment:
-            allow(folder, environment, "alice", "bob")
+            allow(folder, environment, "alice", "bob", "carol")
             daemon.start()
         yield Guarded(daemon, listen, folder)
     finally:
@@ -167,6 +166,59 @@ def test_a_token_is_of_use_to_the_key_that_it_was_given_to_alone(
     assert {one.user for one in daemon.status().clients} == {"key:bob", getpass.getuser()}
     for channel in channels:
         channel.close()
+
+
+def test_a_key_has_a_quota_of_rows_whatever_its_clients_call_themselves(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them together, also one that comes later; another key's rows are not counted."""
+
+    def come(key: str, name: str) -> Any:
+        be(key, guarded.folder, monkeypatch)
+        return AutoModelForCausalLM.from_pretrained(guarded.port, name=name, lane="training", reconnect_s=0)
+
+    ids = torch.randint(3, 128, (1, 30))
+    models = [come("carol", "first"), come("carol", "second"), come("bob", "carol")]
+    used_up = r"lanes\.metered\.user_rows_per_s = 20 rows a second"
+    with pytest.raises(BusyError, match=used_up) as caught:
+        for _ in range(2):
+            models[0](ids).logits.sum().item()
+    assert caught.value.code is RefusalCode.QUOTA
+    models.append(come("carol", "third"))
+    for model in (models[1], models[3]):
+        with pytest.raises(BusyError, match=used_up):
+            model(ids).logits.sum().item()
+    for _ in range(3):
+        models[2](ids).logits.sum().item()
+    for model in models:
+        model.symbiosis.close()
+    guarded.daemon.wait_status(lambda status: not status.clients, "all have left")
+
+
+def test_whom_a_running_daemon_lets_in_is_what_its_folder_says_now(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the port for questions and on the one for rows; a file that is no key changes nothing, and is logged."""
+    public, _ = new_pair(guarded.folder, "dora")
+    allowed = guarded.folder / "allowed"
+    be("dora", guarded.folder, monkeypatch)
+    with pytest.raises(RefusedError, match="refused this client"):
+        greet(guarded.port, "dora", "training")
+    (allowed / "half.key").write_text("public-key = ")
+    public.rename(allowed / public.name)
+    with pytest.raises(RefusedError, match="refused this client"):
+        greet(guarded.port, "dora", "training")
+    assert "those of before hold" in guarded.daemon.said()
+    (allowed / "half.key").unlink()
+    token = greet(guarded.port, "dora", "training").token
+    rows = transport("zmq_tcp")
+    channel = rows.connect(rows.endpoint(guarded.port), token, 10)
+    assert [one.user for one in guarded.daemon.status().clients] == ["key:dora"]
+    (allowed / public.name).unlink()
+    with pytest.raises(RefusedError, match="refused this client"):
+        greet(guarded.port, "dora", "training")
+    channel.close()
+    guarded.daemon.wait_status(lambda status: not status.clients, "she has left")
 
 
 NO_KEYS = f"""

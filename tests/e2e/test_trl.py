@@ -1,4 +1,8 @@
-"""TRL's trainers, as they are, in scripts of which one line changes: what they log is what plain PEFT logs."""
+"""TRL's trainers, as they are, in scripts of which one line changes: what they log is what plain PEFT logs.
+
+They multiply hidden rows by parts of the head's weight themselves: where the base lends its weights these are read
+and no more, where it does not the daemon multiplies.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import torch
 import transformers
 
 from tests.e2e.daemon_process import DaemonProcess
+from tests.transports.ports import free_pair
 from tests.words import tokenizer_of
 
 # trl 1.16 asks transformers 5.23 by the old names; goes when it asks by those of activation checkpointing
@@ -103,28 +108,90 @@ def train(script: str, path: Path) -> Any:
     return runpy.run_path(str(path))["trainer"]
 
 
+def logged(trainer: Any, keys: list[str]) -> list[list[float]]:
+    return [[entry[key] for key in keys] for entry in trainer.state.log_history if "loss" in entry]
+
+
+class Scripts:
+    """Runs the script of a trainer, on plain bases once for all tests."""
+
+    def __init__(self, tokenizer: Path, folder: Path, tiny_path: Path) -> None:
+        self._tokenizer, self._folder, self._tiny = tokenizer, folder, tiny_path
+        self._plain: dict[str, list[list[float]]] = {}
+
+    def run(self, kind: str, imports: str, where: str) -> Any:
+        given = {**LOGGED[kind][0], "kind": kind, "tokenizer": str(self._tokenizer), "folder": str(self._folder)}
+        return train(SCRIPT.format(imports=imports, where=where, **given), self._folder / "script.py")
+
+    def plain(self, kind: str) -> list[list[float]]:
+        """What the trainer logs on a plain base."""
+        if kind not in self._plain:
+            self._plain[kind] = logged(self.run(kind, THEIRS, str(self._tiny)), LOGGED[kind][1])
+        return self._plain[kind]
+
+    def check(self, kind: str, address: str, expected: list[list[float]]) -> None:
+        """The trainer logs the same on the base at this address, and takes none of its weights.
+
+        The loss of GRPO is what is left of advantages of about one that cancel, so their size is the measure.
+        """
+        ours = self.run(kind, OURS, address)
+        handle = ours.accelerator.unwrap_model(ours.model).symbiosis
+        try:
+            found = logged(ours, LOGGED[kind][1])
+            assert len(expected) == 4
+            assert len({tuple(entry) for entry in expected}) == 4
+            losses = [entry[0] for entry in found]
+            left = 1e-6 if kind == "GRPO" else 0.0
+            assert losses == pytest.approx([entry[0] for entry in expected], rel=1e-5, abs=left)
+            assert found == [pytest.approx(entry, rel=1e-4, abs=1e-5) for entry in expected]
+            assert handle.explain().taken == ()
+        finally:
+            handle.close()
+
+
+@pytest.fixture(scope="module")
+def scripts(tokenizer_path: Path, tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Scripts:
+    return Scripts(tokenizer_path, tmp_path_factory.mktemp("scripts"), tiny_path)
+
+
+@pytest.fixture(scope="module")
+def closed_port() -> str:
+    return f"tcp://127.0.0.1:{free_pair()}"
+
+
+@pytest.fixture(scope="module")
+def closed_daemon(
+    tiny_path: Path, tmp_path_factory: pytest.TempPathFactory, closed_port: str
+) -> Iterator[DaemonProcess]:
+    """A daemon that lends its weights to nobody, at a socket and at a port."""
+    folder = tmp_path_factory.mktemp("closed")
+    config = folder / "daemon.toml"
+    config.write_text('[lending]\nallow = "nobody"\n')
+    options = ("--dtype", "float32", "--config", str(config), "--listen", closed_port)
+    daemon = DaemonProcess(folder, str(tiny_path), *options)
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
+
+
 @pytest.mark.parametrize("kind", LOGGED)
 def test_a_trainer_of_trl_logs_the_same_after_one_changed_line(
-    kind: str, tiny_daemon: DaemonProcess, tiny_path: Path, tokenizer_path: Path, tmp_path: Path
+    kind: str, tiny_daemon: DaemonProcess, scripts: Scripts
 ) -> None:
-    """DPO's reference, and that of GRPO, is the same base with the adapter disabled.
+    """DPO's reference, and that of GRPO, is the same base with the adapter disabled."""
+    scripts.check(kind, tiny_daemon.address, scripts.plain(kind))
 
-    The loss of GRPO is what is left of advantages of about one that cancel, so their size is the measure.
-    """
-    parts, keys = LOGGED[kind]
-    left = 1e-6 if kind == "GRPO" else 0.0
-    given = {**parts, "kind": kind, "tokenizer": str(tokenizer_path), "folder": str(tmp_path)}
-    theirs = train(SCRIPT.format(imports=THEIRS, where=str(tiny_path), **given), tmp_path / "theirs.py")
-    ours = train(SCRIPT.format(imports=OURS, where=tiny_daemon.address, **given), tmp_path / "ours.py")
-    try:
-        found, expected = (
-            [[entry[key] for key in keys] for entry in trainer.state.log_history if "loss" in entry]
-            for trainer in (ours, theirs)
-        )
-        assert len(expected) == 4
-        assert len({tuple(entry) for entry in expected}) == 4
-        losses = [entry[0] for entry in found]
-        assert losses == pytest.approx([entry[0] for entry in expected], rel=1e-5, abs=left)
-        assert found == [pytest.approx(entry, rel=1e-4, abs=1e-5) for entry in expected]
-    finally:
-        ours.accelerator.unwrap_model(ours.model).symbiosis.close()
+
+@pytest.mark.parametrize("kind", LOGGED)
+def test_it_does_so_where_the_base_lends_nothing(
+    kind: str, closed_daemon: DaemonProcess, scripts: Scripts
+) -> None:
+    scripts.check(kind, closed_daemon.address, scripts.plain(kind))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("closed_daemon")
+@pytest.mark.parametrize("kind", LOGGED)
+def test_it_does_so_over_a_network(kind: str, closed_port: str, scripts: Scripts) -> None:
+    scripts.check(kind, closed_port, scripts.plain(kind))

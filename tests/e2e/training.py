@@ -42,9 +42,12 @@ def text_batches(tokenizer: Any, steps: int, tokens: int) -> Batches:
 
 
 def train(
-    base: Any, config: PeftConfig, batches: Iterable[torch.Tensor]
+    base: Any, config: PeftConfig, batches: Iterable[torch.Tensor], **more: Any
 ) -> tuple[Any, list[float], dict[str, torch.Tensor]]:
-    """Returns the model, the loss of every step, and the first step's adapter gradients."""
+    """Returns the model, the loss of every step, and the first step's adapter gradients.
+
+    `more` is given to every forward.
+    """
     torch.manual_seed(11)
     model = get_peft_model(base, copy.deepcopy(config))  # PEFT writes the base's name into it
     model.train()
@@ -54,7 +57,7 @@ def train(
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-4)
     losses, gradients = [], {}
     for step, ids in enumerate(batches):
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = model(input_ids=ids, labels=ids, **more).loss
         loss.backward()
         if step == 0:
             gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

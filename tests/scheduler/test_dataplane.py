@@ -325,6 +325,15 @@ def test_another_user_of_this_host_is_refused(
     assert caught.value.code is RefusalCode.PERMISSION
 
 
+def test_root_is_let_in_as_at_every_door(run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symbiosis_transports.inproc.server.Peer", lambda *_: Peer(0, 0))
+    monkeypatch.setattr("symbiosis_transports.peers.os.getuid", lambda: 1234)  # the daemon's own user is not root
+    running = run()
+    channel = running.connect()
+    assert running.ask(lambda plane: len(plane.seats)) == 1
+    channel.close()
+
+
 @pytest.mark.parametrize(("uid", "here"), [(os.getuid(), True), (None, False)])
 def test_whom_the_kernel_does_not_know_computes_elsewhere(
     run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, uid: int | None, here: bool

@@ -35,6 +35,21 @@ class Strange(Fifo):
         return self.change(plan) if isinstance(plan, Plan) and queues.tickets > 6 else plan
 
 
+class AlwaysHolds(Fifo):
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        return Hold(now_us + 1000) if len(queues) else None
+
+
+class HoldsEveryOther(Fifo):
+    holds = False
+
+    def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
+        if not len(queues):
+            return None
+        self.holds = not self.holds
+        return Hold(now_us + 1000) if self.holds else super().plan(now_us, queues, known)
+
+
 def lost(plan: Plan) -> Plan:
     raise ZeroDivisionError("a bug in plan")
 
@@ -110,6 +125,33 @@ def test_a_policy_that_shares_exact_batches_has_failed() -> None:
         desk.arrive(client, arrival())
     assert [len(plan.parts) for plan in desk.turn()] == [1]
     assert sharing.failed
+
+
+def test_a_policy_that_holds_again_and_again_has_failed_after_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """No hold is long, and the requests would wait for ever."""
+    policy = Guarded(AlwaysHolds(CONFIG), CONFIG)
+    desk = Desk(lambda _: policy)
+    desk.join(1)
+    desk.arrive(1, arrival())
+    while not (plans := desk.turn()):
+        assert desk.now_us <= 60_000_000
+        desk.now_us += 1_000_000
+    assert policy.failed and desk.now_us == 61_000_000
+    assert [plan.lead.client for plan in plans] == [1]
+    assert "nothing but holds" in caplog.text
+
+
+def test_holds_between_which_something_is_computed_are_no_failure() -> None:
+    policy = Guarded(HoldsEveryOther(CONFIG), CONFIG)
+    desk = Desk(lambda _: policy)
+    desk.join(1)
+    for generation in range(10):
+        desk.arrive(1, arrival(generation=generation))
+        assert desk.turn() == []
+        desk.now_us += 40_000_000
+        (plan,) = desk.turn()
+        desk.done(plan)
+    assert not policy.failed
 
 
 def test_a_policy_that_does_what_it_should_decides() -> None:

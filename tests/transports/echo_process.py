@@ -3,6 +3,7 @@
     python -m tests.transports.echo_process TRANSPORT ENDPOINT SLOT_BYTES [DESCRIPTORS]
 
 Answers every line on standard input with what it holds, in JSON.
+A number there says how large slots are from now on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip():
+            daemon._slot_bytes = int(line)
         with daemon.changed:
             state = {"channels": len(daemon.channels), "gone": len(daemon.goodbyes), "served": daemon.served}
         sys.stdout.write(json.dumps(state | held()) + "\n")

@@ -21,9 +21,10 @@ from symbiosis_core.errors import (
 )
 from symbiosis_core.ids import Token
 from symbiosis_core.wire import Refused
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.ports import Peer
 from symbiosis_transports.posix_shm import TRANSPORT
-from symbiosis_transports.posix_shm.attach import Collect, Goodbye, encode
+from symbiosis_transports.posix_shm.attach import Collect, encode
 from symbiosis_transports.posix_shm.collect import collect
 from symbiosis_transports.sealed import SealedMemory, check_sealed
 from symbiosis_transports.testing import EchoDaemon, add_one

@@ -38,7 +38,7 @@ from symbiosis_transports.fake_cuda import FakeCuda, FakeDevices
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.ports import Call, ClientChannel
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
-from symbiosis_transports.testing import ADD_ONE, NEVER, ChannelConformance, EchoDaemon, add_one
+from symbiosis_transports.testing import ADD_ONE, NEVER, ChannelConformance, EchoDaemon, EchoProcess, add_one
 
 
 class TestCudaIpc(ChannelConformance):
@@ -52,6 +52,38 @@ class TestCudaIpc(ChannelConformance):
         type(self).transport = CudaIpc(devices)
         yield
         assert not devices.faults
+
+
+@pytest.mark.long
+class TestCudaIpcApart(TestCudaIpc):
+    """As on a real device: each end in a process of its own, and nobody asks for memory that the host sees."""
+
+    apart = True
+
+    @pytest.fixture(autouse=True)
+    def _blind(self, blind: None) -> None: ...
+
+
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host does not see the device's memory, as it does not see a real one's."""
+
+    def buffer(channel: CudaClientChannel, slot: SlotIndex) -> memoryview:
+        raise AssertionError("the host does not see the rows")
+
+    monkeypatch.setattr(CudaClientChannel, "buffer", buffer)
+
+
+@pytest.mark.usefixtures("blind")
+def test_a_daemon_in_another_process_serves_a_client_that_sees_no_memory(folder: Path, tmp_path: Path) -> None:
+    """As the whole suite does in `make test-long`."""
+    daemon = EchoProcess(CudaIpc(FakeDevices(folder)), f"{tmp_path}/d.cuda")
+    channel = connect(client_of(folder), tmp_path)
+    assert add_one(channel, b"abc", 3)
+    assert (daemon.inside, daemon.left) == (1, 0)
+    channel.close()
+    daemon.wait_until_gone()
+    daemon.close()
 
 
 @pytest.fixture

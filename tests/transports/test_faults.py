@@ -5,7 +5,6 @@ The table of all faults is docs/reliability.md.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,9 +23,10 @@ from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call, ClientChannel
 from symbiosis_transports.registry import transport
-from symbiosis_transports.testing import ADD_ONE, NEVER, EchoDaemon, add_one
+from symbiosis_transports.testing import ADD_ONE, NEVER, add_one
 from tests.intensity import cases
 from tests.jumping_clock import PRELOAD, jumping_clock
+from tests.transports.doom import lines
 from tests.transports.ports import free_pair
 
 ROOT = Path(__file__).parents[2]
@@ -37,21 +38,6 @@ def endpoint_of(name: str, folder: Path) -> str:
     """Where nobody listens yet."""
     address = f"tcp://127.0.0.1:{free_pair()}" if name == "zmq_tcp" else f"ipc://{folder}/echo.sock"
     return transport(name).endpoint(address)
-
-
-@contextlib.contextmanager
-def lines(module: str, *arguments: str) -> Iterator[tuple[Callable[[], str], Callable[[str], None]]]:
-    """Another process of these tests: how to hear its next line, and how to say one. It ends by itself."""
-    command = [sys.executable, "-m", f"tests.transports.{module}", *arguments]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        to, of = process.stdin, process.stdout
-        yield lambda: of.readline().rstrip(), lambda line: print(line, file=to)
-        to.close()
-        assert process.wait(WITHIN_S) == 0
 
 
 class Echo:
@@ -73,8 +59,8 @@ class Echo:
     def connect(self) -> ClientChannel:
         return transport(self.name).connect(self.endpoint, Token("good"), 20)
 
-    def held(self) -> dict[str, int]:
-        self._in.write("\n")
+    def held(self, slot_bytes: str = "") -> dict[str, int]:
+        self._in.write(f"{slot_bytes}\n")
         told: dict[str, int] = json.loads(self._out.readline())
         return told
 
@@ -147,13 +133,21 @@ def test_thousands_of_requests_leave_nothing_behind(echo: Echo) -> None:
     channel.close()
 
 
+AT_LINES = pytest.mark.parametrize(
+    "step", [pytest.param(9, id="some lines"), pytest.param(1, id="every line", marks=pytest.mark.long)]
+)
+
+
+@AT_LINES
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_a_client_may_be_killed_or_stopped_before_any_of_its_operations(echo: Echo, how: str) -> None:
-    """n = 1, 2, ... until it comes to its end. Each time another client is served; the dead is gone, and who was
-    stopped gets its answers.
+def test_a_client_may_be_killed_or_stopped_at_any_point(echo: Echo, how: str, step: int) -> None:
+    """Before its n-th line, n = 1, 2, ... until it comes to its end. Each time another client is served; the dead
+    is gone, and who was stopped gets its answers.
     """
     stayer = echo.connect()
-    with lines("victims", echo.name, echo.endpoint, how) as (said, say):
+    assert add_one(stayer, b"abc", 3)
+    before = echo.held()
+    with lines("tests.transports.victims", echo.name, echo.endpoint, how, str(step)) as (said, say):
         hits = 0
         while said() == "hit":
             hits += 1
@@ -162,46 +156,56 @@ def test_a_client_may_be_killed_or_stopped_before_any_of_its_operations(echo: Ec
             for _ in range(3):
                 assert add_one(stayer, b"abc", 3)
             say("go on")
-    assert hits == 1 + 3 * 5 + 1
-    echo.wait(lambda held: held["channels"] == 1)
+    assert hits * step > 100  # it has more lines than that
+    echo.wait(lambda held: held["channels"] == 1 and held["descriptors"] == before["descriptors"])
     stayer.close()
 
 
+@AT_LINES
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_a_daemon_may_be_killed_or_stopped_before_any_of_its_operations(
-    name: str, tmp_path: Path, how: str
-) -> None:
-    """n = 1, 2, ... until it is not hit. A client has right rows or a typed error; with the next daemon, rows."""
+def test_a_daemon_may_be_killed_or_stopped_at_any_point(name: str, tmp_path: Path, how: str, step: int) -> None:
+    """Before its n-th line, n = 1, 2, ... until it is not hit. A client has right rows or a typed error; with the
+    next daemon, rows.
+    """
     endpoint = endpoint_of(name, tmp_path)
-    with lines("doomed_daemon", name, endpoint, how) as (said, say):
+    clients: list[ThreeTrips] = []
+    with lines("tests.transports.doomed_daemon", name, endpoint, how, str(step)) as (said, say):
         hits = 0
         while (word := said()) != "over":
             if word == "ready":
-                told: list[object] = []
-                trips = threading.Thread(target=three_trips, args=(name, endpoint, told))
-                trips.start()
-            else:
-                hits += 1
-                if how == "SIGKILL":
-                    trips.join()
-                    assert told in (["gone"], [True, "gone"], [True, True, "gone"], [True, True, True]), hits
-                say("go on")
-                trips.join()
-                assert how == "SIGKILL" or told == [True, True, True]
-        trips.join()
-    assert told == [True, True, True]
-    assert hits > 3 * 4
+                clients.append(ThreeTrips(name, endpoint))
+                continue
+            assert word == "hit"
+            hits += 1
+            if how == "SIGKILL" and clients:
+                clients[-1].join()  # the next daemon is none of its
+            say("go on")
+    for client in clients:
+        client.join()
+        assert client.told in ([], [True], [True, True]) if client.gone else client.told == [True, True, True]
+        assert how == "SIGKILL" or not client.gone
+    assert not clients[-1].gone
+    assert hits * step > 100
 
 
-def three_trips(name: str, endpoint: str, told: list[object]) -> None:
-    """A client's. Tells of each what came of it."""
-    try:
-        channel = transport(name).connect(endpoint, Token("good"), WITHIN_S)
-        for _ in range(3):
-            told.append(add_one(channel, b"abc", 3))  # one by one: what came before the end is told, too
-        channel.close()
-    except DaemonGoneError:
-        told.append("gone")
+class ThreeTrips(threading.Thread):
+    """A client's. `told`: of each trip that came to its end, whether its rows were right."""
+
+    def __init__(self, name: str, endpoint: str) -> None:
+        super().__init__()
+        self.told: list[bool] = []
+        self.gone = False
+        self._connect = partial(transport(name).connect, endpoint, Token("good"), WITHIN_S)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            channel = self._connect()
+            for _ in range(3):
+                self.told.append(add_one(channel, b"abc", 3))
+            channel.close()
+        except DaemonGoneError:
+            self.gone = True
 
 
 def test_a_daemon_that_is_killed_is_noticed_in_the_middle_of_a_request(echo: Echo) -> None:
@@ -266,7 +270,7 @@ def test_a_client_that_is_stopped_holds_its_own_slots_and_goes_on_afterwards(ech
 
 def test_a_client_that_has_forked_is_seen_to_leave_although_its_child_lives(echo: Echo) -> None:
     """The child can neither use the channel nor keep its connection; the parent goes on."""
-    with lines("victims", echo.name, echo.endpoint, "fork") as (hear, say):
+    with lines("tests.transports.victims", echo.name, echo.endpoint, "fork") as (hear, say):
         assert sorted([hear(), hear()]) == ["forked", "held"]
         assert echo.held()["channels"] == 1
         say("leave")
@@ -310,19 +314,17 @@ def test_clocks_that_jump_make_nobody_late(_clocks_jump: None, echo: Echo) -> No
     assert echo.wait(lambda held: held["gone"] == 1)["served"] == 301
 
 
-def test_a_client_for_whom_there_is_no_memory_is_refused_alone(name: str, tmp_path: Path) -> None:
+def test_a_client_for_whom_there_is_no_memory_is_refused_alone(echo: Echo) -> None:
     """Slots that no machine has."""
-    endpoint = endpoint_of(name, tmp_path)
-    daemon = EchoDaemon(transport(name), endpoint)
-    stayer = transport(name).connect(endpoint, Token("good"), 20)
-    daemon._slot_bytes = 1 << 60
+    stayer = echo.connect()
+    echo.held(slot_bytes=str(1 << 60))
     with pytest.raises(RefusedError) as refused:
-        transport(name).connect(endpoint, Token("good"), 20)
+        echo.connect()
     assert refused.value.code is RefusalCode.QUOTA
-    assert [why for _, why in daemon.goodbyes] == ["abandoned"]
+    held = echo.held()
+    assert (held["channels"], held["gone"]) == (1, 1), "its place is free again"
     assert add_one(stayer, b"abc", 3)
     stayer.close()
-    daemon.close()
 
 
 SLOW = """

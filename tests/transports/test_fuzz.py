@@ -26,7 +26,7 @@ from symbiosis_transports.arena import Arena
 from symbiosis_transports.layout import PUBLISHED, Layout
 from symbiosis_transports.ports import Arrival, Host
 from symbiosis_transports.posix_shm.server import ShmServerChannel
-from symbiosis_transports.zmq_rows.door import Door, Peer
+from symbiosis_transports.zmq_rows.door import Caller, Door
 from symbiosis_transports.zmq_rows.slots import Slots
 from symbiosis_transports.zmq_tcp.server import ZmqTcpServerChannel
 from tests.intensity import cases
@@ -143,7 +143,7 @@ def test_words_and_calls_in_shared_memory_may_be_anything(loop: asyncio.Abstract
 class DeadEnd:
     """A door that leads nowhere: what goes out is dropped, and nothing comes in by itself."""
 
-    def send(self, peer: Peer, frames: list[memoryview]) -> bool:
+    def send(self, peer: Caller, frames: list[memoryview]) -> bool:
         return True
 
     def soon(self, callback: Callable[[], None]) -> None:
@@ -174,7 +174,7 @@ def made(numbers: Numbers) -> list[memoryview]:
 @many
 @given(source=noise)
 def test_headers_and_rows_in_messages_may_be_anything(source: bytes) -> None:
-    door, peer = cast("Door", DeadEnd()), Peer(b"name", 7, "nowhere", "")
+    door, peer = cast("Door", DeadEnd()), Caller(b"name", 7, "nowhere", "")
 
     def opened() -> ZmqTcpServerChannel:
         return ZmqTcpServerChannel(

@@ -9,18 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from symbiosis_core.errors import BusyError, DaemonGoneError, RefusalCode, RefusedError, UsageError
 from symbiosis_core.ids import Token
 from symbiosis_core.wire import Fetch, Hello, TensorPart
+from symbiosis_transports.allow_list import AllowList, read_key
 from symbiosis_transports.claim import AddressClaim
 from symbiosis_transports.keys import (
     ALLOW_VARIABLE,
     DAEMON_KEY_VARIABLE,
     KEY_VARIABLE,
-    Gatekeeper,
     client_keys,
     daemon_keys,
     new_pair,
@@ -42,7 +40,15 @@ class Ring:
         (folder / "allowed").mkdir()
         for name in ("daemon", "friend", "stranger"):
             new_pair(folder, name)
-        (folder / "friend.key").rename(folder / "allowed" / "friend.key")
+        self.allow("friend")
+
+    def allow(self, name: str) -> None:
+        """Puts its public key into the daemon's folder."""
+        (self.folder / f"{name}.key").rename(self.folder / "allowed" / f"{name}.key")
+
+    def forbid(self, name: str) -> None:
+        """Takes it away again."""
+        (self.folder / "allowed" / f"{name}.key").rename(self.folder / f"{name}.key")
 
     def be_daemon(self) -> None:
         self._monkeypatch.setenv(KEY_VARIABLE, str(self.folder / "daemon.key_secret"))
@@ -146,38 +152,70 @@ def test_control_messages_are_guarded_as_well(ring: Ring, port: int) -> None:
     served.close()
 
 
-def test_a_key_that_comes_after_the_list_was_read_stays_outside(ring: Ring, port: int) -> None:
-    """Its owner has no name yet, and nobody without a name may reach who asks for it."""
+def test_a_key_that_comes_into_the_folder_comes_in_and_one_that_leaves_it_stays_outside(
+    ring: Ring, guarded: EchoDaemon, port: int
+) -> None:
+    """While the daemon runs. Who is inside stays."""
+    ring.be("friend")
+    inside = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
+    ring.allow("stranger")
+    ring.forbid("friend")
+    ring.be("stranger")
+    newcomer = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
+    ring.be("friend")
+    with pytest.raises(DaemonGoneError):
+        TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 2)
+    for channel in (inside, newcomer):
+        assert add_one(channel, b"abc", 3)
+        channel.close()
+
+
+def test_who_asks_on_after_its_key_has_left_the_folder_is_refused(ring: Ring, port: int) -> None:
     ring.be_daemon()
-    keys = daemon_keys()
-    assert keys is not None
-    (ring.folder / "stranger.key").rename(ring.folder / "allowed" / "stranger.key")
-    with zmq.Context() as context, zmq.Context() as theirs:
-        gatekeeper = Gatekeeper(context, keys)
-        with (
-            context.socket(zmq.ROUTER) as door,
-            theirs.socket(zmq.DEALER) as stranger,
-            theirs.socket(zmq.DEALER) as friend,
-        ):
-            gatekeeper.secure(door)
-            door.bind(f"tcp://127.0.0.1:{port}")
-            monitor = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-            for name, socket in (("stranger", stranger), ("friend", friend)):
-                ring.be(name)
-                shown = client_keys()
-                assert shown is not None
-                shown.secure(socket)
-                socket.linger = 0
-                socket.connect(f"tcp://127.0.0.1:{port}")
-                socket.send(name.encode())
-            assert monitor.poll(10_000)
-            assert parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            assert door.poll(10_000)
-            sender, text = door.recv_multipart(copy=False)
-            assert (gatekeeper.name_of(sender), text.bytes) == ("friend", b"friend")
-            stranger.disable_monitor()
-            monitor.close()
-        gatekeeper.close()
+    address = f"tcp://127.0.0.1:{port}"
+    served = AskedDaemon(ControlServer, address)
+    ring.be("friend")
+    with ControlClient(address) as client:
+        assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
+        ring.allow("stranger")
+        ring.forbid("friend")
+        with pytest.raises(RefusedError, match="not on the daemon's list any more") as refused:
+            client.ask(Fetch("m", "t"))
+    assert refused.value.code is RefusalCode.PERMISSION
+    ring.be("stranger")
+    with ControlClient(address) as client:
+        assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
+    served.close()
+
+
+@pytest.mark.parametrize("wrong", ["", 'public-key = "short"', f'public-key = "{"#" * 40}"', "a folder", "gone"])
+def test_a_folder_that_is_wrong_changes_nothing_and_is_said_once(
+    ring: Ring, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = ring.folder / "allowed"
+    allowed, friend = AllowList(folder), read_key(folder / "friend.key")[0]
+    stranger = read_key(ring.folder / "stranger.key")[0]
+    if wrong == "gone":
+        folder.rename(ring.folder / "away")
+    elif wrong == "a folder":
+        (folder / "half.key").mkdir()
+    else:
+        (folder / "half.key").write_text(wrong)
+    if wrong != "gone":
+        ring.allow("stranger")
+        ring.forbid("friend")
+    assert [(allowed.name_of(friend), allowed.name_of(stranger)) for _ in range(3)] == [("friend", None)] * 3
+    (said,) = caplog.messages
+    assert "those of before hold" in said
+    if wrong == "gone":
+        (ring.folder / "away").rename(folder)
+        ring.allow("stranger")
+        ring.forbid("friend")
+    elif wrong == "a folder":
+        (folder / "half.key").rmdir()
+    else:
+        (folder / "half.key").unlink()
+    assert (allowed.name_of(friend), allowed.name_of(stranger)) == (None, "stranger")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "*", "10.1.2.3", "somewhere.example"])

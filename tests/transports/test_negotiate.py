@@ -42,11 +42,18 @@ def test_who_came_over_a_network_shares_no_memory_even_on_one_kernel() -> None:
 
 
 def test_nothing_in_common_names_every_obstacle() -> None:
-    with pytest.raises(RefusedError, match="not on one kernel") as caught:
+    with pytest.raises(RefusedError, match="run on two kernels") as caught:
         choose([HERE], [THERE])
     assert caught.value.code is RefusalCode.NO_TRANSPORT
     with pytest.raises(RefusedError, match="does not offer"):
         choose([HERE], [])
+
+
+def test_two_places_on_one_kernel_are_named() -> None:
+    """As a client in another container than the daemon's."""
+    here, there = (Capability("zmq_ipc", f"boot-a/process namespace {number}") for number in (1, 2))
+    with pytest.raises(RefusedError, match="daemon in process namespace 1, the client in process namespace 2"):
+        choose([here], [there])
 
 
 def test_installed_transports_are_found_by_entry_point() -> None:

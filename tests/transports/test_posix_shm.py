@@ -17,10 +17,11 @@ from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RemoteProt
 from symbiosis_core.ids import ClientId, OpId, SlotIndex, Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.arena import Arena
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.layout import PUBLISHED, Layout, pack_call, unpack_call
 from symbiosis_transports.ports import Call
 from symbiosis_transports.posix_shm import TRANSPORT, client, server
-from symbiosis_transports.posix_shm.attach import Goodbye, encode
+from symbiosis_transports.posix_shm.attach import encode
 from symbiosis_transports.posix_shm.client import ShmClientChannel
 from symbiosis_transports.posix_shm.connect import connect as shm_connect
 from symbiosis_transports.testing import ADD_ONE, ChannelConformance, EchoDaemon, add_one
@@ -33,6 +34,13 @@ class TestPosixShm(ChannelConformance):
     """Every promise of the contract."""
 
     transport = TRANSPORT
+
+
+@pytest.mark.long
+class TestPosixShmApart(TestPosixShm):
+    """The same between processes."""
+
+    apart = True
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from symbiosis_core.errors import DaemonGoneError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.ports import Call
 from symbiosis_transports.testing import ADD_ONE, NEVER, ChannelConformance, EchoDaemon, add_one
 from symbiosis_transports.zmq_ipc import TRANSPORT
@@ -18,7 +19,6 @@ from symbiosis_transports.zmq_rows.messages import (
     ANSWER,
     ASK,
     PIECE,
-    Goodbye,
     decode_from_daemon,
     pack_call,
     pack_head,
@@ -30,6 +30,13 @@ class TestZmqIpc(ChannelConformance):
     """Every promise of the contract, in threads and in processes."""
 
     transport = TRANSPORT
+
+
+@pytest.mark.long
+class TestZmqIpcApart(TestZmqIpc):
+    """The same between processes."""
+
+    apart = True
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import zmq
 from symbiosis_core.errors import DaemonGoneError, UsageError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.ports import Call
 from symbiosis_transports.testing import ADD_ONE, NEVER, ChannelConformance, EchoDaemon, add_one
 from symbiosis_transports.zmq_rows.messages import (
@@ -19,7 +20,6 @@ from symbiosis_transports.zmq_rows.messages import (
     ASK,
     PIECE,
     VERSION,
-    Goodbye,
     Open,
     decode_from_daemon,
     encode,
@@ -41,6 +41,13 @@ class TestZmqTcp(ChannelConformance):
 
     def address(self, folder: object) -> str:
         return f"tcp://127.0.0.1:{free_pair()}"
+
+
+@pytest.mark.long
+class TestZmqTcpApart(TestZmqTcp):
+    """The same between processes."""
+
+    apart = True
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """Clients that are killed or stopped, and one that forks.
 
     python -m tests.transports.victims TRANSPORT ENDPOINT crowd COUNT
-    python -m tests.transports.victims TRANSPORT ENDPOINT SIGKILL|SIGSTOP
+    python -m tests.transports.victims TRANSPORT ENDPOINT SIGKILL|SIGSTOP STEP
     python -m tests.transports.victims TRANSPORT ENDPOINT fork
 
 `crowd` forks clients one after the other, each of which fills its slots and kills itself. With a signal, clients
-make three round trips each, and are hit before their first operation, their second, and so on: see `doom`.
+make three round trips each, and are hit before their first line, then STEP lines later each time: see `doom`.
 `fork` is a client that forks, says so, and leaves at the next line that it reads; its child lives until standard
 input ends.
 """
@@ -44,23 +44,19 @@ def crowd(carrier: Transport, endpoint: str, count: int) -> None:
 
 
 def three_trips(carrier: Transport, endpoint: str, doom: Doom) -> None:
-    """Every operation is one at which a client can be hit."""
-    doom.before()
+    """Every line is one at which a client can be hit: of attaching, of each trip, of leaving."""
+    sys.settrace(doom.trace)
     channel = carrier.connect(endpoint, Token("good"), 20)
     for _ in range(3):
-        doom.before()
+        doom.again()
         slot = channel.lease_nowait()
-        doom.before()
         channel.buffer(slot)[:4] = b"abcd"
-        doom.before()
         channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, 4, 0, 64, in_bytes=4, out_bytes=4))
-        doom.before()
         channel.wait(slot, 20)
-        doom.before()
         assert bytes(channel.buffer(slot)[64:68]) == b"bcde"
         channel.release(slot)
-    doom.before()
     channel.close()
+    sys.settrace(None)
 
 
 def fork(carrier: Transport, endpoint: str) -> None:
@@ -110,14 +106,14 @@ def connections() -> list[str]:
 
 def main() -> None:
     """See above."""
-    name, endpoint, how, *count = sys.argv[1:]
+    name, endpoint, how, *number = sys.argv[1:]
     carrier = transport(name)
     if how == "crowd":
-        crowd(carrier, endpoint, int(count[0]))
+        crowd(carrier, endpoint, int(number[0]))
     elif how == "fork":
         fork(carrier, endpoint)
     else:
-        one_after_the_other(signal.Signals[how], partial(three_trips, carrier, endpoint))
+        one_after_the_other(signal.Signals[how], int(number[0]), partial(three_trips, carrier, endpoint))
 
 
 if __name__ == "__main__":

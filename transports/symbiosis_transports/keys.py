@@ -4,7 +4,8 @@ Nothing here is asked of a socket in the file system, whose owner the kernel vou
 variables, because every process of a side needs the same:
 
 SYMBIOSIS_KEY          both sides: the file with this side's own secret key, as `symbiosis keys new` writes it
-SYMBIOSIS_ALLOW        daemon: a folder with the public keys, NAME.key, of those who may come in by that name
+SYMBIOSIS_ALLOW        daemon: a folder with the public keys, NAME.key, of those who may come in by that name, read
+                       again when it has changed
 SYMBIOSIS_DAEMON_KEY   client: the file with the daemon's public key, so that nobody else is taken for it
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from symbiosis_core.errors import UsageError
 from symbiosis_transports.address import Address
+from symbiosis_transports.allow_list import AllowList, read_key
 
 __all__ = [
     "ALLOW_VARIABLE",
@@ -60,41 +61,31 @@ class DaemonKeys(NamedTuple):
 
     public: bytes
     secret: bytes
-    names: Mapping[bytes, str]
-    """Who is let in: each public key, and whose it is, the name of its file without `.key`."""
-
-
-class _Known(NamedTuple):
-    """What pyzmq's authenticator asks about every key that is shown; in its own thread."""
-
-    names: Mapping[bytes, str]
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return key in self.names
+    allowed: AllowList
 
 
 class Gatekeeper:
-    """Lets in those whose key is allowed. One per ZeroMQ context; it has a thread of its own.
-
-    Nothing is read again here: a key that came into the folder since has no name yet, and stays outside.
-    """
+    """Lets in those whose key is allowed. One per ZeroMQ context; it has a thread of its own."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: DaemonKeys) -> None:
         self._keys = keys
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback("*", _Known(keys.names))
+        self._authenticator.configure_curve_callback("*", keys.allowed)
 
     def secure(self, socket: zmq.Socket[Any]) -> None:
         """To be called before `bind`."""
         socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
         socket.curve_server = True
 
-    def name_of(self, frame: zmq.Frame) -> str:
-        """Returns whose key was shown by who sent that: nobody's word but that of CURVE."""
+    def name_of(self, frame: zmq.Frame) -> str | None:
+        """Returns whose key was shown by who sent that: nobody's word but that of CURVE.
+
+        None: it was allowed when its owner came in, and is no more.
+        """
         shown = frame.get("User-Id")
         assert isinstance(shown, str)  # pyzmq's authenticator gives every message of an allowed key its text
-        return self._keys.names[shown.encode()]
+        return self._keys.allowed.name_of(shown.encode())
 
     def close(self) -> None:
         """Ends the thread; before the context ends."""
@@ -129,14 +120,9 @@ def daemon_keys() -> DaemonKeys | None:
     """
     if not _given(KEY_VARIABLE, ALLOW_VARIABLE):
         return None
-    allowed = Path(os.environ[ALLOW_VARIABLE])
-    names = {_load(file)[0]: file.stem for file in sorted(allowed.glob("*.key"), reverse=True)}
-    if not names:
-        raise UsageError(
-            f"{ALLOW_VARIABLE}={allowed}: there is no public key (NAME.key) of anybody in that folder"
-        )
+    allowed = AllowList(Path(os.environ[ALLOW_VARIABLE]))
     public, secret = _own_pair()
-    return DaemonKeys(public, secret, names)
+    return DaemonKeys(public, secret, allowed)
 
 
 def client_keys() -> ClientKeys | None:
@@ -144,7 +130,7 @@ def client_keys() -> ClientKeys | None:
     if not _given(KEY_VARIABLE, DAEMON_KEY_VARIABLE):
         return None
     public, secret = _own_pair()
-    return ClientKeys(public, secret, _load(Path(os.environ[DAEMON_KEY_VARIABLE]))[0])
+    return ClientKeys(public, secret, read_key(Path(os.environ[DAEMON_KEY_VARIABLE]))[0])
 
 
 def check_exposure(address: Address, keys: DaemonKeys | None) -> None:
@@ -170,19 +156,12 @@ def _given(own: str, others: str) -> bool:
 
 def _own_pair() -> tuple[bytes, bytes]:
     file = Path(os.environ[KEY_VARIABLE])
-    public, secret = _load(file)
+    public, secret = read_key(file)
     if secret is None:
         raise UsageError(f"{file} holds no secret key; give NAME.key_secret")
     if file.stat().st_mode & _OTHERS:
         raise UsageError(f"{file} can be read by others; chmod 600 it")
     return public, secret
-
-
-def _load(file: Path) -> tuple[bytes, bytes | None]:
-    try:
-        return zmq.auth.load_certificate(file)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} is no key: {error}; `symbiosis keys new` makes some") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -50,7 +50,15 @@ def _obstacle(ours: Capability, theirs: Capability | None, scheme: str) -> str |
     if scheme not in ours.schemes or scheme not in theirs.schemes:
         return f"it does not go with {'an' if scheme == 'ipc' else 'a'} {scheme} address"
     if ours.boot_id != theirs.boot_id:
-        return "client and daemon are not on one kernel, or not in one process"
+        return _apart(ours.boot_id, theirs.boot_id)
     if ours.devices and theirs.devices and not set(ours.devices) & set(theirs.devices):
         return "client and daemon reach no common device"
     return None
+
+
+def _apart(ours: str, theirs: str) -> str:
+    """Says how two places differ: each is a kernel's boot id and, where it matters, a `/` and where on it."""
+    (our_kernel, _, here), (their_kernel, _, there) = ours.partition("/"), theirs.partition("/")
+    if our_kernel != their_kernel:
+        return "client and daemon run on two kernels, as on two hosts or in a virtual machine"
+    return f"client and daemon run on one kernel, but the daemon in {here}, the client in {there}"

@@ -58,6 +58,9 @@ _KEYS = (
     f"a daemon with keys wants {KEY_VARIABLE} (your secret key, whose public one it allows) and "
     f"{DAEMON_KEY_VARIABLE} (its public key); a daemon without wants neither"
 )
+_KEY_TAKEN_BACK = Refused(
+    RefusalCode.PERMISSION, "this key is not on the daemon's list any more", "ask who keeps the list"
+)
 
 
 class ControlServer:
@@ -110,9 +113,9 @@ class ControlServer:
                 if self._socket is None:  # closing the socket cancels whoever waits for it
                     return
                 raise
-            reply = self._turned_away(sender) or await self._reply(
-                [frame.bytes for frame in frames], self._key_of(sender)
-            )
+            key = self._gatekeeper.name_of(sender) if self._gatekeeper is not None else ""
+            refused = self._other_user(sender) if key is not None else _KEY_TAKEN_BACK
+            reply = refused or await self._reply([frame.bytes for frame in frames], key or "")
             with contextlib.suppress(zmq.ZMQError):  # the asker has left
                 await socket.send_multipart([sender.bytes, *encode(reply)])
 
@@ -131,10 +134,7 @@ class ControlServer:
                 with contextlib.suppress(OSError):
                     Path(self._address.target).unlink()
 
-    def _key_of(self, sender: zmq.Frame) -> str:
-        return self._gatekeeper.name_of(sender) if self._gatekeeper is not None else ""
-
-    def _turned_away(self, sender: zmq.Frame) -> Refused | None:
+    def _other_user(self, sender: zmq.Frame) -> Refused | None:
         """Whoever comes over a socket is this user or root, by the kernel's word, however open its mode is."""
         if self._address.scheme != "ipc" or is_ours(peer := told_by_zeromq(sender_of(sender))):
             return None

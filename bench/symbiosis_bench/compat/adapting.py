@@ -6,6 +6,7 @@ gives it: what of the model their configuration names, or what PEFT's documentat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ def adapt(model: PreTrainedModel, method: Method, folder: Path) -> Any:
     `folder` is there for the method's files; what one call has left there the next may find.
     """
     torch.manual_seed(3)
-    naming = _NAMING.get(method.recipe)
-    config = _config(method, naming(model) if naming is not None else {})
+    namings = [_NAMING[name] for name in (method.recipe, method.also) if name in _NAMING]
+    config = _config(method, {key: value for naming in namings for key, value in naming(model).items()})
     applying = _APPLYING.get(method.recipe)
     adapted = applying(model, config, folder) if applying is not None else get_peft_model(model, config)
     _spread(adapted)
@@ -94,6 +95,9 @@ _NAMING: dict[str, Naming] = {
         "cpt_mask": [1] * 4,
         "cpt_tokens_type_mask": [1, 2, 3, 4],
     },
+    "blocks": lambda model: {"target_modules": rf".*{re.escape(anatomy.blocks(model))}\.\d+"},
+    "heads": lambda model: {"num_attention_heads": model.config.num_attention_heads},
+    "cache": lambda model: anatomy.cached(model)._asdict(),
 }
 
 

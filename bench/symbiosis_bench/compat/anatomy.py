@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["experts", "head", "linears", "norms", "outer_norms", "queries", "table"]
+__all__ = ["blocks", "cached", "experts", "head", "linears", "norms", "outer_norms", "queries", "table"]
 
 _QUERIES = ("q_proj", "v_proj", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
 """What attention begins with, as families call it; LoRA's first paper adapts these."""
@@ -24,6 +27,31 @@ def linears(model: PreTrainedModel) -> list[str]:
 def queries(model: PreTrainedModel) -> list[str]:
     """Returns the last names of the linears that read what an attention reads."""
     return [name for name in linears(model) if name in _QUERIES]
+
+
+def blocks(model: PreTrainedModel) -> str:
+    """Returns the path of the list of blocks: the first list that is as long as the model is deep."""
+    depth = model.config.num_hidden_layers
+    lists = [
+        name for name, each in model.named_modules() if isinstance(each, nn.ModuleList) and len(each) == depth
+    ]
+    return str(lists[0])
+
+
+class Cached(NamedTuple):
+    """What a prefix must fit, as PEFT's configuration calls it."""
+
+    num_attention_heads: int
+    """Those that have keys of their own."""
+    token_dim: int
+    """The width of the keys of all of these."""
+
+
+def cached(model: PreTrainedModel) -> Cached:
+    """Returns what the model itself keeps of a token."""
+    with torch.no_grad():
+        keys = model(input_ids=torch.tensor([[3]]), use_cache=True).past_key_values.layers[0].keys
+    return Cached(keys.shape[1], keys.shape[1] * keys.shape[3])
 
 
 def norms(model: PreTrainedModel) -> list[str]:

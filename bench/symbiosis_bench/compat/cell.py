@@ -32,10 +32,10 @@ class Outcome(StrEnum):
     """Plain PEFT fails itself."""
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class Cell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One family under one method and one requested cut."""
 
-    family: str
+    family: str = ""
     method: str
     cut: str
     outcome: Outcome
@@ -46,9 +46,17 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Begins with the step that it is about."""
     steps: dict[Step, Outcome] = {}
-    """Of those that were reached."""
+    """Of those that were reached: how those went that did not pass."""
+    equal: int = 0
+    """How many steps passed."""
+    left_out: dict[Step, str] = {}
+    """Steps that plain PEFT fails itself after it has trained, which are not compared; with its reason."""
+    also: str = ""
+    """What the configuration names besides, since plain PEFT fails without it: see `Method.otherwise`."""
+    by_floor: int = 0
+    """Gradients that pass by the floor only: see `comparison`."""
     seconds: float = 0.0
     date: str = ""
-    """When it was tried: UTC, ISO 8601."""
+    """When its family was begun in that run: UTC, ISO 8601."""
     commit: str = ""
     """See `Machine.commit`."""

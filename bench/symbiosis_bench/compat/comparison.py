@@ -35,22 +35,22 @@ def compare(family: str, method: str, cut: str, plain: Observation, remote: Obse
     if lacking is not None:
         return Cell(**named, outcome=Outcome.NOT_PLAIN, reason=f"{lacking}: {told(plain.errors[lacking])}")
     assert remote is not None  # plain PEFT has not failed
-    steps: dict[Step, Outcome] = {}
-    reasons: dict[Step, str] = {}
-    for step in Step:
-        if step in plain.errors:
-            steps[step] = Outcome.NOT_PLAIN
-            continue
-        if step not in remote.values and step not in remote.errors:
-            continue
-        steps[step], reasons[step] = _judge(step, plain, remote)
+    reached = [step for step in Step if step in remote.values or step in remote.errors]
+    judged = {step: _judge(step, plain, remote) for step in reached if step not in plain.errors}
+    steps = {step: said for step, (said, _) in judged.items() if said is not Outcome.PASS}
+    named |= {
+        "steps": steps,
+        "equal": len(judged) - len(steps),
+        "left_out": {step: told(error) for step, error in plain.errors.items()},
+        "by_floor": _by_floor(plain.values[Step.GRADIENTS], remote.values.get(Step.GRADIENTS, {})),
+    }
     if remote.trips is not None:
         named |= {"served": remote.trips.cut, "trips": remote.trips.per_block}
     for outcome in (Outcome.FAIL, Outcome.LENT):
         found = [step for step, said in steps.items() if said is outcome]
         if found:
-            return Cell(**named, outcome=outcome, steps=steps, reason=f"{found[0]}: {reasons[found[0]]}")
-    return Cell(**named, outcome=Outcome.PASS, steps=steps)
+            return Cell(**named, outcome=outcome, reason=f"{found[0]}: {judged[found[0]][1]}")
+    return Cell(**named, outcome=Outcome.PASS)
 
 
 def unsteady(cell: Cell, plain: Observation, shaken: Iterable[Observation]) -> Cell:
@@ -136,6 +136,17 @@ def _off(step: Step, expected: Any, found: Any) -> float:
 def _gradients_off(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> dict[str, float]:
     least = _CANCELLED * max(_largest(each) for each in expected.values())
     return {name: _far(each, found[name], least) for name, each in expected.items()}
+
+
+def _by_floor(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> int:
+    """Returns how many gradients are within the tolerance by a floor, and not by their own largest entry."""
+    if expected.keys() != found.keys() or not expected:
+        return 0
+    offs = _gradients_off(expected, found)
+    return sum(
+        off <= GRADIENT_TOLERANCE and _largest(found[name] - each) > GRADIENT_TOLERANCE * _largest(each)
+        for (name, each), off in zip(expected.items(), offs.values(), strict=True)
+    )
 
 
 def _far(expected: torch.Tensor, found: torch.Tensor, least: float = _FLOOR) -> float:

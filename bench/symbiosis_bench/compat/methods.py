@@ -31,24 +31,33 @@ class Method(NamedTuple):
     """Of its configuration. `adapting` adds what only the model can tell, such as which layers there are."""
     recipe: str = ""
     """How it is put on, where `get_peft_model` alone is not enough: see `adapting`."""
+    otherwise: str = ""
+    """What is named besides in a family where plain PEFT fails without it: a recipe of `adapting`, too."""
+    also: str = ""
+    """What is named besides: empty, or `otherwise`."""
 
 
 _RANK: Final = 4
 _ALL: Final[dict[str, Any]] = {"target_modules": "all-linear"}
 _LORA: Final[dict[str, Any]] = {**_ALL, "r": _RANK}
 _VIRTUAL: Final[dict[str, Any]] = {"num_virtual_tokens": 4}
+_FEWER: Final = "attention"
+"""Not every linear can take every method: experts are no linears, and a gate may have one output only."""
+_OWN_TARGETS: Final = ("layers", "head", "embedding")
+"""Recipes whose targets are what the method is about."""
+_CACHED: Final = ("PREFIX_TUNING", "CARTRIDGE")
 
 
 def _lora(recipe: str = "", **fields: Any) -> Method:
-    return Method(Group.LORA, "LORA", {**_LORA, **fields}, recipe)
+    return Method(Group.LORA, "LORA", {**_LORA, **fields}, recipe, _FEWER if recipe not in _OWN_TARGETS else "")
 
 
 def _layers(tuner: str, recipe: str = "", **fields: Any) -> Method:
-    return Method(Group.WEIGHTS, tuner, {**_ALL, **fields}, recipe)
+    return Method(Group.WEIGHTS, tuner, {**_ALL, **fields}, recipe, _FEWER)
 
 
 def _inputs(tuner: str, recipe: str = "", **fields: Any) -> Method:
-    return Method(Group.INPUTS, tuner, fields, recipe)
+    return Method(Group.INPUTS, tuner, fields, recipe, "cache" if tuner in _CACHED else "heads")
 
 
 METHODS: Final[dict[str, Method]] = {
@@ -116,7 +125,7 @@ METHODS: Final[dict[str, Method]] = {
     "tinylora": _layers("TINYLORA", u=4),
     "unilora": _layers("UNILORA", r=_RANK, theta_d_length=64),
     "supertuning": _layers("SUPERTUNING", sparsity=0.9),
-    "shadow": Method(Group.WEIGHTS, "SHADOW", {"r": _RANK}),
+    "shadow": Method(Group.WEIGHTS, "SHADOW", {"r": _RANK}, otherwise="blocks"),
     "poly": _layers("POLY", "tasks", r=_RANK, n_tasks=2, n_skills=2),
     "xlora": Method(Group.WEIGHTS, "XLORA", {"hidden_size": 32, "xlora_size": 16}, "xlora"),
     "prompt": _inputs("PROMPT_TUNING", **_VIRTUAL),
@@ -125,9 +134,9 @@ METHODS: Final[dict[str, Method]] = {
     "prefix": _inputs("PREFIX_TUNING", **_VIRTUAL),
     "prefix projected": _inputs("PREFIX_TUNING", prefix_projection=True, encoder_hidden_size=16, **_VIRTUAL),
     "cartridge": _inputs("CARTRIDGE", **_VIRTUAL),
-    "adaption prompt": _inputs("ADAPTION_PROMPT", adapter_len=4, adapter_layers=1),
+    "adaption prompt": Method(Group.INPUTS, "ADAPTION_PROMPT", {"adapter_len": 4, "adapter_layers": 1}),
     "cpt": _inputs("CPT", "cpt"),
-    "tokens": _inputs("TRAINABLE_TOKENS", token_indices=[5, 7]),
+    "tokens": Method(Group.INPUTS, "TRAINABLE_TOKENS", {"token_indices": [5, 7]}),
 }
 """Columns by their headings."""
 

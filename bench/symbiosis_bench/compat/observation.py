@@ -92,7 +92,9 @@ def observe(
         values[Step.TOKENS] = _tokens(adapted, more)
     with attempt(Step.RELOAD), tempfile.TemporaryDirectory(dir=folder) as saved:
         adapted.save_pretrained(saved)
-        again = PeftModel.from_pretrained(copy.deepcopy(plain), saved).eval()
+        base = copy.deepcopy(plain)
+        base.config.use_cache = model.config.use_cache  # which X-LoRA wants off
+        again = PeftModel.from_pretrained(base, saved).eval()
         with torch.no_grad():
             values[Step.RELOAD] = _logits(again, method)
     with attempt(Step.MERGE), torch.no_grad():

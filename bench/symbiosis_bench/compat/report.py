@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,6 +30,25 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     cells: tuple[Cell, ...]
 
 
+class _Made(msgspec.Struct, frozen=True):
+    """Cells of one family that were tried together, without what they have in common."""
+
+    family: str
+    date: str
+    commit: str
+    cells: tuple[Cell, ...]
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """A report as a file has it."""
+
+    machine: Machine
+    families: tuple[str, ...]
+    methods: tuple[str, ...]
+    cuts: tuple[str, ...]
+    made: tuple[_Made, ...]
+
+
 class Score(NamedTuple):
     """Counts of cells. Those in which plain PEFT fails are in none of them."""
 
@@ -39,18 +59,30 @@ class Score(NamedTuple):
     lent: int
     """All that need real weights, if for the merge only."""
     failed: int
+    whole: int
+    """Those of `passed` in which every step was compared: plain PEFT fails none."""
+    steps: int
+    """That were compared and equal in those of `passed`, of seven in each."""
+    by_floor: int
+    """Those of `passed` in which a gradient needs the floor."""
+    exact: int
+    """Those of `counted` whose configuration names more, since plain PEFT fails otherwise."""
 
 
 def score(cells: Iterable[Cell]) -> Score:
     """Returns the counts."""
     counted = [cell for cell in cells if cell.outcome is not Outcome.NOT_PLAIN]
-    passed = sum(cell.outcome is Outcome.PASS for cell in counted)
+    passed = [cell for cell in counted if cell.outcome is Outcome.PASS]
     return Score(
         counted=len(counted),
-        passed=passed,
-        but_merge=passed + sum(merges_later(cell) for cell in counted),
+        passed=len(passed),
+        but_merge=len(passed) + sum(merges_later(cell) for cell in counted),
         lent=sum(cell.outcome is Outcome.LENT for cell in counted),
         failed=sum(cell.outcome is Outcome.FAIL for cell in counted),
+        whole=sum(cell.equal == len(Step) for cell in passed),
+        steps=sum(cell.equal for cell in passed),
+        by_floor=sum(cell.by_floor > 0 for cell in passed),
+        exact=sum(bool(cell.also) for cell in counted),
     )
 
 
@@ -61,17 +93,45 @@ def merges_later(cell: Cell) -> bool:
 
 
 def to_json(report: Report) -> bytes:
-    """Returns the report as it is written."""
-    return msgspec.json.format(msgspec.json.encode(report)) + b"\n"
+    """Returns the report as it is written: what cells have in common once, and a line for each."""
+    head = msgspec.json.encode(_Written(*_fields(report), made=()))
+    made = b",\n".join(map(_lines, _made(report.cells)))
+    return head.removesuffix(b"[]}") + b"[\n" + made + b"]}\n"
 
 
 def from_json(data: bytes) -> Report:
     """Returns what was written."""
-    return msgspec.json.decode(data, type=Report)
+    written = msgspec.json.decode(data, type=_Written)
+    cells = tuple(
+        [
+            msgspec.structs.replace(cell, family=made.family, date=made.date, commit=made.commit)
+            for made in written.made
+            for cell in made.cells
+        ]
+    )
+    machine, families, methods, cuts = _fields(written)
+    return Report(machine=machine, families=families, methods=methods, cuts=cuts, cells=cells)
+
+
+def _fields(report: Report | _Written) -> tuple[Machine, tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    return report.machine, report.families, report.methods, report.cuts
+
+
+def _made(cells: Iterable[Cell]) -> Iterator[_Made]:
+    for (family, date, commit), same in itertools.groupby(
+        cells, lambda cell: (cell.family, cell.date, cell.commit)
+    ):
+        bare = [msgspec.structs.replace(cell, family="", date="", commit="") for cell in same]
+        yield _Made(family, date, commit, tuple(bare))
+
+
+def _lines(made: _Made) -> bytes:
+    head = msgspec.json.encode(msgspec.structs.replace(made, cells=()))
+    return head.removesuffix(b"[]}") + b"[\n" + b",\n".join(map(msgspec.json.encode, made.cells)) + b"]}"
 
 
 def cells_in(files: Iterable[Path], machine: Machine) -> Mapping[Key, Cell]:
-    """Returns the cells of earlier runs; of equal ones the latest.
+    """Returns the cells of earlier runs; of equal ones the latest; none that does not say its commit.
 
     Raises:
         UsageError: a file is no report, or one of other versions than `machine` has.
@@ -86,10 +146,9 @@ def cells_in(files: Iterable[Path], machine: Machine) -> Mapping[Key, Cell]:
             )
             raise UsageError(f"{file} was made with {there}, and here is {here}; cells of both are no table")
         for cell in report.cells:
-            dated = cell if cell.date else msgspec.structs.replace(cell, date=report.machine.date)
             key = (cell.family, cell.method, cell.cut)
-            if key not in found or found[key].date <= dated.date:
-                found[key] = dated
+            if cell.commit and (key not in found or found[key].date <= cell.date):
+                found[key] = cell
     return found
 
 

@@ -34,8 +34,8 @@ def run(wanted: Mapping[str, Sequence[Wanted]], folder: Path, tell: Tell) -> Ite
     here = commit(Path(__file__))
     for number, (family, each) in enumerate(wanted.items()):
         found: list[Cell] = []
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         for cell in _family(family, each, folder / str(number)):
-            now = datetime.now(UTC).isoformat(timespec="seconds")
             found.append(msgspec.structs.replace(cell, date=now, commit=here))
             yield found[-1]
         tell(_line(family, found))

@@ -17,11 +17,13 @@ from symbiosis_bench.lifeline import listen
 from symbiosis_bench.lines import Reporter
 from symbiosis_bench.transports.contenders import ChannelContender, Contender, MemoryFloor
 from symbiosis_bench.transports.doorbell import Doorbell
+from symbiosis_bench.transports.inside import InprocContender
 from symbiosis_bench.transports.marks import Marks, payload_of
 from symbiosis_bench.transports.messages import Looked, Measure, Measured, Ready, Trip, read_client_order
 from symbiosis_bench.transports.raw_zmq import RawZmq
+from symbiosis_bench.transports.service import ALIGNMENT
 from symbiosis_bench.transports.work import INVERT, LINEAR, Asked, asked, expected
-from symbiosis_bench.transports.yardsticks import MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
+from symbiosis_bench.transports.yardsticks import INPROC, MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 
 __all__ = ["main"]
 
@@ -61,6 +63,8 @@ def _open(order: Trip, number: int, slot_bytes: int) -> Contender:
         return RawZmq(order.endpoint, slot_bytes, number, shared=kind == RAW_ZMQ_SHM)
     if kind in WAKE_FLOORS:
         return Doorbell(order.endpoint)
+    if kind == INPROC:
+        return InprocContender(order.endpoint, order.spin, 2 * slot_bytes + ALIGNMENT)
     return ChannelContender(kind, order.endpoint, order.spin)
 
 

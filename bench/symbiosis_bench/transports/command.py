@@ -18,14 +18,14 @@ from symbiosis_bench.transports.picture import draw
 from symbiosis_bench.transports.report import Report, mismatches, ratios_of, show, to_json
 from symbiosis_bench.transports.settings import FULL, QUICK, Settings, numbers, words
 from symbiosis_bench.transports.surroundings import surroundings
+from symbiosis_bench.transports.yardsticks import INPROC
 from symbiosis_core.errors import UsageError
-from symbiosis_transports.registry import names
+from symbiosis_transports.ports import Placeable
+from symbiosis_transports.registry import names, transport
 
 __all__ = ["transports"]
 
 _COLUMNS: Final = 150
-_ELSEWHERE: Final = frozenset({"inproc", "cuda_ipc"})
-"""Not measured here: both ends in one process, and rows that the host does not see (bench/gpu_check.sh)."""
 _LEAST_BYTES: Final = 16
 _LEAST_LINEAR_BYTES: Final = 2304
 _MOST_BYTES: Final = 1 << 28
@@ -38,7 +38,11 @@ def transports(
         Path | None, typer.Option(help="Write the figures into this file.", show_default=False)
     ] = None,
     transports: Annotated[
-        str, typer.Option(help="Names, with commas between. [default: all between processes]", show_default=False)
+        str,
+        typer.Option(
+            help="Names, with commas between. [default: all between processes]",
+            show_default=False,
+        ),
     ] = "",
     sizes: Annotated[str, typer.Option(help="Bytes of the payload, each way.")] = "2304,102400,4194304",
     clients: Annotated[str, typer.Option(help="Client processes at once.")] = "1,2,4,8",
@@ -80,6 +84,7 @@ def transports(
         machine=this_machine(),
         surroundings=before,
         settings=settings,
+        not_measured={name: why for name in names() if (why := _left_out(name, settings.transports))},
         ratios=ratios_of(rows, settings),
         rows=rows,
     )
@@ -93,14 +98,37 @@ def transports(
 
 
 def _transports(text: str) -> tuple[str, ...]:
-    between = tuple(name for name in names() if name not in _ELSEWHERE)
-    chosen = tuple(name.strip() for name in text.split(",") if name.strip()) or between
-    if unknown := [name for name in chosen if name not in between]:
-        raise UsageError(f"--transports {', '.join(unknown)}: between processes there are {', '.join(between)}")
+    usual = tuple(name for name in names() if name != INPROC and not _not_measurable(name))
+    chosen = tuple(name.strip() for name in text.split(",") if name.strip()) or usual
+    if unknown := [name for name in chosen if name not in names()]:
+        raise UsageError(f"--transports {', '.join(unknown)}: there are {', '.join(names())}")
+    if reasons := [f"{name} cannot be measured here: {why}" for name in chosen if (why := _not_measurable(name))]:
+        raise UsageError(f"--transports: {'; '.join(reasons)}")
     return chosen
 
 
+def _left_out(name: str, chosen: tuple[str, ...]) -> str:
+    """Why there are no rows of it; empty: there are."""
+    if name in chosen:
+        return ""
+    if name == INPROC:
+        return _not_measurable(name) or "both of its ends are in one process; --transports inproc measures it"
+    return _not_measurable(name) or "it was not asked for"
+
+
+def _not_measurable(name: str) -> str:
+    """Returns why a transport cannot be measured on this machine by this command; empty: it can."""
+    carrier = transport(name)
+    if carrier.capability().obstacle:
+        return carrier.capability().obstacle
+    if isinstance(carrier, Placeable):
+        return "its rows are on a device, which this command's work is not; bench/gpu_check.sh measures its trips"
+    return ""
+
+
 def _check(settings: Settings) -> None:
+    if INPROC in settings.transports and 1 not in settings.clients:
+        raise UsageError("--transports inproc: both of its ends are in one process, so --clients must name 1")
     if "linear" in settings.computes and min(settings.sizes) < _LEAST_LINEAR_BYTES:
         raise UsageError(
             f"--sizes {min(settings.sizes)}: a row of --compute linear has {_LEAST_LINEAR_BYTES} bytes"

@@ -40,6 +40,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     surroundings: Surroundings
     settings: Settings
+    not_measured: dict[str, str]
+    """Each installed transport that has no rows here, and why."""
     ratios: dict[str, Ratio]
     rows: list[Row]
 
@@ -122,6 +124,8 @@ def show(console: Console, report: Report) -> None:
     for row in report.rows:
         table.add_row(*(str(cell(row)) for cell in _COLUMNS.values()))
     console.print(table)
+    for name, why in report.not_measured.items():
+        console.print(f"{name} was not measured: {why}", markup=False, highlight=False, soft_wrap=True)
     for key, ratio in report.ratios.items():
         met = "" if ratio.met is None else (": met" if ratio.met else ": missed")
         span = f"{_number(ratio.spread.min)}..{_number(ratio.spread.max)}"

@@ -11,7 +11,7 @@ from symbiosis_bench.transports.messages import Message, read_message
 from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
 from symbiosis_bench.transports.settings import Cell, Settings, cells
 from symbiosis_bench.transports.site import Site
-from symbiosis_bench.transports.yardsticks import MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
+from symbiosis_bench.transports.yardsticks import INPROC, MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 
 __all__ = ["run"]
 
@@ -31,7 +31,8 @@ def run(settings: Settings, progress: Progress, folder: Path) -> list[Row]:
         for number, cell in enumerate(grid, 1):
             place = f"{cell.size_bytes} bytes, {cell.clients} clients, compute {cell.compute}, spin {cell.spin}"
             progress.say(f"{number} of {len(grid)}: {place}")
-            found += _series(site, settings, cell, contenders(settings, cell))
+            if names := contenders(settings, cell):
+                found += _series(site, settings, cell, names)
     return with_overheads(found)
 
 
@@ -44,7 +45,7 @@ def contenders(settings: Settings, cell: Cell) -> list[str]:
         *(WAKE_FLOORS if bare else ()),
         *([MEMORY_FLOOR] if alone else ()),
         *(_YARDSTICKS if usual else ()),
-        *settings.transports,
+        *(name for name in settings.transports if name != INPROC or (usual and cell.clients == 1)),
     ]
 
 
@@ -53,4 +54,4 @@ def _series(site: Site, settings: Settings, cell: Cell, names: list[str]) -> lis
     for number in range(settings.scale.rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody always comes first
             rounds[name].append(site.round(name, cell))
-    return [row(name, cell, rounds[name], counts=name in settings.transports) for name in names]
+    return [row(name, cell, rounds[name], counts=name in settings.transports and name != INPROC) for name in names]

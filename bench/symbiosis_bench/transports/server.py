@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import uvloop
 
@@ -17,16 +17,13 @@ from symbiosis_bench.lines import Reporter
 from symbiosis_bench.transports.doorbell import serve_doorbells
 from symbiosis_bench.transports.messages import Ready, Spin, Tell, read_server_order
 from symbiosis_bench.transports.raw_zmq import RawZmqServer
-from symbiosis_bench.transports.service import Service
+from symbiosis_bench.transports.service import ALIGNMENT, Service
 from symbiosis_bench.transports.work import prepare_products
 from symbiosis_bench.transports.yardsticks import RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 from symbiosis_transports.registry import transport
 from symbiosis_transports.waiting import Watch
 
 __all__ = ["main"]
-
-_ALIGNMENT: Final = 64
-"""A product's rows out begin at a cache line behind its rows in."""
 
 
 def main() -> None:
@@ -65,7 +62,7 @@ def _raw(server: RawZmqServer, reporter: Reporter) -> None:
 def _transport(name: str, endpoint: str, slot_bytes: int, reporter: Reporter) -> None:
     """Runs a listener, and carries orders over to its thread."""
     loop = uvloop.new_event_loop()
-    service = Service(loop, 2 * slot_bytes + _ALIGNMENT)
+    service = Service(loop, 2 * slot_bytes + ALIGNMENT)
 
     def told(line: bytes) -> None:
         match read_server_order.decode(line):

@@ -17,8 +17,10 @@ from symbiosis_core.ids import ClientId, SlotIndex, Token
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import Watch
 
-__all__ = ["Service"]
+__all__ = ["ALIGNMENT", "Service"]
 
+ALIGNMENT = 64
+"""A product's rows out begin at a cache line behind its rows in."""
 _SLOTS = 2
 
 

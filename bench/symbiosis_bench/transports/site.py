@@ -33,6 +33,7 @@ from symbiosis_bench.transports.rows import Round
 from symbiosis_bench.transports.settings import Cell, Settings
 from symbiosis_bench.transports.yardsticks import (
     ACROSS_CORES,
+    INPROC,
     MEMORY_FLOOR,
     RAW_ZMQ,
     RAW_ZMQ_SHM,
@@ -76,6 +77,8 @@ class Site:
             if kind == MEMORY_FLOOR:
                 continue
             endpoint = self._endpoints[kind] = self._endpoint(kind)
+            if kind == INPROC:  # it has its server with it
+                continue
             core = self._cores[-1] if kind == ACROSS_CORES else self._cores[0]
             options = [f"--endpoint={endpoint}", f"--clients={most}", f"--core={core}"]
             options += ["--linear"] if "linear" in self._settings.computes else []

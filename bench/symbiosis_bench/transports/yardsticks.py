@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACROSS_CORES", "MEMORY_FLOOR", "RAW_ZMQ", "RAW_ZMQ_SHM", "SAME_CORE", "WAKE_FLOORS"]
+__all__ = ["ACROSS_CORES", "INPROC", "MEMORY_FLOOR", "RAW_ZMQ", "RAW_ZMQ_SHM", "SAME_CORE", "WAKE_FLOORS"]
 
+INPROC: Final = "inproc"
+"""No yardstick, but as they it has no server process."""
 MEMORY_FLOOR: Final = "memory_floor"
 RAW_ZMQ: Final = "raw_zmq"
 RAW_ZMQ_SHM: Final = "raw_zmq_shm"

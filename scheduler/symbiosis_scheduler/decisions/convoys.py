@@ -22,6 +22,8 @@ Pure: `now` is an argument, and all that is kept is a few numbers per client.
 from __future__ import annotations
 
 from itertools import islice
+from operator import attrgetter
+from typing import Final
 
 from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.costs import Costs
@@ -32,6 +34,9 @@ from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.travellers import Travellers
 
 __all__ = ["Convoys"]
+
+_CLIENT: Final = attrgetter("client")
+_ARRIVED_US: Final = attrgetter("arrived_us")
 
 
 class Convoys:
@@ -63,7 +68,7 @@ class Convoys:
         cell = level.cells[lead.op, lead.direction]
         latest_us = _latest_us(cell, level)
         held = self.holds.of(lead)
-        here = frozenset([request.client for request in cell.parts])
+        here = frozenset(map(_CLIENT, cell.parts))
         if latest_us <= now_us:
             if held is not None:
                 self._give_up(held.awaited, here)
@@ -72,8 +77,7 @@ class Convoys:
             return None
         if held is not None and held.stands(here, now_us, self._travellers.all):
             return min(held.until_us, latest_us)
-        lanes = frozenset([lane.name for lane in level.lanes])
-        scene = Scene(lead, lanes, here, cell.rows, now_us, latest_us, max_rows)
+        scene = Scene(lead, level.lane_names, here, cell.rows, now_us, latest_us, max_rows)
         meeting = best_meeting(scene, self._costs, self._travellers)
         if meeting is None or not (held or self.holds.allowed()):
             return None
@@ -96,6 +100,7 @@ def _latest_us(cell: Cell, level: Level) -> int:
     """Returns until when nobody in this cell has waited for longer than its lane allows."""
     waiting = islice(cell.parts, LOOKED_AT)
     if len(level.lanes) == 1:
-        return min([each.arrived_us for each in waiting]) + level.lanes[0].config.max_hold_us
+        oldest_us: int = min(map(_ARRIVED_US, waiting))
+        return oldest_us + level.lanes[0].config.max_hold_us
     most_us = {lane.name: lane.config.max_hold_us for lane in level.lanes}
     return min([each.arrived_us + most_us[each.lane] for each in waiting])

@@ -11,7 +11,8 @@ taken up again: a *key* names an op by its content, and numbers differ from one 
 
 Batches that are computed beside others (see `tracks`) teach the same curves, though they take longer: a decision
 asks what a batch will take as things are, which is what most of the last ones took, and compares batches of the
-same op that are stretched alike. A batch that failed teaches nothing.
+same op that are stretched alike. A batch that failed teaches nothing. A forward with a loss takes longer where
+somebody trains on it (see `slopes`), and shares its curve with those that only evaluate: the curve lies between.
 
 Pure: nothing here looks at a clock.
 """

@@ -52,6 +52,6 @@ class Lockstep:
 
 def _away(queues: Queues, known: Known, now_us: int) -> list[ClientId]:
     """Returns who is at work and does not wait."""
-    lanes, turns = {lane.name for lane in queues.lanes}, [level.turns for level in queues.levels]
+    lanes, turns = [lane.name for lane in queues.lanes], [level.turns for level in queues.levels]
     active = known.travellers.active(lanes, len(known.travellers.all), now_us)
-    return [client for client, _ in active if not any(client in here for here in turns)]
+    return [other.client for other in active if not any(other.client in here for here in turns)]

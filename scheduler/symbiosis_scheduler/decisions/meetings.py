@@ -14,15 +14,17 @@ It is part of a decision, and looked at for every new lead: what is cheap and ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from symbiosis_core.ids import ClientId
-from symbiosis_scheduler.decisions.costs import Costs
+from symbiosis_scheduler.decisions.costs import Costs, Curve
 from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.travellers import Traveller, Travellers
 
 __all__ = ["LOOKED_AT", "Meeting", "Scene", "best_meeting"]
 
+_CLIENT: Final = attrgetter("client")
 LOOKED_AT: Final = 16
 """Of the others so many are looked at, those who asked last: it bounds what a decision costs."""
 _NEARLY: Final = 0.8
@@ -33,7 +35,7 @@ class Scene(NamedTuple):
     """Where a lead waits."""
 
     lead: Request
-    lanes: frozenset[str]
+    lanes: tuple[str, ...]
     """Of its level: whoever is in another is planned by himself, and never joins."""
     here: frozenset[ClientId]
     """Who waits for the same, the lead's client included."""
@@ -70,69 +72,87 @@ class _Coming(NamedTuple):
 
 def best_meeting(scene: Scene, costs: Costs, travellers: Travellers) -> Meeting | None:
     """Returns the meeting that saves most, of those with the next one to come, the next two, and so on."""
-    lead, here, now_us, latest_us = scene.lead, scene.here, scene.now_us, scene.latest_us
+    lead = scene.lead
     traveller = travellers.all[lead.client]
     if traveller.thought_us is None:
         return None
-    active = travellers.active(scene.lanes, LOOKED_AT, now_us)
-    away = [each for each in active if each[0] not in here]
-    if not away:
-        return None
+    active = travellers.active(scene.lanes, LOOKED_AT, scene.now_us)
+    if scene.here.issuperset(map(_CLIENT, active)):
+        return None  # nobody is away
     curve = costs.curve(lead.op, lead.direction)
     alone_us = curve.expected_us(lead.rows)
     if alone_us is None:
         return None
-    coming = _coming(scene, away, traveller, alone_us)
+    coming = _coming(scene, active, traveller, alone_us)
     if not coming:
         return None
-    slowest_us = traveller.thinking.usual
-    rows_us = {rows: curve.expected_us(rows) or 0.0 for rows in {other.rows for _, other in active}}
-    apart_us = sum([rows_us[other.rows] for _, other in active])
-    if apart_us <= slowest_us + alone_us:
+    apart_us = sum([curve.expected_us(other.rows) or 0.0 for other in active])
+    if apart_us <= traveller.thinking.usual + alone_us:
         return None  # there is time for each by itself
-    together, rows = len(here), scene.rows
-    saved_us = curve.expected_us(rows) or 0.0
-    best: Meeting | None = None
-    best_us = 0.0
-    joining: list[ClientId] = []
+    return _best(_Alone(scene, traveller, curve, apart_us, len(active)), coming, travellers.lasting)
+
+
+def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, service_us: float) -> list[_Coming]:
+    """Returns who of those that are elsewhere is on the way to where the lead is, the soonest first."""
+    lead, here, now_us = scene.lead, scene.here, scene.now_us
+    place = (lead.op, lead.direction)
+    found = []
+    for other in active:
+        if other.client in here or other.distrusted:
+            continue
+        away = other.answered_us >= 0
+        if not away and other.lane != lead.lane:
+            continue  # what waits in another lane may be planned only after the lead
+        trips = other.trips_to(place)
+        if trips is None:
+            if not away or other.client not in traveller.company:
+                continue
+            trips = 1  # on its first way through the model it is thought to go where its company goes
+        due_us = other.due_us(now_us, service_us)
+        if trips > 1:
+            due_us += (trips - 1) * (service_us + max(0.0, other.thinking.usual))
+        found.append(_Coming(due_us, other.client, other))
+    found.sort()
+    return found
+
+
+class _Alone(NamedTuple):
+    """What there is without a meeting."""
+
+    scene: Scene
+    traveller: Traveller
+    """The lead's client."""
+    curve: Curve
+    round_us: float
+    """The batches of all who are active, one after the other."""
+    active: int
+
+
+def _best(alone: _Alone, coming: Sequence[_Coming], lasting: float) -> Meeting | None:
+    """Returns the meeting that saves most over so many trips, if there is one that saves anything."""
+    scene, traveller, curve, round_us, active = alone
+    expected_us, here = curve.expected_us, len(scene.here)
+    rows, joining = scene.rows, list[ClientId]()
+    saved_us, slowest_us = expected_us(rows) or 0.0, traveller.thinking.usual
+    best_us, best = 0.0, (0, 0.0, 0.0, 0.0)
     for due_us, client, other in coming:
-        if due_us > latest_us:
+        if due_us > scene.latest_us:
             break
         if rows + other.rows > scene.max_rows:
             continue
         rows += other.rows
         joining.append(client)
-        together += 1
-        joint_us = curve.expected_us(rows) or 0.0
-        saved_us += rows_us[other.rows]
+        together = here + len(joining)
+        joint_us = expected_us(rows) or 0.0
+        saved_us += expected_us(other.rows) or 0.0
         slowest_us = max(slowest_us, other.thinking.at(together / (together + 1)))
-        shorter_us = apart_us - max(slowest_us + joint_us, len(active) / together * joint_us)
-        patience_us = shorter_us * travellers.lasting
-        wait_us = due_us - now_us
+        shorter_us = round_us - max(slowest_us + joint_us, active / together * joint_us)
+        patience_us, wait_us = shorter_us * lasting, due_us - scene.now_us
         if patience_us - wait_us > _NEARLY * best_us:
             best_us = patience_us - wait_us
-            trips = 1.0 if traveller.company.issuperset(joining) else travellers.lasting
-            best = Meeting(frozenset(joining), wait_us, saved_us - joint_us, trips, patience_us)
-    return best
-
-
-def _coming(
-    scene: Scene, away: Sequence[tuple[ClientId, Traveller]], traveller: Traveller, service_us: float
-) -> list[_Coming]:
-    """Returns who of those that are elsewhere is on the way to where the lead is, the soonest first."""
-    lead, now_us = scene.lead, scene.now_us
-    place = (lead.op, lead.direction)
-    found = []
-    for client, other in away:
-        if other.distrusted or (other.answered_us < 0 and other.lane != lead.lane):
-            continue  # what waits in another lane may be planned only after the lead
-        trips = other.trips_to(place)
-        if trips is None and client in traveller.company and other.answered_us >= 0:
-            trips = 1  # on its first way through the model it is thought to go where its company goes
-        if trips is not None:
-            due_us = other.due_us(now_us, service_us)
-            if trips > 1:
-                due_us += (trips - 1) * (service_us + max(0.0, other.thinking.usual))
-            found.append(_Coming(due_us, client, other))
-    found.sort()
-    return found
+            best = len(joining), wait_us, saved_us - joint_us, patience_us
+    joined, wait_us, worth_us, patience_us = best
+    if not joined:
+        return None
+    met = frozenset(joining[:joined])
+    return Meeting(met, wait_us, worth_us, 1.0 if met <= traveller.company else lasting, patience_us)

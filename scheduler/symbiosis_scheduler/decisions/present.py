@@ -13,14 +13,12 @@ __all__ = ["OpenRequest", "PresentClient"]
 class OpenRequest:
     """A request that has not been answered."""
 
-    __slots__ = ("aged", "in_flight", "refusal", "request", "rows_left")
+    __slots__ = ("aged", "refusal", "request", "rows_left")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.rows_left = request.rows
-        """Rows that are not computed."""
-        self.in_flight = 0
-        """Parts in plans that run."""
+        """Rows that wait or are in plans that run. Once it is refused, only these: none waits any more."""
         self.refusal: RefusalCode | None = None
         self.aged = False
 

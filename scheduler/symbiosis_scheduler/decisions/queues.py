@@ -69,13 +69,14 @@ class Lane:
 class Level:
     """Lanes of one priority. Policies read it; only `Queues` changes it."""
 
-    __slots__ = ("cells", "lanes", "priority", "rank", "turns")
+    __slots__ = ("cells", "lane_names", "lanes", "priority", "rank", "turns")
 
     def __init__(self, rank: int, priority: int) -> None:
         self.rank = rank
         """Position in `Queues.levels`: 0 goes first."""
         self.priority = priority
         self.lanes: tuple[Lane, ...] = ()
+        self.lane_names: tuple[str, ...] = ()
         self.turns: OrderedDict[ClientId, OrderedDict[Request, None]] = OrderedDict()
         self.cells: dict[tuple[OpId, Direction], Cell] = {}
 
@@ -111,6 +112,7 @@ class Queues:
         }
         for level in self.levels:
             level.lanes = tuple(lane for lane in self._lanes.values() if lane.level is level)
+            level.lane_names = tuple(lane.name for lane in level.lanes)
         self.lanes = tuple(lane for level in self.levels for lane in level.lanes)
         """By priority; equal ones in the order of the configuration."""
         self._tickets = _Tickets()
@@ -202,11 +204,12 @@ class Queues:
             if not cell.parts:
                 del lane.level.cells[key]
 
-    def discard(self, request: Request) -> None:
-        """Removes what is left of a request. Nothing happens if it does not wait."""
+    def discard(self, request: Request) -> int:
+        """Removes what is left of a request, and returns how many rows that was: none if it does not wait."""
         lane = self._lanes[request.lane]
-        if request in lane.waiting:
-            self._forget(request, lane, lane.level.cells[request.op, request.direction])
+        if request not in lane.waiting:
+            return 0
+        return self._forget(request, lane, lane.level.cells[request.op, request.direction])
 
     def remove(self, client: ClientId) -> int:
         """Removes everything of a client and returns how many requests that were."""
@@ -265,7 +268,8 @@ class Queues:
         cell.parts[request] = Part(request, part.stop, request.rows)
         cell.parts.move_to_end(request)
 
-    def _forget(self, request: Request, lane: Lane, cell: Cell) -> None:
+    def _forget(self, request: Request, lane: Lane, cell: Cell) -> int:
+        """Removes a request that waits, and returns how many of its rows were left."""
         level = lane.level
         del lane.waiting[request]
         left = cell.parts.pop(request).rows
@@ -277,6 +281,7 @@ class Queues:
         del own[request]
         if not own:
             del level.turns[request.client]
+        return left
 
 
 def _continues(part: Part, left: Part | None) -> bool:

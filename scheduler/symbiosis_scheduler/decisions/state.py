@@ -195,23 +195,21 @@ class SchedulerState:
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
         self._queues.check()
-        parts: Counter[Request] = Counter()
         flying: Counter[Request] = Counter()
         for track in self._tracks:
             assert len(track.in_flight) <= track.most
         for plan in self._tracks.plans():
             for part in plan.parts:
-                parts[part.request] += 1
                 flying[part.request] += part.rows
         queued = {request for lane in self._queues.lanes for request in lane.waiting}
         for client in self._clients.values():
             for slot, entry in client.open.items():
                 request = entry.request
                 assert (request.client, request.slot, request.lane) == (client.id, slot, client.lane)
-                assert entry.in_flight == parts[request]
                 waiting = request.rows - self._queues.taken(request) if request in queued else 0
-                assert waiting == 0 if entry.refusal else entry.rows_left == waiting + flying[request]
-                assert waiting or entry.in_flight, "an open request that nobody will ever finish"
+                assert entry.rows_left == waiting + flying[request]
+                assert not (waiting and entry.refusal)
+                assert entry.rows_left, "an open request that nobody will ever finish"
                 queued.discard(request)
         assert not queued, "queued for a client that is gone"
 
@@ -297,15 +295,12 @@ class SchedulerState:
     def _start(self, plan: Plan, track: Track, now_us: int) -> None:
         if not plan.parts:
             raise LocalProtocolError("the policy made an empty plan")
-        lead, clients = plan.lead, self._clients
+        lead = plan.lead
         if (lead.op, lead.direction) != (plan.op, plan.direction):
             raise LocalProtocolError(f"{lead} does not belong into {plan}")
         self._queues.take(*plan.parts)
-        for part in plan.parts:
-            request = part.request
-            clients[request.client].open[request.slot].in_flight += 1
         if plan.aged:
-            entry = clients[lead.client].open[lead.slot]
+            entry = self._clients[lead.client].open[lead.slot]
             if not entry.aged:
                 entry.aged = True
                 self._tallies.aged(lead.lane)
@@ -330,13 +325,12 @@ class SchedulerState:
             if client is None:
                 continue
             entry = client.open[request.slot]
-            entry.in_flight -= 1
             entry.rows_left -= part.stop - part.start
             if request in event.failed and entry.refusal is None:
                 entry.refusal = event.failed[request]
-                self._queues.discard(request)
+                entry.rows_left -= self._queues.discard(request)
                 self.known.convoys.holds.forget(request)
-            if not entry.in_flight and (entry.refusal is not None or not entry.rows_left):
+            if not entry.rows_left:
                 answers.append(self._answer(client, entry))
                 if client.here and not client.open:
                     self._at_work.answered(client.id, event.now_us)

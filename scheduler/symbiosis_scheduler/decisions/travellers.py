@@ -9,7 +9,9 @@ Pure: `now` is an argument, and all that is kept is a few numbers per client and
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Sequence
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Final
 
 from symbiosis_core.ids import ClientId, OpId
@@ -37,6 +39,8 @@ _ACTIVE_US: Final = 100_000
 _UNKNOWN_US: Final = 1000
 """How long somebody is thought to think of whom nothing is known yet."""
 
+_SEEN_US: Final = attrgetter("seen_us")
+
 Place = tuple[OpId, Direction]
 
 
@@ -55,6 +59,7 @@ class Traveller:
         "_distrust",
         "answered_us",
         "by_place",
+        "client",
         "company",
         "distrusted",
         "first_token",
@@ -75,7 +80,8 @@ class Traveller:
         "trips",
     )
 
-    def __init__(self, lane: str) -> None:
+    def __init__(self, client: ClientId, lane: str) -> None:
+        self.client = client
         self.lane = lane
         self.company: frozenset[ClientId] = frozenset()
         """Who was answered together with it last, itself included."""
@@ -115,12 +121,13 @@ class Traveller:
 
     def trips_to(self, place: Place) -> int | None:
         """Returns as which of its next requests it will ask for this, from 1; None: that is not known."""
-        forward, at = self.trip_of.get(place, (-2, 0))
-        if self.forwards - forward > 1 or not self.thinking.known:
-            return None  # it has come by another way since
-        if at > self.trip:
-            return at - self.trip
-        return at - self.trip + self.trips if self.trips > self.trip else None
+        visit = self.trip_of.get(place)
+        if visit is None or self.forwards - visit[0] > 1 or not self.thinking.known:
+            return None  # it was never there, or has come by another way since
+        trips = visit[1] - self.trip
+        if trips > 0:
+            return trips
+        return trips + self.trips if self.trips > self.trip else None
 
     def distrust(self) -> None:
         """It was waited for in vain: for a while nobody does, and twice as long each time until it has company."""
@@ -144,6 +151,9 @@ class Traveller:
         return expected_us if expected_us > now_us else now_us + known.deviation  # overdue: any moment now
 
 
+_NOBODY: Final[dict[ClientId, Traveller]] = {}
+
+
 class Travellers:
     """All clients that have asked for anything."""
 
@@ -151,7 +161,8 @@ class Travellers:
         self.starts: Final[set[OpId]] = set()
         """Ops that take token ids, so that a forward begins with them."""
         self.all: Final[dict[ClientId, Traveller]] = {}
-        """Who asked or was answered last comes last."""
+        self._latest: dict[str, dict[ClientId, Traveller]] = {}
+        """The same by lane. Who asked or was answered last comes last."""
         self.error = Estimate()
         """By how much predicted arrivals were off."""
         self.lasting = _USUALLY_LASTS
@@ -166,9 +177,9 @@ class Travellers:
         """A client wants something."""
         traveller = self.all.get(request.client)
         if traveller is None:
-            traveller = Traveller(request.lane)
+            traveller = self.all[request.client] = Traveller(request.client, request.lane)
         now_us = request.arrived_us
-        self._seen(request.client, traveller, now_us)
+        self._seen(traveller, now_us)
         traveller.thought_us = None
         if traveller.answered_us >= 0:
             traveller.thought_us = now_us - traveller.answered_us
@@ -201,7 +212,7 @@ class Travellers:
             traveller = self.all.get(client)
             if traveller is None:
                 continue
-            self._seen(client, traveller, now_us)
+            self._seen(traveller, now_us)
             traveller.answered_us, traveller.place = now_us, place
             if len(clients) > 1:
                 traveller.trust()
@@ -215,19 +226,23 @@ class Travellers:
 
     def left(self, client: ClientId) -> None:
         """A client is gone."""
-        self.all.pop(client, None)
+        traveller = self.all.pop(client, None)
+        if traveller is None:
+            return
+        latest = self._latest[traveller.lane]
+        del latest[client]
+        if not latest:
+            del self._latest[traveller.lane]
 
-    def active(self, lanes: Container[str], most: int, now_us: int) -> list[tuple[ClientId, Traveller]]:
+    def active(self, lanes: Sequence[str], most: int, now_us: int) -> list[Traveller]:
         """Returns who of these lanes asked or was answered a moment ago: `most` at most, the latest first."""
-        found, since_us = [], now_us - _ACTIVE_US
-        for each in reversed(self.all.items()):
-            traveller = each[1]
-            if traveller.seen_us < since_us:
-                break
-            if traveller.lane in lanes:
-                found.append(each)
-                if len(found) == most:
-                    break
+        by_lane = [islice(reversed(self._latest.get(lane, _NOBODY).values()), most) for lane in lanes]
+        found = list(by_lane[0])
+        if len(by_lane) > 1:
+            found = sorted(chain(found, *by_lane[1:]), key=_SEEN_US, reverse=True)[:most]
+        since_us = now_us - _ACTIVE_US
+        if found and found[-1].seen_us < since_us:
+            found = [traveller for traveller in found if traveller.seen_us >= since_us]
         return found
 
     def active_until_us(self, client: ClientId) -> int:
@@ -237,10 +252,13 @@ class Travellers:
     def _takes_ids(self, op: OpId, direction: Direction) -> bool:
         return direction is Direction.FORWARD and op in self.starts
 
-    def _seen(self, client: ClientId, traveller: Traveller, now_us: int) -> None:
+    def _seen(self, traveller: Traveller, now_us: int) -> None:
         traveller.seen_us = now_us
-        self.all.pop(client, None)  # else it would keep its old place in the order
-        self.all[client] = traveller
+        latest = self._latest.get(traveller.lane)
+        if latest is None:
+            latest = self._latest[traveller.lane] = {}
+        latest.pop(traveller.client, None)  # else it would keep its old place in the order
+        latest[traveller.client] = traveller
 
     def _thought(self, traveller: Traveller, us: int) -> None:
         place = traveller.place

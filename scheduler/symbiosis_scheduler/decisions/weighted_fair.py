@@ -27,7 +27,7 @@ from symbiosis_scheduler.decisions.request import Request
 __all__ = ["WeightedFair"]
 
 K = TypeVar("K", bound=Hashable)
-_LEAST_KEPT: Final = 64
+_LEAST_KEPT: Final = 256
 """So many accounts are kept before those that say nothing any more are looked for."""
 
 

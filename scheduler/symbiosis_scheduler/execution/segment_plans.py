@@ -93,7 +93,7 @@ class SegmentPlans:
         if not remembered or not self.memo.budget_bytes:
             return program.forward(planes)
         saved: dict[int, Tensor] = {}
-        ys = program.forward(planes, saved)
+        ys = program.forward(planes, saved, _kept(parts))
         at = 0
         for part in parts:
             request = part.request
@@ -126,6 +126,13 @@ class SegmentPlans:
         key = (request.client, request.op, request.memo)
         kept = self.memo.find(key, request.rows, last=part.stop == request.rows)
         return None if kept is None else {value: rows[part.start : part.stop] for value, rows in kept.items()}
+
+
+def _kept(parts: Sequence[Part]) -> Tensor | None:
+    """Returns of which rows something is to be kept; None: of all."""
+    if all(part.request.memo for part in parts):
+        return None
+    return torch.cat([torch.full((part.rows,), bool(part.request.memo)) for part in parts])
 
 
 def _joined(found: list[Saved | None]) -> Saved:

@@ -91,3 +91,9 @@ class Int8Linear:
 
     def backward(self, dy_RO: Tensor, out_RD: Tensor | None) -> Tensor:
         return torch.mm(dy_RO * self._scales_O, self._rows_OD.to(dy_RO.dtype), out=out_RD)
+
+    def columns(self, start: int, width: int) -> Int8Linear:
+        """Returns some columns, in the same memory."""
+        bias_O = None if self._bias_O is None else self._bias_O.narrow(0, start, width)
+        scales_O = self._scales_O.narrow(0, start, width)
+        return Int8Linear(self._rows_OD.narrow(0, start, width), scales_O, bias_O, scales_O.dtype)

@@ -265,6 +265,11 @@ class _Linear:
     def backward(self, dy_RO: Tensor, out_RD: Tensor | None) -> Tensor:
         return torch.mm(dy_RO, self._weight_OD, out=out_RD)
 
+    def columns(self, start: int, width: int) -> _Linear:
+        """Returns some columns, in the same memory. To be asked for after `move`."""
+        bias_O = None if self._bias_O is None else self._bias_O.narrow(0, start, width)
+        return _Linear(self._weight_DO.narrow(1, start, width), bias_O, bias_apart=self._bias_apart)
+
 
 class _Embedding:
     """Looks rows up."""

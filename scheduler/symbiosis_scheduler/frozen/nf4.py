@@ -138,6 +138,9 @@ class Nf4Linear:
             dx_RD += each_RD
         return dx_RD if out_RD is None else out_RD.copy_(dx_RD)
 
+    def columns(self, start: int, width: int) -> None:
+        """Returns None: a weight is unpacked as a whole."""
+
     def _held(self) -> list[Member]:
         if not self._members:  # at the first use: until then the linears' memory may be exchanged
             self._members = [Member.of(linear) for linear in self._linears]

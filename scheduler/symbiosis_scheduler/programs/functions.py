@@ -9,10 +9,21 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from symbiosis_core.segments import Node, SegmentSpec
+from symbiosis_scheduler.programs.columns import columns_in
 from symbiosis_scheduler.programs.losses import cross_entropy, cross_entropy_pull, losses_in
 from symbiosis_scheduler.programs.norms import norms_in, rms_norm, rms_norm_pull
 from symbiosis_scheduler.programs.slopes import HeadLoss, head_losses_in
-from symbiosis_scheduler.programs.steps import Pull, Reads, Step, Weights, pull_of, reads_of, step_of
+from symbiosis_scheduler.programs.steps import (
+    Pull,
+    Reads,
+    Step,
+    Weights,
+    linear_pull,
+    linear_step,
+    pull_of,
+    reads_of,
+    step_of,
+)
 
 __all__ = ["Function", "functions_of"]
 
@@ -29,15 +40,18 @@ class Function(NamedTuple):
     """Set for a loss whose gradient reads slopes, after `args`; a forward can make both at once."""
     backward_only: bool = False
     """Whether no forward makes it by itself: slopes."""
+    multiplies: bool = False
+    """Whether it costs the product of a matrix, though its node is none: columns that are computed alone."""
 
 
 def functions_of(spec: SegmentSpec, weights: Weights, made: Collection[int]) -> dict[int, Function]:
     """Returns the functions by the number of their value, in order; those that are `made` have none."""
-    norms, heads = norms_in(spec), head_losses_in(spec, weights)
+    norms, heads, columns = norms_in(spec), head_losses_in(spec, weights), columns_in(spec, weights)
     losses = {value: loss for value, loss in losses_in(spec).items() if value not in heads}
     slopes = {head.slope: head for head in heads.values()}
     left_out = set(made).union(*[norm.inside for norm in norms.values()])
     left_out.update(*[loss.inside for loss in losses.values()], *[head.inside for head in heads.values()])
+    left_out.update(part.inside for part in columns.values())
     functions = {}
     for value, node in enumerate(spec.segment.nodes, spec.first_node):
         if (norm := norms.get(value)) is not None:
@@ -50,6 +64,9 @@ def functions_of(spec: SegmentSpec, weights: Weights, made: Collection[int]) -> 
         elif (loss := losses.get(value)) is not None:
             reads = Reads(itself=True, others=True)
             functions[value] = Function(loss.args, cross_entropy(loss), cross_entropy_pull(loss), reads)
+        elif (part := columns.get(value)) is not None:
+            step, pull = linear_step(part.layer), linear_pull(part.layer)
+            functions[value] = Function(part.args, step, pull, Reads(), multiplies=True)
         elif value not in left_out:
             functions[value] = _of_node(node, spec, weights)
     return functions

@@ -50,9 +50,7 @@ class Program:
         self._dead = self._deaths(segment.outputs)
         self._pulled = self._reaching()
         needed = self._needed(self._read_by_pulls(), frozenset())
-        self.saved: Final = tuple(
-            value for value in needed if value >= self._first and self._node(value).fn is Fn.LINEAR
-        )
+        self.saved: Final = tuple(value for value in needed if value >= self._first and self._multiplies(value))
         """The values worth keeping from a forward to its backward."""
         self._again = tuple(value for value in needed if value >= self._first and value not in self._frozen)
         self._again_with_saved = tuple(
@@ -88,15 +86,21 @@ class Program:
             elif node.fn is Fn.CROSS_ENTROPY:
                 _check_range(inputs[node.args[1]], self.spec.values[node.args[0]].width, node.start)
 
-    def forward(self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None = None) -> list[Tensor]:
-        """Returns the outputs; puts the values of `self.saved` into `saved`."""
+    def forward(
+        self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None = None, keeps_R: Tensor | None = None
+    ) -> list[Tensor]:
+        """Returns the outputs; puts the values of `self.saved` into `saved`.
+
+        `keeps_R`, on the CPU, is true for the rows of which they are wanted: of others there may be zeros.
+        """
         rows = inputs[0].shape[0]
         if rows <= self.piece_rows:
-            return self._forward(inputs, saved)
+            return self._forward(inputs, saved, keeps_R)
         pieces = []
         for part in _slices(rows, self.piece_rows):
             kept: dict[int, Tensor] | None = None if saved is None else {}
-            pieces.append(self._forward([plane[part] for plane in inputs], kept))
+            keeps = None if keeps_R is None else keeps_R[part]
+            pieces.append(self._forward([plane[part] for plane in inputs], kept, keeps))
             if saved is not None:
                 for value, tensor in (kept or {}).items():
                     if value not in saved:
@@ -117,12 +121,15 @@ class Program:
             pieces.append(self._backward([plane[part] for plane in inputs], [dy[part] for dy in dys], some))
         return _joined(pieces)
 
-    def _forward(self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None) -> list[Tensor]:
+    def _forward(
+        self, inputs: Sequence[Tensor], saved: dict[int, Tensor] | None, keeps_R: Tensor | None
+    ) -> list[Tensor]:
         values: list[Tensor | None] = [*inputs, *self._made]
         for (value, function), dead_now in zip(self._run, self._dead, strict=True):
             given: list[Any] = [values[arg] for arg in function.args]
             if saved is not None and function.head is not None and function.head.slope in self.saved:
-                values[value], saved[function.head.slope] = function.head.both(*given)
+                x_RD, classes_R1 = given
+                values[value], saved[function.head.slope] = function.head.both(x_RD, classes_R1, keeps_R)
             else:
                 values[value] = function.step(*given)
             if saved is not None and value in self.saved:
@@ -162,6 +169,11 @@ class Program:
         for index, arg in enumerate(function.args):
             if arg in self._pulled:
                 grads.add(arg, function.pull(dy, given, values[value], index))
+
+    def _multiplies(self, value: int) -> bool:
+        """Whether making a value costs the product of a matrix."""
+        function = self._functions.get(value)
+        return self._node(value).fn is Fn.LINEAR or (function is not None and function.multiplies)
 
     def _node(self, value: int) -> Node:
         return self._nodes[value - self._first]

@@ -81,14 +81,23 @@ class HeadLoss:
         """Returns the slope of every row, (R, D)."""
         return self.both(x_RD, classes_R1)[1]
 
-    def both(self, x_RD: Tensor, classes_R1: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns losses and slopes, of every row.
+    def both(self, x_RD: Tensor, classes_R1: Tensor, keeps_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the losses of every row, and the slopes of those that `keeps_R` is true for, of others zeros.
 
-        Where one in a batch trains, the rows of those that only evaluate have slopes as well, which nobody keeps:
-        all rows go through the head together, and these pay for one more product.
+        So in a batch of some that train and some that evaluate, only the former pay for the second product.
+        `keeps_R` is on the CPU; None: all rows are kept.
         """
-        losses_R1, slopes_RD = self._of_counted(x_RD, classes_R1, sloping=True)
-        return losses_R1, slopes_RD
+        if keeps_R is None or bool(keeps_R.all()):
+            losses_R1, slopes_RD = self._of_counted(x_RD, classes_R1, sloping=True)
+            return losses_R1, slopes_RD
+        slopes_RD = torch.zeros_like(x_RD)
+        if not bool(keeps_R.any()):
+            return self.losses(x_RD, classes_R1), slopes_RD
+        kept, others = (mine.nonzero()[:, 0].to(x_RD.device) for mine in (keeps_R, ~keeps_R))
+        losses_K1, slopes_KD = self._of_counted(x_RD[kept], classes_R1[kept], sloping=True)
+        losses_R1 = losses_K1.new_empty(len(x_RD), 1).index_copy_(0, kept, losses_K1)
+        losses_R1.index_copy_(0, others, self.losses(x_RD[others], classes_R1[others]))
+        return losses_R1, slopes_RD.index_copy_(0, kept, slopes_KD)
 
     def pull(self, dy_R1: Tensor, args: Sequence[Any], out: Any, index: int) -> Tensor:
         """Returns the gradient of what goes into the head. The last of `args` are the slopes."""

@@ -21,7 +21,18 @@ from torch.nn import functional as F
 from symbiosis_core.segments import Fn, Node
 from symbiosis_transports.tensors import torch_dtype
 
-__all__ = ["Layer", "Pull", "Reads", "Step", "Weights", "pull_of", "reads_of", "step_of"]
+__all__ = [
+    "Layer",
+    "Pull",
+    "Reads",
+    "Step",
+    "Weights",
+    "linear_pull",
+    "linear_step",
+    "pull_of",
+    "reads_of",
+    "step_of",
+]
 
 Step = Callable[..., Tensor]
 """Takes the values of a node's arguments and returns its own."""
@@ -38,6 +49,9 @@ class Layer(Protocol):
 
     def backward(self, dy_RD: Tensor, out: Tensor | None) -> Tensor:
         """Passes a gradient back."""
+
+    def columns(self, start: int, width: int) -> Layer | None:
+        """Returns what computes some of its columns alone; None where that saves nothing."""
 
 
 class Weights(Protocol):
@@ -63,10 +77,11 @@ class Reads(NamedTuple):
 def step_of(node: Node, weights: Weights) -> Step:
     """Returns what computes `node`."""
     number = node.number
-    if node.fn is Fn.LINEAR or node.fn is Fn.LOOKUP:
-        layer = weights.layer(node.op)
-        apply = layer.forward if node.fn is Fn.LINEAR else layer.look_up
-        return lambda x: apply(x, None)
+    if node.fn is Fn.LINEAR:
+        return linear_step(weights.layer(node.op))
+    if node.fn is Fn.LOOKUP:
+        look_up = weights.layer(node.op).look_up
+        return lambda x: look_up(x, None)
     if node.fn in _BINARY:
         function = _BINARY[node.fn]
         return function if number is None else lambda x: function(x, number)
@@ -92,10 +107,19 @@ def pull_of(node: Node, weights: Weights, width: int) -> Pull | None:
     if node.fn is Fn.MEAN:
         return lambda dy, args, out, index: dy / width
     if node.fn is Fn.LINEAR:
-        backward = weights.layer(node.op).backward
-        return lambda dy, args, out, index: backward(dy, None)
+        return linear_pull(weights.layer(node.op))
     pull = _PULLS.get(node.fn)
     return pull and pull(node)
+
+
+def linear_step(layer: Layer) -> Step:
+    """Returns what applies a linear."""
+    return lambda x: layer.forward(x, None)
+
+
+def linear_pull(layer: Layer) -> Pull:
+    """Returns the gradient of a linear, which reads nothing of the forward."""
+    return lambda dy, args, out, index: layer.backward(dy, None)
 
 
 def reads_of(node: Node) -> Reads:

@@ -18,7 +18,7 @@ from symbiosis_core.specs import DType, LentTensor
 from symbiosis_core.wire import Loan
 from symbiosis_scheduler.frozen.lending import Lent
 from tests.adapters.local import Pair
-from tests.adapters.training import QUIET, batches, logits
+from tests.adapters.training import QUIET, Run, batches, logits
 
 pytestmark = QUIET
 
@@ -37,12 +37,12 @@ WANTING: dict[str, tuple[str, str, str]] = {
     "kasa": ("llama", "kasa", rf"{_READS}\S+\.KasaLinearVariant\.\w+ {_PUT_ON}"),
     "lora-ga": ("llama", "lora-ga", rf"{_TRAINS}\S+\.preprocess_loraga needs"),
     "target_parameters": ("llama", "parameters", rf"{_READS}\S+\._LoraParameterProxy\.\w+ {_FORWARD}"),
-    "token indices": ("llama", "lora tokens", rf"{_CHANGES}\S+\.TrainableTokensLayer\.\w+ {_PUT_ON}"),
+    "token indices": ("llama", "lora tokens", rf"{_READS}\S+\.TrainableTokensLayer\.\w+ {_PUT_ON}"),
     "modules_to_save": ("llama", "saved head", rf"{_TRAINS}\S+\.ModulesToSaveWrapper\.\w+ {_PUT_ON}"),
     "bias": ("gpt2", "bias=all", rf"{_TRAINS}\S+\.LoraModel\.\w+ {_PUT_ON}"),
     **{
         name: ("llama", name, rf"{_READS}peft\.tuners\.{name}\.\S+ {_PUT_ON}")
-        for name in ("osf", "delora", "deft", "psoft", "frod", "tinylora", "supertuning")
+        for name in ("osf", "delora", "psoft", "frod", "tinylora", "supertuning")
     },
     **{
         name: ("llama", name, rf"({_READS}|{_CHANGES})peft\.tuners\.{name}\.\S+ {_FORWARD}")
@@ -72,6 +72,13 @@ def test_what_nobody_lends_is_refused_and_says_which_method_needs_it_why_and_wha
     with pytest.raises(UsageError, match=rf"(weight|bias): {code}, is not possible") as caught:
         put_on(pair.remote(), METHODS[method], tmp_path)(**batches(1)[0])
     assert 'set lending.allow = "same_user"' in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # as above
+def test_a_method_that_only_multiplies_rows_by_the_weights_needs_none_of_their_values(tmp_path: Path) -> None:
+    pair = Pair("llama", allow="nobody")
+    ours, plain = (put_on(base, METHODS["deft"], tmp_path) for base in (pair.remote(), pair.plain()))
+    Run(ours, steps=3).check(Run(plain, steps=3))
 
 
 @pytest.mark.parametrize("name", MERGING)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftConfig, PeftModel, get_base_model_state_dict
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_base_model_state_dict,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 
+from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_core.errors import UsageError
 from tests.adapters.local import Pair
 from tests.adapters.plain_peft.methods import CASES
 from tests.adapters.training import QUIET, QV, Run, adapt, adapted, logits, lora
 
 pytestmark = QUIET
 
+LAYER = "base_model.model.model.layers.0.self_attn"
 MOVED = ["lora q,v", "lora embedding", "lora head", "ia3", "prefix", "lora gpt2", "lora norms"]
 
 
@@ -44,6 +54,36 @@ def test_where_nothing_is_lent_an_adapter_is_saved_without_the_base_of_its_embed
     assert not any("base_layer" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
     loaded = PeftModel.from_pretrained(pair.plain(), tmp_path).eval()
     torch.testing.assert_close(logits(loaded), logits(trained), rtol=1e-4, atol=1e-5)
+
+
+def _with_biases(pair: Pair) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Returns a plain model whose biases were trained with its adapter, and the state of that adapter."""
+    trained = adapted(pair.plain(), QV, bias="all")
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(0.5)
+    return trained, get_peft_model_state_dict(trained)
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.LINEAR])
+def test_biases_of_an_adapter_are_loaded_into_one_that_trains_none(cut: Cut) -> None:
+    """As plain PEFT does; the layers that have them are the client's from then on."""
+    pair = Pair("qwen2")
+    trained, state = _with_biases(pair)
+    loaded = adapted(pair.remote(cut), QV)
+    set_peft_model_state_dict(loaded, state)
+    torch.testing.assert_close(logits(loaded), logits(trained), rtol=1e-4, atol=1e-5)
+    weights = [type(loaded.get_submodule(f"{LAYER}.{name}.base_layer").weight) for name in QV]
+    assert weights == [FrozenWeight] * 2  # of which nothing was taken
+
+
+def test_biases_of_an_adapter_are_refused_where_nothing_is_lent() -> None:
+    pair = Pair("qwen2", allow="nobody")
+    _, state = _with_biases(pair)
+    with pytest.raises(UsageError, match=r"bias: loading a bias that an adapter has trained") as caught:
+        set_peft_model_state_dict(adapted(pair.remote(), QV), state)
+    assert 'set lending.allow = "same_user"' in str(caught.value)
 
 
 @pytest.mark.parametrize("targets", [QV, [*QV, "embed_tokens", "lm_head"]])

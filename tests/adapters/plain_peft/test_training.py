@@ -55,9 +55,19 @@ def test_a_bfloat16_base_agrees_within_its_precision(name: str, cut: Cut) -> Non
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("base", [DType.FLOAT32, DType.BFLOAT16])
-def test_autocast_agrees_within_its_precision(base: DType, cut: Cut) -> None:
-    pair = Pair("llama", base)
-    make = CASES["lora random"][1]
-    plain = Run(adapt(pair.plain(), make), autocast=True)
-    Run(adapt(pair.remote(cut), make), autocast=True).check_roughly(plain)
+@pytest.mark.parametrize(
+    ("name", "base", "autocast"),
+    [
+        ("lora random", DType.FLOAT32, torch.bfloat16),
+        ("lora random", DType.BFLOAT16, torch.bfloat16),
+        ("lora random", DType.FLOAT32, torch.float16),
+        ("lora qwen2", DType.FLOAT32, torch.bfloat16),
+        ("ia3", DType.FLOAT32, torch.bfloat16),
+        ("prefix", DType.FLOAT32, torch.bfloat16),
+    ],
+)
+def test_autocast_agrees_within_its_precision(name: str, base: DType, autocast: torch.dtype, cut: Cut) -> None:
+    architecture, make = CASES[name]
+    pair = Pair(architecture, base)
+    plain = Run(adapt(pair.plain(), make), autocast=autocast)
+    Run(adapt(pair.remote(cut), make), autocast=autocast).check_roughly(plain)

@@ -13,9 +13,10 @@ def cell(family: str, method: str, outcome: Outcome, **more: Any) -> Cell:
     return Cell(family=family, method=method, cut="graph", outcome=outcome, **more)
 
 
-MERGE_LENT = {Step.LOSS: Outcome.PASS, Step.MERGE: Outcome.LENT}
+MERGE_LENT = {Step.MERGE: Outcome.LENT}
+MORE: dict[str, Any] = {"left_out": {Step.MERGE: "no"}, "also": "attention", "by_floor": 2, "commit": "abc"}
 CELLS = (
-    cell("llama", "lora", Outcome.PASS, trips=1.0, served="graph"),
+    cell("llama", "lora", Outcome.PASS, trips=1.0, served="graph", equal=6, **MORE),
     cell("llama", "ia3", Outcome.FAIL, reason="loss: model.layers.0.mlp.up_proj: off by 3e-02"),
     cell("gpt2", "lora", Outcome.LENT, trips=1.5, served="siblings", steps=MERGE_LENT, reason="merge: x"),
     cell("gpt2", "ia3", Outcome.FAIL, reason="loss: model.layers.1.mlp.up_proj: off by 5e-01"),

@@ -45,12 +45,14 @@ def test_a_part_of_the_table_does_not_overwrite_a_page(part: list[str], tmp_path
     assert page.read_text() == "all of it" and not (tmp_path / "out.json").exists()
 
 
-def test_the_quick_table_has_no_failure(tmp_path: Path) -> None:
-    """For real: daemons, every step, both cuts. What fails here is a step back."""
+def test_the_quick_table_passes(tmp_path: Path) -> None:
+    """For real: daemons, every step, both cuts. What does not pass here is a step back, a refused merge, too."""
     done = run(tmp_path, "--quick", "--json", "out.json", "--page", "out.md")
     assert done.returncode == 0, done.stdout + done.stderr
     told = from_json((tmp_path / "out.json").read_bytes())
-    assert [(each.family, each.method, each.reason) for each in told.cells if each.outcome is Outcome.FAIL] == []
+    assert [
+        (each.family, each.method, each.reason) for each in told.cells if each.outcome is not Outcome.PASS
+    ] == []
     assert len(told.cells) == len(QUICK_FAMILIES) * len(QUICK_METHODS) * 2
     assert {each.served for each in told.cells if each.cut == "graph"} == {"graph"}
     assert json.loads((tmp_path / "out.json").read_text())["machine"]["cores"] > 0

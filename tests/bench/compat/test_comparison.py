@@ -42,7 +42,7 @@ def test_what_is_equal_within_the_tolerance_passes() -> None:
     near = observed(loss=2.0 + 1e-5, gradients={"a": torch.tensor([1.0 + 1e-4, -2.0])})
     cell = judged(observed(), near)
     assert (cell.outcome, cell.served, cell.trips) == (Outcome.PASS, "graph", 2.0)
-    assert set(cell.steps) == set(Step)
+    assert (cell.steps, cell.equal, cell.left_out, cell.by_floor) == ({}, len(Step), {}, 0)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,9 @@ def test_what_cancels_is_measured_by_what_does_not(off: float, outcome: Outcome)
     """Float32 resolves 1.2e-7 of the largest gradient."""
     plain = observed(gradients={"a": torch.tensor([1.0]), "key bias": torch.tensor([1e-9])})
     remote = observed(gradients={"a": torch.tensor([1.0]), "key bias": torch.tensor([1e-9 + off])})
-    assert judged(plain, remote).outcome is outcome
+    cell = judged(plain, remote)
+    assert cell.outcome is outcome
+    assert cell.by_floor == (outcome is Outcome.PASS)  # and that it was is told
 
 
 def test_a_gradient_without_entries_is_equal_to_itself() -> None:
@@ -121,4 +123,5 @@ def test_where_plain_peft_fails_there_is_nothing_to_compare() -> None:
     cell = judged(observed(loss=ValueError("no such family")), None)
     assert (cell.outcome, cell.reason) == (Outcome.NOT_PLAIN, "loss: ValueError: no such family")
     merged = judged(observed(merge=ValueError("cannot merge")), observed())
-    assert (merged.outcome, merged.steps[Step.MERGE]) == (Outcome.PASS, Outcome.NOT_PLAIN)
+    assert (merged.outcome, merged.steps, merged.equal) == (Outcome.PASS, {}, len(Step) - 1)
+    assert merged.left_out == {Step.MERGE: "ValueError: cannot merge"}

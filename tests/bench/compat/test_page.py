@@ -15,7 +15,7 @@ def test_the_page_shows_every_cell_and_every_reason() -> None:
     _, _, cells = page(REPORT).partition("## The cells")
     lines = cells.splitlines()
     assert [line for line in lines if line.startswith(("| llama", "| gpt2", "| opt"))] == [
-        "| llama | 1 |",
+        "| llama | 1* -m |",
         "| gpt2 | (1.5 siblings) |",
         "| opt | weights |",
         "| llama | loss 1 |",
@@ -25,6 +25,9 @@ def test_the_page_shows_every_cell_and_every_reason() -> None:
     assert "1. `loss: up_proj: off by some`: ia3 (llama 3e-02, gpt2 5e-01)." in lines
     assert "- `adapt: ValueError: no`: ia3 (opt)." in lines
     assert "- At once: lora." in lines
+    assert "- `merge: no`: lora (1)." in lines
+    assert "- `attention: target_modules, the linears that attention begins with`: lora (llama)." in lines
+    assert "| graph | 1 | 6 | 0 | 1 of 1 | 1 |" in page(REPORT).splitlines()
 
 
 def test_the_section_that_is_written_by_hand_outlives_the_page(tmp_path: Path) -> None:
@@ -51,7 +54,7 @@ def test_the_page_begins_with_every_family_and_says_when_and_at_which_commit() -
     assert ", 2026-11-21 to 2026-11-22; commit abc, one that was not noted." in told
     summary, _, _ = told.partition("## The cells")
     assert [line for line in summary.splitlines() if line.startswith(("| llama", "| gpt2", "| opt"))] == [
-        "| llama | 1 of 2 | 1 |",
-        "| gpt2 | 0 of 2 | 1.5 siblings |",
-        "| opt | 0 of 1 | ? |",
+        "| llama | 1 of 2 | 1 | abc, one that was not noted |",
+        "| gpt2 | 0 of 2 | 1.5 siblings | abc, one that was not noted |",
+        "| opt | 0 of 1 | ? | abc, one that was not noted |",
     ]

@@ -8,18 +8,29 @@ import msgspec
 import pytest
 
 from symbiosis_bench.compat.cell import Cell, Outcome
-from symbiosis_bench.compat.report import cells_in, score, to_json
+from symbiosis_bench.compat.report import cells_in, from_json, score, to_json
 from symbiosis_core.errors import UsageError
 from tests.bench.compat.cells import CELLS, REPORT, cell
 
 
 def test_the_score_counts_what_plain_peft_passes() -> None:
-    assert score(CELLS) == (5, 1, 2, 2, 2)
+    assert score(CELLS) == (5, 1, 2, 2, 2, 0, 6, 1, 1)
 
 
-def written(folder: Path, name: str, date: str, *cells: Cell, **machine: str) -> Path:
+def test_a_report_is_read_as_it_was_written() -> None:
+    dated = tuple(
+        msgspec.structs.replace(each, date=f"2026-11-2{number % 2}", commit="abc")
+        for number, each in enumerate(CELLS)
+    )
+    report = msgspec.structs.replace(REPORT, cells=dated)
+    assert from_json(to_json(report)) == report
+
+
+def written(folder: Path, name: str, date: str, *cells: Cell, commit: str = "abc", **machine: str) -> Path:
     report = msgspec.structs.replace(
-        REPORT, machine=msgspec.structs.replace(REPORT.machine, date=date, **machine), cells=cells
+        REPORT,
+        machine=msgspec.structs.replace(REPORT.machine, **machine),
+        cells=tuple(msgspec.structs.replace(cell, date=date, commit=commit) for cell in cells),
     )
     file = folder / name
     file.write_bytes(to_json(report))
@@ -36,6 +47,11 @@ def test_of_equal_cells_the_latest_is_taken_over(tmp_path: Path) -> None:
         ("llama", "lora", "graph"): (Outcome.PASS, "2026-11-22"),
         ("opt", "lora", "graph"): (Outcome.PASS, "2026-11-21"),
     }
+
+
+def test_a_cell_that_does_not_say_its_commit_is_tried_again(tmp_path: Path) -> None:
+    known = written(tmp_path, "old", "2026-11-22", cell("llama", "lora", Outcome.PASS), commit="")
+    assert cells_in([known], REPORT.machine) == {}
 
 
 def test_what_is_no_report_of_these_versions_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def travel(travellers: Travellers, rounds: int, now_us: int = 0, rows: int = 1) 
 
 
 def asked_last(travellers: Travellers, now_us: int, lane: str = "inference", most: int = 9) -> list[ClientId]:
-    return [client for client, _ in travellers.active({lane}, most, now_us)]
+    return [each.client for each in travellers.active([lane], most, now_us)]
 
 
 def test_thinking_is_known_by_place() -> None:

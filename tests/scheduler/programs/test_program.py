@@ -30,6 +30,9 @@ class FakeLinear:
     def backward(self, dy: Tensor, out: Tensor | None) -> Tensor:
         return torch.mm(dy, self.weight_OD)
 
+    def columns(self, start: int, width: int) -> FakeLinear:
+        return type(self)(self.weight_OD[start : start + width])
+
     def look_up(self, ids: Tensor, out: Tensor | None) -> Tensor:
         return self.weight_OD[ids.reshape(-1)]
 

@@ -29,7 +29,7 @@ class Head:
     def __init__(self, dtype: DType) -> None:
         self.weight_VD = chance(V, D, seed=7).to(torch_dtype(dtype))
         self.ops = (OpSpec(OpId(0), OpKind.LINEAR, ("head",), D, (V,), dtype),)
-        self.rows = 0
+        self.rows = self.pulled = 0
 
     def layer(self, op: int) -> Head:
         return self
@@ -42,6 +42,7 @@ class Head:
         return torch.mm(x_RD, self.weight_VD.t())
 
     def backward(self, dy_RV: Tensor, out: Tensor | None) -> Tensor:
+        self.pulled += len(dy_RV)
         return torch.mm(dy_RV, self.weight_VD)
 
 
@@ -159,6 +160,28 @@ def test_rows_that_count_nothing_are_not_multiplied() -> None:
     x, classes = rows_and_classes(10, torch.float32, *range(7))
     program(head).forward([x, classes])
     assert head.rows == 3
+
+
+@pytest.mark.parametrize("most_rows", [64, 4])
+def test_beside_who_trains_who_only_evaluates_pays_for_no_slopes(
+    most_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some of the pieces that rows are computed in have none that are kept."""
+    head = Head(DType.FLOAT32)
+    end = program(head)
+    monkeypatch.setattr(end, "piece_rows", most_rows)
+    x, classes = rows_and_classes(20, torch.float32, 2, 11)
+    keeps = torch.zeros(20, dtype=torch.bool)
+    keeps[8:15] = True
+    some: dict[int, Tensor] = {}
+    everything: dict[int, Tensor] = {}
+    (losses,) = end.forward([x, classes], some, keeps)
+    assert head.pulled == 6, "seven rows, of which one counts nothing"
+    (expected,) = end.forward([x, classes], everything)
+    assert torch.allclose(losses, expected, atol=1e-6)
+    (value,) = everything
+    assert torch.allclose(some[value][keeps], everything[value][keeps], atol=1e-6)
+    assert everything[value][keeps].abs().max() > 0.01
 
 
 def test_what_is_kept_is_as_wide_as_what_goes_into_the_head() -> None:

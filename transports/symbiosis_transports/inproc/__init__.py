@@ -25,7 +25,7 @@ class Inproc:
 
     def capability(self) -> Capability:
         """Usable exactly within one process."""
-        return Capability(self.name, f"{boot_id()}/{os.getpid()}")
+        return Capability(self.name, f"{boot_id()}/process {os.getpid()}")
 
     def endpoint(self, address: str) -> str:
         """The address itself names the door."""

@@ -10,9 +10,9 @@ from symbiosis_core.errors import (
     DaemonGoneError,
     DaemonSilentError,
     RefusedError,
-    RemoteProtocolError,
 )
 from symbiosis_core.ids import SlotIndex, Token
+from symbiosis_transports.endings import ending
 from symbiosis_transports.inproc.server import DOORS, InprocServerChannel
 from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
@@ -118,7 +118,4 @@ class InprocClientChannel:
 
     def _raise_if_gone(self) -> None:
         if self._exchange.daemon_gone is not None:
-            reason, breach = self._exchange.daemon_gone
-            if breach:
-                raise RemoteProtocolError(f"the daemon hung up: {reason}")
-            raise DaemonGoneError(self._endpoint, reason)
+            raise ending(self._endpoint, self._exchange.daemon_gone).error

@@ -6,6 +6,7 @@ import mmap
 import threading
 
 from symbiosis_core.errors import RefusalCode
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.ports import Call
 
 __all__ = ["Exchange", "Place"]
@@ -33,5 +34,5 @@ class Exchange:
         self.changed = threading.Condition()
         self.daemon_sleeps = True
         self.client_gone = False
-        self.daemon_gone: tuple[str, bool] | None = None
+        self.daemon_gone: Goodbye | None = None
         """The reason, and whether the client had broken the protocol."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from symbiosis_core.errors import RefusalCode, UsageError
 from symbiosis_core.ids import ClientId, Generation, SlotIndex, Token
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.inproc.exchange import Exchange
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Host, Peer
 
@@ -120,7 +121,7 @@ class InprocServerChannel:
         with self.exchange.changed:
             self._open = False
             if self.exchange.daemon_gone is None:
-                self.exchange.daemon_gone = (reason or "the connection broke", breach)
+                self.exchange.daemon_gone = Goodbye(reason or "the connection broke", breach)
             self.exchange.changed.notify_all()
 
     def wake(self) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from symbiosis_core.ids import Token
 from symbiosis_core.wire import Refused
+from symbiosis_transports.endings import Goodbye
 
 __all__ = [
     "DOORBELL",
@@ -23,7 +24,6 @@ __all__ = [
     "Attach",
     "Attached",
     "Collect",
-    "Goodbye",
     "Handed",
     "Opening",
     "decode_from_daemon",
@@ -63,13 +63,6 @@ class Attached(msgspec.Struct, frozen=True, tag="attached"):
     version: int
     slots: int
     slot_bytes: int
-
-
-class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
-    """The daemon hangs up. `breach`: because of what the client did; otherwise because it stops."""
-
-    reason: str
-    breach: bool
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,20 +7,19 @@ import os
 import select
 import socket
 import time
-import weakref
 
 import msgspec
 
 from symbiosis_core.errors import (
     ClosedError,
-    DaemonGoneError,
     DaemonSilentError,
     RefusedError,
-    RemoteProtocolError,
     SymbiosisError,
 )
 from symbiosis_core.ids import SlotIndex
 from symbiosis_transports.arena import Arena
+from symbiosis_transports.endings import Ending, ending, gone
+from symbiosis_transports.forks import FORGOTTEN, forgets_in_child
 from symbiosis_transports.layout import (
     CLIENT_SLEEPS,
     DAEMON_SLEEPS,
@@ -33,12 +32,10 @@ from symbiosis_transports.layout import (
 )
 from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
-from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, Goodbye, decode_from_daemon
+from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, decode_from_daemon
 from symbiosis_transports.waiting import Kind, client_ways, kind_of
 
 __all__ = ["ShmClientChannel"]
-
-_open_channels: weakref.WeakSet[ShmClientChannel] = weakref.WeakSet()
 
 
 class ShmClientChannel:
@@ -67,7 +64,7 @@ class ShmClientChannel:
         self._buffers = [
             arena.view[layout.slot_at(slot) : layout.slot_at(slot) + layout.slot_bytes] for slot in slots
         ]
-        _open_channels.add(self)
+        forgets_in_child(self)
 
     def __repr__(self) -> str:
         state = self._closed_because or "open"
@@ -144,6 +141,10 @@ class ShmClientChannel:
         """Counters since the start."""
         return ChannelStatistics(self._requests, self._doorbells, self._sleeps, self._spin_hits, looks=self._looks)
 
+    def forget_in_child(self) -> None:
+        """See `forks`."""
+        self._end(FORGOTTEN)
+
     def _spin(self, word: int, generation: int, end_ns: int) -> bool:
         """Looks for the answer for a short while, giving the core away at every look."""
         self._looks += 1
@@ -188,7 +189,7 @@ class ShmClientChannel:
         except BlockingIOError:
             return
         except OSError as error:
-            raise self._gone(error.strerror or str(error)) from None
+            raise self._over(gone(self._endpoint, error.strerror or str(error))) from None
         if datagram != DOORBELL:
             raise self._last_words(datagram)
         self._rung += 1
@@ -210,44 +211,29 @@ class ShmClientChannel:
             try:
                 datagram = self._receive()
             except OSError as error:
-                return self._gone(error.strerror or str(error))
+                return self._over(gone(self._endpoint, error.strerror or str(error)))
             if datagram != DOORBELL:
                 return self._last_words(datagram)
 
     def _last_words(self, datagram: bytes) -> SymbiosisError:
         if not datagram:
-            return self._gone("the connection broke")
+            return self._over(gone(self._endpoint, "the connection broke"))
+        message: object = None
         with contextlib.suppress(msgspec.MsgspecError):
             message = decode_from_daemon(datagram)
-            if isinstance(message, Goodbye) and not message.breach:
-                return self._gone(message.reason)
-            if isinstance(message, Goodbye):
-                self._end(message.reason)
-                return RemoteProtocolError(f"the daemon hung up: {message.reason}")
-        self._end("the daemon sent garbage")
-        return RemoteProtocolError("the daemon sent garbage on the data socket")
+        return self._over(ending(self._endpoint, message))
 
-    def _gone(self, reason: str) -> DaemonGoneError:
-        self._end(f"the daemon is gone: {reason}")
-        return DaemonGoneError(self._endpoint, reason)
+    def _over(self, how: Ending) -> SymbiosisError:
+        self._end(how.why)
+        return how.error
 
     def _end(self, why: str) -> None:
         if self._closed_because:
             return
         self._closed_because = why
-        _open_channels.discard(self)
         self._sock.close()
         for view in self._buffers:
             with contextlib.suppress(BufferError):  # a tensor still looks at it and frees it later
                 view.release()
         with contextlib.suppress(BufferError):
             self._arena.close()
-
-
-def _forget_in_child() -> None:
-    """A forked child must not hold its parent's socket open, or the daemon would never see the parent die."""
-    for channel in list(_open_channels):
-        channel._end("this is a forked child; connect again in it, or start workers before connecting")
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

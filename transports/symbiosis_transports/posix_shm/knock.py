@@ -10,15 +10,13 @@ from typing import TypeVar
 import msgspec
 
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RemoteProtocolError
-from symbiosis_core.protocol import refusal
-from symbiosis_core.wire import Refused
 from symbiosis_transports.folder import check_owner
+from symbiosis_transports.handshake import let_in
 from symbiosis_transports.peers import peer_of
 from symbiosis_transports.posix_shm.attach import (
     MAX_DATAGRAM_BYTES,
     VERSION,
     Attached,
-    Goodbye,
     Handed,
     Opening,
     decode_from_daemon,
@@ -89,12 +87,4 @@ def _read(datagram: bytes, endpoint: str, wanted: type[T]) -> T:
         message = decode_from_daemon(datagram)
     except msgspec.MsgspecError as error:
         raise RemoteProtocolError(f"who listens at {endpoint} is no daemon: {error}") from None
-    if isinstance(message, Refused):
-        raise refusal(message)
-    if isinstance(message, Goodbye):
-        raise DaemonGoneError(endpoint, message.reason)
-    if not isinstance(message, wanted):
-        raise RemoteProtocolError(f"the daemon at {endpoint} answered {message!r:.100}, not {wanted.__name__}")
-    if message.version != VERSION:
-        raise RemoteProtocolError(f"the daemon speaks data plane version {message.version}, not {VERSION}")
-    return message
+    return let_in(endpoint, message, wanted, VERSION)

@@ -19,6 +19,7 @@ from symbiosis_core.logs import event, get_logger
 from symbiosis_core.wire import Refused
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.folder import for_owner_alone
+from symbiosis_transports.handshake import check_client
 from symbiosis_transports.layout import DAEMON_SLEEPS, Layout
 from symbiosis_transports.peers import peer_of
 from symbiosis_transports.ports import Grant, Host
@@ -93,12 +94,7 @@ class ShmListener:
     def _greet(self, sock: socket.socket) -> None:
         try:
             opening = decode_opening(sock.recv(MAX_DATAGRAM_BYTES))
-            if opening.version != VERSION:
-                raise RefusedError(
-                    RefusalCode.VERSION,
-                    f"the client speaks data plane version {opening.version}, the daemon {VERSION}",
-                    "install the same release of symbiosis-llm on both sides",
-                )
+            check_client(opening.version, VERSION)
             if isinstance(opening, Collect):
                 self._hand_over(sock, opening.model)
                 return

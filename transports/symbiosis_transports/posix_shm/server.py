@@ -13,6 +13,7 @@ import socket
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
 from symbiosis_transports.arena import Arena
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.layout import (
     CLIENT_SLEEPS,
     DAEMON_SLEEPS,
@@ -24,7 +25,7 @@ from symbiosis_transports.layout import (
     unpack_call,
 )
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Host
-from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, Goodbye, encode
+from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, encode
 
 __all__ = ["ShmServerChannel"]
 

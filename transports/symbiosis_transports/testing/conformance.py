@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import random
 import threading
@@ -24,7 +23,9 @@ from symbiosis_core.errors import (
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call, ClientChannel, Transport
+from symbiosis_transports.testing.apart import EchoProcess
 from symbiosis_transports.testing.echo import ADD_ONE, HANG_UP, NEVER, REFUSE, TIMEOUT_S, EchoDaemon, add_one
+from symbiosis_transports.testing.rows import address_of, get, put
 
 __all__ = ["ChannelConformance"]
 
@@ -34,16 +35,20 @@ class ChannelConformance:
 
     transport: ClassVar[Transport]
     processes: ClassVar[bool] = True
+    """False where both ends must share a process."""
+    apart: ClassVar[bool] = False
+    """True where they must not, as on a device: then the transport is pickled."""
 
     def address(self, folder: object) -> str:
         """A control address that nobody uses. Overridden where a folder is none."""
         return f"ipc://{folder}/conformance.sock"
 
     @contextlib.contextmanager
-    def daemon(self, folder: object, *, slots: int = 4) -> Iterator[tuple[EchoDaemon, str]]:
+    def daemon(self, folder: object, *, slots: int = 4) -> Iterator[tuple[EchoDaemon | EchoProcess, str]]:
         """An echo daemon at a fresh endpoint."""
         endpoint = self.transport.endpoint(self.address(folder))
-        daemon = EchoDaemon(self.transport, endpoint, slots=slots)
+        kind: type[EchoDaemon] | type[EchoProcess] = EchoProcess if self.apart else EchoDaemon
+        daemon = kind(self.transport, endpoint, slots=slots)
         try:
             yield daemon, endpoint
         finally:
@@ -67,12 +72,12 @@ class ChannelConformance:
             for _ in range(50):
                 slots = [channel.lease_nowait() for _ in range(8)]
                 for slot in slots:
-                    channel.buffer(slot)[:4] = bytes([slot, 1, 2, 3])
+                    put(channel, slot, 0, bytes([slot, 1, 2, 3]))
                     channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, 4, 0, 64))
                 order.shuffle(slots)
                 for slot in slots:
                     channel.wait(slot, TIMEOUT_S)
-                    assert bytes(channel.buffer(slot)[64:68]) == bytes([slot + 1, 2, 3, 4])
+                    assert get(channel, slot, 64, 4) == bytes([slot + 1, 2, 3, 4])
                     channel.release(slot)
             channel.close()
 
@@ -80,8 +85,7 @@ class ChannelConformance:
         with self.daemon(tmp_path) as (_, endpoint):
             channel = self.connect(endpoint)
             for _ in range(channel.slots):
-                buffer = channel.buffer(channel.lease_nowait())
-                assert ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % 64 == 0
+                assert address_of(channel, channel.lease_nowait()) % 64 == 0
             channel.close()
 
     def test_a_client_that_holds_all_slots_is_told_so_and_can_go_on(self, tmp_path: object) -> None:
@@ -190,8 +194,7 @@ class ChannelConformance:
             leaver.close()
             daemon.wait_until_gone()
             assert add_one(stayer, b"abc", 3)
-            assert len(daemon.goodbyes) == 1
-            assert len(daemon.channels) == 1
+            assert (daemon.left, daemon.inside) == (1, 1)
             with raises(ClosedError):
                 leaver.lease_nowait()
             stayer.close()
@@ -231,7 +234,7 @@ class ChannelConformance:
                 victim.join(TIMEOUT_S)
                 assert add_one(stayer, b"abc", 3)
             daemon.wait_until_gone(3)
-            assert len(daemon.channels) == 1
+            assert daemon.inside == 1
             stayer.close()
 
 

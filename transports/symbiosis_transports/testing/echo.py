@@ -11,7 +11,17 @@ from typing import Final, TypeVar
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, OpId, Token
 from symbiosis_core.specs import Direction
-from symbiosis_transports.ports import Arrival, Call, ClientChannel, Grant, Peer, ServerChannel, Transport
+from symbiosis_transports.ports import (
+    Arrival,
+    Call,
+    ClientChannel,
+    Grant,
+    Peer,
+    ServerChannel,
+    ServesOnDevice,
+    Transport,
+)
+from symbiosis_transports.testing.rows import get, put
 
 __all__ = ["ADD_ONE", "HANG_UP", "NEVER", "REFUSE", "TIMEOUT_S", "EchoDaemon", "add_one"]
 
@@ -90,6 +100,16 @@ class EchoDaemon:
             self.goodbyes.append((channel.client, reason))
             self.changed.notify_all()
 
+    @property
+    def inside(self) -> int:
+        """How many clients are there."""
+        return len(self.channels)
+
+    @property
+    def left(self) -> int:
+        """How many clients have left."""
+        return len(self.goodbyes)
+
     def wait_until_gone(self, clients: int = 1) -> None:
         """Blocks until so many clients have left."""
         with self.changed:
@@ -124,9 +144,10 @@ class EchoDaemon:
             channel.close("asked to hang up")
             self.gone(channel, "asked to hang up")
         elif call.op == ADD_ONE:
-            rows = channel.buffer(arrival.slot)
-            took = bytes(rows[call.in_offset : call.in_offset + call.rows])
-            rows[call.out_offset : call.out_offset + call.rows] = took.translate(_ONE_MORE)
+            took = get(channel, arrival.slot, call.in_offset, call.rows)
+            put(channel, arrival.slot, call.out_offset, took.translate(_ONE_MORE))
+            if isinstance(channel, ServesOnDevice):
+                channel.computed(arrival.slot)
             self.served += 1
             channel.answer(arrival.slot, arrival.generation)
 
@@ -143,9 +164,9 @@ def add_one(channel: ClientChannel, data: bytes, size: int) -> bool:
     """One round trip through the echo daemon; true when the answer is right."""
     slot = channel.lease_nowait()
     at = -(-size // 64) * 64
-    channel.buffer(slot)[:size] = data[:size]
+    put(channel, slot, 0, data[:size])
     channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, size, 0, at, in_bytes=size, out_bytes=size))
     channel.wait(slot, TIMEOUT_S)
-    answer = bytes(channel.buffer(slot)[at : at + size])
+    answer = get(channel, slot, at, size)
     channel.release(slot)
     return answer == data[:size].translate(_ONE_MORE)

@@ -11,9 +11,8 @@ from symbiosis_core.ids import ClientId
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.folder import for_owner_alone
 from symbiosis_transports.peers import told_by_zeromq
-from symbiosis_transports.ports import Grant, Host, Listener
-from symbiosis_transports.ports import Peer as Owner
-from symbiosis_transports.zmq_rows.door import Door, Peer
+from symbiosis_transports.ports import Grant, Host, Listener, Peer
+from symbiosis_transports.zmq_rows.door import Caller, Door
 from symbiosis_transports.zmq_rows.listener import RowsListener
 from symbiosis_transports.zmq_rows.messages import HEADER_BYTES, VERSION, Opened
 from symbiosis_transports.zmq_rows.server import RowsServerChannel
@@ -32,14 +31,14 @@ def listen(loop: asyncio.AbstractEventLoop, endpoint: str, host: Host) -> Listen
     if path.exists() and not path.is_socket():
         raise UsageError(f"cannot listen at {path}: it is there and is no socket; choose another address")
     with for_owner_alone(path):
-        return RowsListener(loop, endpoint, host, _make, _owner, most_bytes=_MOST_BYTES)
+        return RowsListener(loop, endpoint, host, _make, _peer_of, most_bytes=_MOST_BYTES)
 
 
 class ZmqIpcServerChannel(RowsServerChannel):
     """One client, with the descriptor of its arena until it has mapped it."""
 
-    def __init__(self, door: Door, peer: Peer, client: ClientId, slots: Slots, host: Host, fd: int) -> None:
-        super().__init__(door, peer, client, slots, host)
+    def __init__(self, door: Door, caller: Caller, client: ClientId, slots: Slots, host: Host, fd: int) -> None:
+        super().__init__(door, caller, client, slots, host)
         self._fd = fd
 
     def hear(self, frames: list[memoryview]) -> None:
@@ -58,12 +57,12 @@ class ZmqIpcServerChannel(RowsServerChannel):
             os.close(fd)
 
 
-def _make(door: Door, peer: Peer, grant: Grant, host: Host) -> tuple[RowsServerChannel, Opened]:
+def _make(door: Door, caller: Caller, grant: Grant, host: Host) -> tuple[RowsServerChannel, Opened]:
     arena, fd = Arena.create(Slots.arena_bytes(grant.slots, grant.slot_bytes))
     slots = Slots(arena, grant.slots, grant.slot_bytes)
     opened = Opened(VERSION, grant.slots, grant.slot_bytes, f"/proc/{os.getpid()}/fd/{fd}")
-    return ZmqIpcServerChannel(door, peer, grant.client, slots, host, fd), opened
+    return ZmqIpcServerChannel(door, caller, grant.client, slots, host, fd), opened
 
 
-def _owner(peer: Peer) -> Owner:
-    return told_by_zeromq(peer.where)
+def _peer_of(caller: Caller) -> Peer:
+    return told_by_zeromq(caller.where)

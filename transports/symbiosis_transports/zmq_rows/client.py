@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
-import weakref
 
 import msgspec
 
@@ -16,8 +15,9 @@ from symbiosis_core.errors import (
     RemoteProtocolError,
 )
 from symbiosis_core.ids import SlotIndex, Token
-from symbiosis_core.protocol import refusal
-from symbiosis_core.wire import Refused
+from symbiosis_transports.endings import Ending, ending, gone
+from symbiosis_transports.forks import FORGOTTEN, forgets_in_child
+from symbiosis_transports.handshake import let_in
 from symbiosis_transports.layout import refusal_of
 from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
@@ -27,7 +27,6 @@ from symbiosis_transports.zmq_rows.messages import (
     ASK,
     PIECE,
     VERSION,
-    Goodbye,
     Head,
     Open,
     Opened,
@@ -42,7 +41,6 @@ from symbiosis_transports.zmq_rows.slots import Slots
 __all__ = ["RowsClientChannel", "open_line"]
 
 _SEND_S = 60.0
-_open_channels: weakref.WeakSet[RowsClientChannel] = weakref.WeakSet()
 
 
 def open_line(line: Line, token: Token, timeout_s: float) -> Opened:
@@ -53,21 +51,18 @@ def open_line(line: Line, token: Token, timeout_s: float) -> Opened:
     try:
         line.send([encode(Open(VERSION, token))], timeout_s)
         frames = line.receive(timeout_s)
-        message = decode_from_daemon(frames[0])
-    except msgspec.MsgspecError as error:
-        line.close()
-        raise RemoteProtocolError(f"who listens at {line.endpoint} is no daemon: {error}") from None
+        return _opened(frames[0], line.endpoint)
     except BaseException:
         line.close()
         raise
-    if isinstance(message, Opened) and message.version == VERSION:
-        return message
-    line.close()
-    if isinstance(message, Refused):
-        raise refusal(message)
-    if isinstance(message, Goodbye):
-        raise DaemonGoneError(line.endpoint, message.reason)
-    raise RemoteProtocolError(f"the daemon speaks data plane version {message.version}, not {VERSION}")
+
+
+def _opened(frame: memoryview, endpoint: str) -> Opened:
+    try:
+        message = decode_from_daemon(frame)
+    except msgspec.MsgspecError as error:
+        raise RemoteProtocolError(f"who listens at {endpoint} is no daemon: {error}") from None
+    return let_in(endpoint, message, Opened, VERSION)
 
 
 class RowsClientChannel:
@@ -83,7 +78,7 @@ class RowsClientChannel:
         self._leases = Leases(len(slots))
         self._closed_because = ""
         self._requests = self._sleeps = self._copied_bytes = 0
-        _open_channels.add(self)
+        forgets_in_child(self)
 
     def __repr__(self) -> str:
         state = self._closed_because or "open"
@@ -127,7 +122,7 @@ class RowsClientChannel:
             try:
                 frames = self._line.receive(max(0.0, deadline - time.monotonic()))
             except DaemonGoneError as error:
-                raise self._gone(error.reason) from None
+                raise self._over(gone(self._line.endpoint, error.reason)) from None
             self._hear(frames)
         if (why := self._refusals[slot]) is not None:
             raise RefusedError(why, f"the daemon refused a call in slot {slot}")
@@ -150,7 +145,7 @@ class RowsClientChannel:
         try:
             self._line.send(frames, _SEND_S)
         except DaemonGoneError as error:
-            raise self._gone(error.reason) from None
+            raise self._over(gone(self._line.endpoint, error.reason)) from None
 
     def rows_out(self, slot: SlotIndex, generation: int, call: Call) -> tuple[int, list[memoryview]]:
         """Returns what is to be sent with a call, and where it begins. Here the daemon sees it anyway.
@@ -163,40 +158,36 @@ class RowsClientChannel:
         """Takes rows of an answer; false: they are none. Here they are where they belong."""
         return not rows
 
+    def forget_in_child(self) -> None:
+        """See `forks`. ZeroMQ must not be used in a forked child: the connection is closed, and not its socket."""
+        if not self._closed_because:
+            self._closed_because = FORGOTTEN
+            self._line.forget_in_child()
+
     def _hear(self, frames: list[memoryview]) -> None:
         head = unpack_head(frames[0])
         if head is None:
             raise self._last_words(frames[0])
         if head.kind not in (ANSWER, PIECE) or head.slot >= self.slots:
-            raise self._garbage()
+            raise self._over(ending(self._line.endpoint, None))
         call = self._calls[head.slot]
         if head.generation != self._generations[head.slot] or call is None:
             return  # nobody waits for that any more
         if not self.rows_in(head, call, frames[1:]):
-            raise self._garbage()
+            raise self._over(ending(self._line.endpoint, None))
         if head.kind == ANSWER:
             self._refusals[head.slot] = refusal_of(head.code)
             self._answered[head.slot] = head.generation
 
     def _last_words(self, frame: memoryview) -> DaemonGoneError | RemoteProtocolError:
-        try:
+        message: object = None
+        with contextlib.suppress(msgspec.MsgspecError):
             message = decode_from_daemon(frame)
-        except msgspec.MsgspecError:
-            return self._garbage()
-        if not isinstance(message, Goodbye):
-            return self._garbage()
-        if message.breach:
-            self._end(message.reason)
-            return RemoteProtocolError(f"the daemon hung up: {message.reason}")
-        return self._gone(message.reason)
+        return self._over(ending(self._line.endpoint, message))
 
-    def _garbage(self) -> RemoteProtocolError:
-        self._end("the daemon sent garbage")
-        return RemoteProtocolError("the daemon sent garbage on the data socket")
-
-    def _gone(self, reason: str) -> DaemonGoneError:
-        self._end(f"the daemon is gone: {reason}")
-        return DaemonGoneError(self._line.endpoint, reason)
+    def _over(self, how: Ending) -> DaemonGoneError | RemoteProtocolError:
+        self._end(how.why)
+        return how.error
 
     def _raise_if_closed(self) -> None:
         if self._closed_because:
@@ -205,19 +196,5 @@ class RowsClientChannel:
     def _end(self, why: str) -> None:
         if not self._closed_because:
             self._closed_because = why
-            _open_channels.discard(self)
             self._line.close()
             self._memory.close()
-
-
-def _forget_in_child() -> None:
-    """ZeroMQ must not be used in a forked child, so there the channel is over without a word to its sockets.
-
-    The connection itself is closed, or the daemon would see neither the parent leave nor die.
-    """
-    for channel in list(_open_channels):
-        channel._closed_because = "this is a forked child; connect again in it, or start workers before connecting"
-        channel._line.forget_in_child()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

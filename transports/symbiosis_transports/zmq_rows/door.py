@@ -23,7 +23,7 @@ from symbiosis_core.errors import UsageError
 from symbiosis_transports.keys import DaemonKeys, Gatekeeper
 from symbiosis_transports.peers import sender_of
 
-__all__ = ["Door", "Peer"]
+__all__ = ["SENT", "Caller", "Door", "beat"]
 
 _AT_ONCE: Final = 256
 """Messages that are handled before others have the loop again."""
@@ -38,7 +38,7 @@ _COPY_BELOW_BYTES: Final = 1 << 16
 _ENDED: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 
-class Peer:
+class Caller:
     """A connected client that has said something."""
 
     def __init__(self, name: bytes, descriptor: int, where: str, key: str) -> None:
@@ -51,25 +51,25 @@ class Peer:
         """The name of the key that it has shown; empty: none was asked for."""
 
     def __repr__(self) -> str:
-        return f"<Peer {self.name.hex()} {self.where}>"
+        return f"<Caller {self.name.hex()} {self.where}>"
 
 
 class Door:
-    """The socket. `said` is given every message of a peer, `left` every peer that went away."""
+    """The socket. `said` is given every message of a caller, `left` every caller that went away."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         endpoint: str,
-        said: Callable[[Peer, list[memoryview]], None],
-        left: Callable[[Peer], None],
+        said: Callable[[Caller, list[memoryview]], None],
+        left: Callable[[Caller], None],
         *,
         most_bytes: int,
         keys: DaemonKeys | None = None,
         heartbeat_ms: int = 0,
     ) -> None:
         self._loop, self._said, self._left = loop, said, left
-        self._peers: dict[bytes, Peer] = {}
+        self._callers: dict[bytes, Caller] = {}
         self._draining = self._scheduled = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._gatekeeper = Gatekeeper(self._context, keys) if keys is not None else None
@@ -94,7 +94,7 @@ class Door:
             loop.add_reader(_number(socket, zmq.FD), self.drain)
 
     def __repr__(self) -> str:
-        return f"<Door {'closed' if self._context.closed else 'open'} peers={len(self._peers)}>"
+        return f"<Door {'closed' if self._context.closed else 'open'} callers={len(self._callers)}>"
 
     def pending(self) -> bool:
         """Whether there is something to read."""
@@ -113,12 +113,12 @@ class Door:
             self._draining = False
         self._drain_soon()
 
-    def send(self, peer: Peer, frames: Sequence[bytes | memoryview]) -> bool:
-        """Sends without waiting; false: the peer has gone, or does not read what it is sent."""
+    def send(self, caller: Caller, frames: Sequence[bytes | memoryview]) -> bool:
+        """Sends without waiting; false: the caller has gone, or does not read what it is sent."""
         if self._context.closed:
             return False
         try:
-            self._socket.send(peer.name, zmq.SNDMORE | zmq.NOBLOCK)
+            self._socket.send(caller.name, zmq.SNDMORE | zmq.NOBLOCK)
             for number, frame in enumerate(frames, 1):
                 more = zmq.SNDMORE if number < len(frames) else 0
                 self._socket.send(frame, more | zmq.NOBLOCK, copy=len(frame) < _COPY_BELOW_BYTES)
@@ -131,9 +131,9 @@ class Door:
         """Has it called in the next turn of the loop."""
         self._loop.call_soon(callback)
 
-    def forget(self, peer: Peer) -> None:
-        """What the peer says from now on is said by a stranger."""
-        self._peers.pop(peer.name, None)
+    def forget(self, caller: Caller) -> None:
+        """What the caller says from now on is said by a stranger."""
+        self._callers.pop(caller.name, None)
 
     def close(self) -> None:
         """Ends every connection. May be called twice."""
@@ -149,22 +149,24 @@ class Door:
             self._hear_endings()
             return False
         self._hear_endings()
-        peer = self._peers.get(name.bytes)
-        if peer is None:
+        caller = self._callers.get(name.bytes)
+        if caller is None:
             descriptor = _descriptor(name)
             if descriptor is None:  # noise that ZeroMQ takes for its oldest protocol, which tells nothing
                 return True
             key = self._gatekeeper.name_of(name) if self._gatekeeper is not None else ""
-            peer = self._peers[name.bytes] = Peer(name.bytes, descriptor, sender_of(name), key)
-            self._replace(peer)
-        self._said(peer, [frame.buffer for frame in frames])
+            if key is None:  # it came in before its key was taken off the list
+                return True
+            caller = self._callers[name.bytes] = Caller(name.bytes, descriptor, sender_of(name), key)
+            self._replace(caller)
+        self._said(caller, [frame.buffer for frame in frames])
         return not self._context.closed
 
-    def _replace(self, newcomer: Peer) -> None:
+    def _replace(self, newcomer: Caller) -> None:
         """Whoever had the newcomer's descriptor is gone, and its ending was heard before it was known."""
-        for peer in list(self._peers.values()):
-            if peer is not newcomer and peer.descriptor == newcomer.descriptor:
-                self._lose(peer)
+        for caller in list(self._callers.values()):
+            if caller is not newcomer and caller.descriptor == newcomer.descriptor:
+                self._lose(caller)
 
     def _hear_endings(self) -> None:
         while True:
@@ -172,12 +174,12 @@ class Door:
                 event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
                 return
-            for peer in [one for one in self._peers.values() if one.descriptor == event["value"]]:
-                self._lose(peer)
+            for caller in [one for one in self._callers.values() if one.descriptor == event["value"]]:
+                self._lose(caller)
 
-    def _lose(self, peer: Peer) -> None:
-        self.forget(peer)
-        self._left(peer)
+    def _lose(self, caller: Caller) -> None:
+        self.forget(caller)
+        self._left(caller)
 
     def _drain_soon(self) -> None:
         if not self._scheduled and self.pending():
@@ -199,7 +201,7 @@ class Door:
 
 
 def beat(socket: zmq.Socket[bytes], every_ms: int) -> None:
-    """A peer that is silent for five beats is gone, also where its cable was cut."""
+    """A side that is silent for five beats is gone, also where its cable was cut."""
     socket.setsockopt(zmq.HEARTBEAT_IVL, every_ms)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5 * every_ms)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 5 * every_ms)

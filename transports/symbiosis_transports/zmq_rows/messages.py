@@ -19,6 +19,7 @@ from symbiosis_core.errors import RemoteProtocolError
 from symbiosis_core.ids import OpId, Token
 from symbiosis_core.specs import Direction
 from symbiosis_core.wire import Refused
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.ports import Call
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "HEADER_BYTES",
     "PIECE",
     "VERSION",
-    "Goodbye",
     "Head",
     "Open",
     "Opened",
@@ -64,13 +64,6 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
     slot_bytes: int
     memory: str = ""
     """Where the client finds the memory of the slots; empty: it has its own, and rows travel."""
-
-
-class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
-    """The daemon hangs up. `breach`: because of what the client did; otherwise because it stops."""
-
-    reason: str
-    breach: bool
 
 
 class Head(NamedTuple):

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
+from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.layout import code_of
 from symbiosis_transports.ports import Arrival, Call, ChannelStatistics, Host
-from symbiosis_transports.zmq_rows.door import Door, Peer
+from symbiosis_transports.zmq_rows.door import Caller, Door
 from symbiosis_transports.zmq_rows.messages import (
     ANSWER,
     ASK,
     PIECE,
-    Goodbye,
     Head,
     encode,
     pack_head,
@@ -28,10 +28,10 @@ __all__ = ["RowsServerChannel"]
 class RowsServerChannel:
     """One client. This class expects rows in shared memory; who carries them overrides two methods."""
 
-    def __init__(self, door: Door, peer: Peer, client: ClientId, slots: Slots, host: Host) -> None:
+    def __init__(self, door: Door, caller: Caller, client: ClientId, slots: Slots, host: Host) -> None:
         self.client = client
         self.on_closed: Callable[[], None] = lambda: None
-        self._door, self._peer, self._host = door, peer, host
+        self._door, self._caller, self._host = door, caller, host
         self._slots = slots
         self._calls: list[Call | None] = [None] * len(slots)
         self._taken = [0] * len(slots)
@@ -77,7 +77,7 @@ class RowsServerChannel:
         assert call is not None  # it was taken
         at, rows = (0, []) if refusal is not None else self.rows_out(slot, generation, call)
         head = pack_head(ANSWER, slot, generation, code=code_of(refusal), at=at)
-        if not self._door.send(self._peer, [head, *rows]):
+        if not self._door.send(self._caller, [head, *rows]):
             self._door.soon(self._abandon)  # not now: whoever answers is in the middle of something
 
     def ring(self) -> None:
@@ -99,7 +99,7 @@ class RowsServerChannel:
         self._open = False
         self._arrivals.clear()
         if reason:
-            self._door.send(self._peer, [encode(Goodbye(reason, breach))])
+            self._door.send(self._caller, [encode(Goodbye(reason, breach))])
         self._slots.close()
         self.on_closed()
 

@@ -8,9 +8,8 @@ from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.ids import Generation, SlotIndex
 from symbiosis_transports.address import parse
 from symbiosis_transports.keys import check_exposure, daemon_keys
-from symbiosis_transports.ports import Call, Grant, Host, Listener
-from symbiosis_transports.ports import Peer as Owner
-from symbiosis_transports.zmq_rows.door import SENT, Door, Peer
+from symbiosis_transports.ports import Call, Grant, Host, Listener, Peer
+from symbiosis_transports.zmq_rows.door import SENT, Caller, Door
 from symbiosis_transports.zmq_rows.listener import RowsListener
 from symbiosis_transports.zmq_rows.messages import HEADER_BYTES, PIECE, VERSION, Head, Opened, pack_head
 from symbiosis_transports.zmq_rows.server import RowsServerChannel
@@ -33,7 +32,7 @@ def listen(loop: asyncio.AbstractEventLoop, endpoint: str, host: Host) -> Listen
     keys = daemon_keys()
     check_exposure(parse(endpoint), keys)
     return RowsListener(
-        loop, endpoint, host, _make, _owner, most_bytes=MOST_BYTES, keys=keys, heartbeat_ms=HEARTBEAT_MS
+        loop, endpoint, host, _make, _peer_of, most_bytes=MOST_BYTES, keys=keys, heartbeat_ms=HEARTBEAT_MS
     )
 
 
@@ -63,22 +62,22 @@ class ZmqTcpServerChannel(RowsServerChannel):
         *ahead, last = cut(*span)
         rows = self._slots.buffers[slot]
         for begin, end in ahead:
-            self._door.send(self._peer, [pack_head(PIECE, slot, generation, at=begin), rows[begin:end]])
+            self._door.send(self._caller, [pack_head(PIECE, slot, generation, at=begin), rows[begin:end]])
         self._copied_bytes += span[1] - span[0]
         return last[0], [rows[last[0] : last[1]]]
 
 
-def _make(door: Door, peer: Peer, grant: Grant, host: Host) -> tuple[RowsServerChannel, Opened]:
+def _make(door: Door, caller: Caller, grant: Grant, host: Host) -> tuple[RowsServerChannel, Opened]:
     if grant.slots * (grant.slot_bytes // PIECE_BYTES + 1) > SENT:
         raise UsageError(
             "all slots together hold more than one client may have under way; lower limits.slot_bytes"
         )
     slots = Slots.private(grant.slots, grant.slot_bytes)
-    return ZmqTcpServerChannel(door, peer, grant.client, slots, host), Opened(
+    return ZmqTcpServerChannel(door, caller, grant.client, slots, host), Opened(
         VERSION, grant.slots, grant.slot_bytes
     )
 
 
-def _owner(peer: Peer) -> Owner:
+def _peer_of(caller: Caller) -> Peer:
     """Nobody of this host: either it has shown a key, or it came over the loopback."""
-    return Owner(0, None, peer.key)
+    return Peer(0, None, caller.key)

@@ -1,0 +1,121 @@
+"""Who only looks at lent weights takes none; of who takes some the user is told, once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
+from transformers import AutoModelForCausalLM
+from trl.trainer.utils import hash_module
+
+from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.explanation import explain
+from symbiosis_core.specs import DType
+from tests.adapters.local import Pair
+from tests.adapters.training import QUIET, QV, adapt, logits, lora
+
+pytestmark = QUIET
+
+
+def saved_state(model: Any, folder: Path) -> Any:
+    torch.save(model.state_dict(), folder / "state.pt")
+    return {name: each.sum().item() for name, each in torch.load(folder / "state.pt").items()}
+
+
+LOOKS: dict[str, Callable[[Any, Path], Any]] = {
+    "hash": lambda model, _: hash_module(model),
+    "numpy": lambda model, _: [each.detach().numpy().sum() for each in model.parameters()],
+    "asarray": lambda model, _: [np.asarray(each.detach()).sum() for each in model.parameters()],
+    "bytes": lambda model, _: [each.untyped_storage().nbytes() for each in model.parameters()],
+    "torch.save": saved_state,
+    "memory": lambda model, _: model.get_memory_footprint(),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_looking_gives_what_plain_weights_give_and_takes_none(
+    look: Callable[[Any, Path], Any], pair: Pair, tmp_path: Path
+) -> None:
+    plain, ours = pair.plain(), pair.remote()
+    assert look(ours, tmp_path) == look(plain, tmp_path)
+    assert explain(ours).taken == ()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_a_base_is_saved_as_a_plain_one_and_goes_on_making_its_trips(architecture: str, tmp_path: Path) -> None:
+    pair = Pair(architecture)
+    ours = pair.remote()
+    before = logits(ours)
+    ours.save_pretrained(tmp_path)
+    assert explain(ours).taken == ()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(loaded), logits(pair.plain()), rtol=1e-5, atol=1e-6)
+    pair.rows.trips.clear()
+    assert torch.equal(logits(ours), before)
+    assert pair.rows.trips
+
+
+def test_a_base_in_bfloat16_has_the_hash_of_a_plain_one() -> None:
+    pair = Pair("llama", dtype=DType.BFLOAT16)
+    ours = pair.remote()
+    assert hash_module(ours) == hash_module(pair.plain())
+    assert explain(ours).taken == ()
+
+
+def test_what_is_shown_cannot_be_written_to_unnoticed(pair: Pair) -> None:
+    shown = pair.remote().lm_head.weight.detach().numpy()
+    with pytest.raises(ValueError, match="read-only"):
+        shown[0] = 1.0
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.name == "symbiosis.adapters.takes"]
+
+
+def test_an_average_takes_the_whole_base_and_the_log_says_so_once(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tied to the table, the head is one weight with it."""
+    model = adapt(pair.remote(), lora(QV))
+    average = AveragedModel(model)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            average.update_parameters(model)
+            logits(model)
+            logits(average.module)
+    taken = {name: each for name, each in pair.plain().named_parameters() if each.ndim == 2}
+    megabytes = round(sum(each.nbytes for each in taken.values()) / 1e6, 1)
+    [line] = told(caplog)
+    assert f"weights={len(taken)} megabytes={megabytes} " in line
+    assert f"{__name__}.test_an_average" in line
+    assert explain(model).taken == ()
+
+
+def test_the_log_tells_again_only_when_much_more_is_taken(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    model = pair.remote()
+    layers = model.model.layers
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        layers[0].self_attn.k_proj.weight.mul_(1.0)
+        assert told(caplog) == [], "before a forward it is not known what belongs to it"
+        logits(model)
+        assert len(told(caplog)) == 1
+        layers[1].self_attn.k_proj.weight.mul_(1.0)
+        logits(copy.deepcopy(model))
+        assert len(told(caplog)) == 1
+        layers[2].mlp.up_proj.weight.mul_(1.0)
+        logits(model)
+    assert [line.split("weights=")[1].split()[0] for line in told(caplog)] == ["1", "3"]
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.LENT])
+def test_whoever_takes_nothing_is_told_nothing(cut: Cut, pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        logits(adapt(pair.remote(cut), lora(QV, use_dora=True)))
+    assert told(caplog) == []

@@ -1,0 +1,100 @@
+"""Trainer saves and resumes a model of which only the head is trained, whether its base is lent or not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import Trainer, TrainingArguments
+
+from symbiosis_adapters.explanation import explain
+from symbiosis_adapters.heads import Head
+from symbiosis_core.errors import UsageError
+from tests.adapters.local import VOCABULARY, Pair
+
+IDS = torch.randint(3, VOCABULARY, (8, 10), generator=torch.Generator().manual_seed(1))
+DATA = [{"input_ids": ids, "labels": torch.tensor(row % 3)} for row, ids in enumerate(IDS)]
+AUTO = transformers.AutoModelForSequenceClassification
+FIELDS: dict[str, Any] = {"num_labels": 3}
+
+
+def trainer(model: Any, folder: Path) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=4,
+        per_device_train_batch_size=2,
+        learning_rate=5e-2,
+        logging_steps=1,
+        save_steps=2,
+        use_cpu=True,
+        report_to=[],
+        seed=1,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+    return Trainer(model=model, args=arguments, train_dataset=DATA)
+
+
+def losses(trained: Trainer) -> list[float]:
+    return [entry["loss"] for entry in trained.state.log_history if "loss" in entry]
+
+
+def remote(pair: Pair) -> Any:
+    torch.manual_seed(2)
+    return pair.remote(head=Head(AUTO, FIELDS))
+
+
+def plain(pair: Pair, folder: Path) -> Any:
+    pair.save(folder)
+    torch.manual_seed(2)
+    model = AUTO.from_pretrained(folder, dtype=torch.float32, **FIELDS)
+    model.base_model.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("allow", ["nobody", "same_user"])
+def test_a_head_is_trained_saved_and_resumed_with_the_losses_of_a_plain_base(allow: Any, tmp_path: Path) -> None:
+    pair = Pair("llama", allow=allow)
+    whole = trainer(plain(pair, tmp_path / "base"), tmp_path / "plain")
+    whole.train()
+    model = remote(pair)
+    ours = trainer(model, tmp_path / "ours")
+    ours.train()
+    again = trainer(remote(pair), tmp_path / "again")
+    again.train(resume_from_checkpoint=str(tmp_path / "ours" / "checkpoint-2"))
+    assert len(set(losses(whole))) == 4
+    assert losses(ours) == pytest.approx(losses(whole), rel=1e-5)
+    assert losses(again) == pytest.approx(losses(whole), rel=1e-5)
+    assert explain(model).taken == ()
+
+    saved = load_file(tmp_path / "ours" / "checkpoint-4" / "model.safetensors")
+    assert ("model.layers.0.mlp.up_proj.weight" in saved) == (allow == "same_user")
+    loaded = plain(pair, tmp_path / "other")
+    result = loaded.load_state_dict(saved, strict=False)
+    assert not result.unexpected_keys
+    with torch.no_grad():
+        expected = whole.model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits  # type: ignore
+        found = loaded.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_log_says_once_that_the_base_is_not_in_the_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = remote(Pair("llama", allow="nobody"))
+    with caplog.at_level(logging.WARNING):
+        for folder in ("a", "b"):
+            model.save_pretrained(tmp_path / folder)
+    lines = [each.getMessage() for each in caplog.records if each.name == "symbiosis.adapters.saving"]
+    assert len(lines) == 1
+    assert "left_out=22" in lines[0]
+
+
+def test_a_base_of_which_nothing_is_trained_is_not_saved_without_its_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not possible.* lends its weights to nobody"):
+        Pair("llama", allow="nobody").remote().save_pretrained(tmp_path)

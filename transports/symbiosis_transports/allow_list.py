@@ -1,0 +1,104 @@
+"""Whom a daemon lets in over a network: the public keys in a folder, as they are now, and not as they once were.
+
+The folder is looked at whenever somebody comes in, and read when it has changed: all of it, or, where a file in it
+is no key, nothing. So nobody has to tell the daemon, and a file that is half written lets nobody in or out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import zmq.auth
+from zmq.utils import z85
+
+from symbiosis_core.errors import UsageError
+from symbiosis_core.logs import event, get_logger
+
+__all__ = ["AllowList", "read_key"]
+
+log = get_logger(__name__)
+
+_KEY_BYTES = 32
+
+_Look = tuple[tuple[str, int, int, int], ...]
+"""Name, modification time, size and inode of each file."""
+
+
+class _Seen(NamedTuple):
+    look: _Look | None
+    """None: the folder could not be looked at."""
+    names: Mapping[bytes, str]
+
+
+class AllowList:
+    """Asked by several threads at once. What it knows is replaced as a whole."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the folder.
+
+        Raises:
+            UsageError: it is not there, or holds a file that is no key, or no key at all.
+        """
+        self._folder = folder
+        look = _look(folder)
+        names = _read(folder) if look else {}
+        if not names:
+            raise UsageError(f"{folder}: there is no public key (NAME.key) of anybody in that folder")
+        self._seen = _Seen(look, names)
+
+    def __repr__(self) -> str:
+        return f"<AllowList {self._folder} keys={len(self._seen.names)}>"
+
+    def name_of(self, key: bytes) -> str | None:
+        """Returns whose key it is, the name of its file without `.key`; None: it is not allowed."""
+        look = _look(self._folder)
+        if look != self._seen.look:
+            self._seen = _Seen(look, self._read_again(look))
+        return self._seen.names.get(key)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """What pyzmq's authenticator asks, in its own thread."""
+        return self.name_of(key) is not None
+
+    def _read_again(self, look: _Look | None) -> Mapping[bytes, str]:
+        try:
+            if look is None:
+                raise UsageError("the folder cannot be read")
+            names = _read(self._folder)
+        except UsageError as error:
+            log.error(event("keys not read, those of before hold", folder=self._folder, error=error))
+            return self._seen.names
+        log.info(event("keys read", folder=self._folder, names=",".join(sorted(names.values()))))
+        return names
+
+
+def read_key(file: Path) -> tuple[bytes, bytes | None]:
+    """Returns the public key in a file, and the secret one where it is there, too.
+
+    Raises:
+        UsageError: it is no key.
+    """
+    try:
+        public, secret = zmq.auth.load_certificate(file)
+        if any(key is not None and len(z85.decode(key)) != _KEY_BYTES for key in (public, secret)):
+            raise ValueError(f"a key has {_KEY_BYTES} bytes")
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise UsageError(f"{file} is no key: {error}; `symbiosis keys new` makes some") from None
+    return public, secret
+
+
+def _look(folder: Path) -> _Look | None:
+    try:
+        files = [file for file in folder.iterdir() if file.suffix == ".key"]
+        found = ((file.name, file.stat()) for file in files)
+        return tuple(sorted((name, seen.st_mtime_ns, seen.st_size, seen.st_ino) for name, seen in found))
+    except OSError:
+        return None
+
+
+def _read(folder: Path) -> Mapping[bytes, str]:
+    """A key that has two names goes by the first."""
+    return {read_key(file)[0]: file.stem for file in sorted(folder.glob("*.key"), reverse=True)}
