@@ -226,7 +226,7 @@ class LentTensor(msgspec.Struct, frozen=True, array_like=True):
         return self.dtype.itemsize * prod(self.shape)
 
 
-class ModelSpec(msgspec.Struct, frozen=True):
+class ModelSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that a client must know to build the model without its weights."""
 
     name: str
@@ -245,3 +245,5 @@ class ModelSpec(msgspec.Struct, frozen=True):
     ties: tuple[tuple[str, ...], ...]
     """Names of one and the same parameter, for each that has several. The config does not tell: where a checkpoint
     has two values for what it says is tied, transformers ties nothing."""
+    quantized: str = ""
+    """`int8` or `nf4`, where the linears are held so; empty, and left out of messages, where not."""

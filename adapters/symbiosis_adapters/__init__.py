@@ -8,6 +8,7 @@ from symbiosis_adapters.auto import (
     AutoTokenizer,
     Handle,
 )
+from symbiosis_adapters.auto_peft import AutoPeftModelForCausalLM
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation
 from symbiosis_adapters.session import Session
@@ -17,6 +18,7 @@ __all__ = [
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
+    "AutoPeftModelForCausalLM",
     "AutoTokenizer",
     "Cut",
     "Explanation",

@@ -10,17 +10,18 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import torch
 import transformers
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
+from symbiosis_adapters.arguments import check_form, sort
 from symbiosis_adapters.capture import capture_decoding, stop_capturing
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import Explanation, explain
-from symbiosis_adapters.heads import Head
+from symbiosis_adapters.heads import Head, loading_info
 from symbiosis_adapters.lending import Lender, borrow
 from symbiosis_adapters.private import PrivateDaemon
 from symbiosis_adapters.session import Session
@@ -28,7 +29,6 @@ from symbiosis_adapters.surgery import build
 from symbiosis_core.errors import UsageError
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ChannelStatistics
-from symbiosis_transports.tensors import torch_dtype
 
 __all__ = [
     "AutoModel",
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 RECONNECT_VARIABLE = "SYMBIOSIS_RECONNECT_S"
-_LABELS: Final = frozenset({"num_labels", "id2label", "label2id", "problem_type", "pad_token_id"})
 
 
 class Handle:
@@ -88,8 +87,6 @@ class _Auto:
 
     _auto: ClassVar[Any]
     """Transformers' class of the same name."""
-    _fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the configuration that a user may set, for they are the head's."""
 
     @classmethod
     def from_pretrained(
@@ -115,24 +112,25 @@ class _Auto:
             cut: `graph` (all frozen work between two attentions in one trip), `siblings` (q, k and v in one
                 trip), `linear` (one trip per layer) or `lent` (none: this process computes, with the daemon's
                 weights, which are lent on its own host).
-            dtype: must be the daemon's where given; for a private daemon it decides (default bfloat16).
+            dtype: must be the daemon's where given, as must `quantization_config`; for a private daemon it
+                decides (default bfloat16). `torch_dtype` is its old name.
             reconnect_s: how long a call waits for a daemon that went away before it raises `DaemonGoneError`;
                 default the environment's SYMBIOSIS_RECONNECT_S, else 0.
             answer_timeout_s: how long one request may take before `DaemonSilentError`.
             attn_implementation: as in transformers.
-            more: what the configuration says about a head that is the client's, such as `num_labels`.
+            more: as in transformers. Fields of the configuration, such as `use_cache` or `num_labels`, are set
+                here; what says how a checkpoint is loaded is passed over; see docs/your_script.md.
 
         Raises:
             DaemonGoneError: there is no daemon.
             RefusedError: the daemon does not take this client; the message says why.
             UsageError: an argument cannot work here.
         """
-        head = Head(cls._auto, {key: more.pop(key) for key in cls._fields & more.keys()})
-        if more:
-            _refuse(more)
+        asked = sort(dtype, more)
+        head = Head(cls._auto, asked.overrides, asked.config)
         parsed, private = parse(str(address)), None
         if parsed.scheme == "embedded":
-            private = PrivateDaemon(parsed.target, _dtype_name(dtype) or "bfloat16")
+            private = PrivateDaemon(parsed.target, asked.dtype or "bfloat16")
             address, reconnect_s = private.address, 0.0  # nobody would start it again
         session = None
         try:
@@ -143,21 +141,20 @@ class _Auto:
                 reconnect_s=_reconnect_s() if reconnect_s is None else reconnect_s,
                 answer_timeout_s=answer_timeout_s,
             )
-            held = str(torch_dtype(session.spec.dtype)).removeprefix("torch.")
-            if (wanted := _dtype_name(dtype)) not in (None, held):
-                raise UsageError(
-                    f"dtype={wanted}: the daemon holds {session.spec.name} in {held}; leave dtype out, or start a "
-                    f"daemon with --dtype {wanted}"
-                )
+            check_form(asked, session.spec)
             lender = Lender(partial(borrow, session))
             model = build(session.spec, session, session.fetch, _cut(cut), lender, head)
             if attn_implementation is not None:
                 model.set_attn_implementation(attn_implementation)
+            if asked.generation is not None:
+                model.generation_config = asked.generation
+            if asked.device is not None:
+                model.to(asked.device)
         except BaseException:
             _leave(session, private)
             raise
         model.__dict__["symbiosis"] = Handle(model, session, private)
-        return model
+        return (model, loading_info(model)) if asked.loading_info else model
 
 
 class AutoModelForCausalLM(_Auto):
@@ -176,14 +173,12 @@ class AutoModelForSequenceClassification(_Auto):
     """The base with a classifier of the client's own over each sequence, with random weights to be trained."""
 
     _auto = transformers.AutoModelForSequenceClassification
-    _fields = _LABELS
 
 
 class AutoModelForTokenClassification(_Auto):
     """The base with a classifier of the client's own over each token, with random weights to be trained."""
 
     _auto = transformers.AutoModelForTokenClassification
-    _fields = _LABELS
 
 
 class AutoTokenizer:
@@ -209,32 +204,11 @@ def _leave(session: Session | None, private: PrivateDaemon | None) -> None:
         private.stop()
 
 
-_NO_OPS = {"low_cpu_mem_usage", "trust_remote_code"}
-
-
-def _refuse(arguments: dict[str, Any]) -> None:
-    """Arguments of transformers that say how weights are loaded mean nothing here; silence would mislead."""
-    if "torch_dtype" in arguments:
-        raise UsageError("torch_dtype is called dtype since transformers 5")
-    named = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in _NO_OPS or value)
-    if named:
-        raise UsageError(
-            f"{named}: the base is loaded by the daemon, and this process only borrows it; give such arguments to "
-            "`symbiosis serve`, or leave them out"
-        )
-
-
 def _cut(cut: Cut | str) -> Cut:
     try:
         return Cut(cut)
     except ValueError:
         raise UsageError(f"cut={cut!r}: one of {', '.join(Cut)}") from None
-
-
-def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
-    if dtype is None or dtype == "auto":
-        return None
-    return str(dtype).removeprefix("torch.")
 
 
 def _reconnect_s() -> float:

@@ -27,7 +27,7 @@ from symbiosis_adapters.captured_op import enroll
 from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.deferred import values_in
 from symbiosis_adapters.modules import RemoteLayer, form
-from symbiosis_adapters.placeholder import takes
+from symbiosis_adapters.placeholder import changes
 from symbiosis_adapters.snapshot import snapshot
 from symbiosis_adapters.turns import Tracing
 from symbiosis_core.clock import monotonic_us
@@ -67,6 +67,11 @@ def capture_decoding(model: PreTrainedModel, deferral: Deferral, *, at_once: boo
     model.__class__ = _capturing(type(model))
 
 
+def _computed_apart(layer: nn.Module) -> bool:
+    """Whether a layer is computed otherwise than a captured graph has it: here, or in a wider type."""
+    return isinstance(layer, RemoteLayer) and (layer.taken or layer.held is not None)
+
+
 class _Capture:
     """What is captured of one model. A copy of the model begins anew."""
 
@@ -84,18 +89,18 @@ class _Capture:
         self._misses = 0
         """How many traces there were since a step had a graph."""
         self._runs = 0
-        self._takes = 0
-        self._taken = False
+        self._changes = 0
+        self._apart = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Capture:
         return _Capture(self._plain, self._deferral, at_once=self._at_once)
 
     def allows(self, model: nn.Module) -> bool:
         """Whether all frozen layers of `model` are computed by the daemon: no guard would notice if not."""
-        if self._takes != takes():
-            self._takes = takes()
-            self._taken = any(isinstance(layer, RemoteLayer) and layer.taken for layer in model.modules())
-        return not self._taken
+        if self._changes != changes():
+            self._changes = changes()
+            self._apart = any(_computed_apart(layer) for layer in model.modules())
+        return not self._apart
 
     def step(self, model: nn.Module, arguments: dict[str, Any]) -> Any:
         """Returns what a decode step gives, by a graph if one fits, and traces on."""

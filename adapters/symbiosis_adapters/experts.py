@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from symbiosis_adapters.deferred import RULES
 from symbiosis_adapters.lenders import Lending
+from symbiosis_adapters.narrowing import computed_narrow
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.probing import agree, probe_rows
 from symbiosis_adapters.remote import FrozenLinear
@@ -84,11 +85,15 @@ class FrozenExperts(FrozenWeight):
         self._views.append(weakref.ref(made))
         return made
 
-    def _copy(self) -> FrozenWeight:
-        copied = super()._copy()
+    def _copy(self, dtype: torch.dtype | None = None) -> FrozenWeight:
+        copied = super()._copy(dtype)
         assert isinstance(copied, FrozenExperts)
         copied._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
         return copied
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        super()._cast(dtype)
+        self._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
 
     @classmethod
     def __torch_function__(
@@ -138,5 +143,6 @@ def _product(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     remote = matrix.remote
     if remote is None or func not in (*_MATMUL, F.linear) or remote.spec.transposed != (func in _MATMUL):
         return NotImplemented
-    y = remote(x)
+    held = matrix.held
+    y = remote(x) if held is None else computed_narrow(remote, x, held)
     return y if len(args) == 2 or args[2] is None else y + args[2]

@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["CAUSAL_LM", "Head", "Places"]
+__all__ = ["CAUSAL_LM", "Head", "Places", "loading_info"]
 
 
 class Head(NamedTuple):
@@ -27,6 +27,9 @@ class Head(NamedTuple):
 
     auto: Any
     fields: dict[str, Any]
+    """What a configuration says in its place."""
+    config: PretrainedConfig | None = None
+    """In the place of the daemon's."""
 
     def model(self, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
         """Returns the model of that configuration, on the device that is current.
@@ -66,16 +69,29 @@ class Places:
 
     def initialize_head(self) -> None:
         """Gives values to what stands beside the base, with torch's random numbers."""
-        if self._same:
-            return
-        for module in self._beside():
+        for module in self.beside():
             for name, parameter in module.named_parameters(recurse=False):
                 values = torch.empty_like(parameter, device="cpu")
                 module.register_parameter(name, nn.Parameter(values, requires_grad=parameter.requires_grad))
             self._model._init_weights(module)
 
-    def _beside(self) -> Iterator[nn.Module]:
+    def beside(self) -> Iterator[nn.Module]:
+        """Yields the modules with parameters that stand beside the base; none in a causal language model."""
+        if self._same:
+            return
         base = {id(module) for module in self._model.base_model.modules()}
         for module in self._model.modules():
             if id(module) not in base and any(True for _ in module.parameters(recurse=False)):
                 yield module
+
+
+def loading_info(model: PreTrainedModel) -> dict[str, Any]:
+    """Returns what `from_pretrained(output_loading_info=True)` tells: all came from the base, but for the head."""
+    heads = {id(module) for module in Places(model).beside()}
+    missing = {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if id(module) in heads
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return {"missing_keys": missing, "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}

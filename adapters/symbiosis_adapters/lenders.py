@@ -7,9 +7,10 @@ from typing import Final, Protocol
 import torch
 
 from symbiosis_adapters.takes import Takes
+from symbiosis_adapters.widening import WIDE
 from symbiosis_core.errors import RefusalCode, RefusedError
 
-__all__ = ["NOBODY", "Lending"]
+__all__ = ["NOBODY", "Lending", "Widened"]
 
 
 class Lending(Protocol):
@@ -46,3 +47,24 @@ class _Nobody:
 
 
 NOBODY: Final[Lending] = _Nobody()
+
+
+class Widened:
+    """Lends the same values in a wider type. Implements `Lending`."""
+
+    def __init__(self, narrow: Lending, held: torch.dtype) -> None:
+        self.narrow = narrow
+        self.held = held
+        """The daemon's type."""
+        self.takes = narrow.takes
+
+    def frozen(self, name: str) -> torch.Tensor:
+        """See `Lending.frozen`. A copy, so it may be written to, too."""
+        return self.narrow.frozen(name).to(WIDE)
+
+    private = frozen
+
+    @property
+    def withheld(self) -> bool:
+        """See `Lending.withheld`."""
+        return self.narrow.withheld

@@ -24,6 +24,7 @@ from symbiosis_adapters.captured_op import OPERATION
 from symbiosis_adapters.deferred import value_of
 from symbiosis_adapters.factors import Multiplier
 from symbiosis_adapters.lenders import Lending
+from symbiosis_adapters.narrowing import computed_narrow
 from symbiosis_adapters.placeholder import FrozenWeight, lent_copy, take
 from symbiosis_adapters.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.refusals import TIE
@@ -72,7 +73,13 @@ class RemoteLayer(nn.Module):
         if self.taken:
             here: torch.Tensor = super().forward(input)
             return here
-        return self.remote(input)
+        held = self.held
+        return self.remote(input) if held is None else computed_narrow(self.remote, input, held)
+
+    @property
+    def held(self) -> torch.dtype | None:
+        """The daemon's type, where the client asked for a wider one; else None."""
+        return getattr(self._parameters["weight"], "held", None)
 
     def begin(self) -> None:
         """Notes that the layer is about to be called."""
@@ -94,7 +101,7 @@ class RemoteLayer(nn.Module):
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns what the daemon computes on a few rows, and what `weight` would, both without the bias."""
-        x_TD = probe_rows(weight.shape[1], self.weight.dtype, weight.device)
+        x_TD = probe_rows(weight.shape[1], self._dtype, weight.device)
         y_TO = self._alone(x_TD)
         if self._parameters.get("bias") is not None:
             y_TO = y_TO - self._bias()
@@ -159,7 +166,11 @@ class RemoteLayer(nn.Module):
     def _bias(self) -> torch.Tensor:
         """The bias of a linear: what it makes of a row of zeros."""
         width_in = (form(self) or (None, 0, 0))[1]
-        return self._alone(self.weight.new_zeros(1, width_in))[0]
+        return self._alone(self.weight.new_zeros(1, width_in, dtype=self._dtype))[0]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.held or self.weight.dtype
 
     @property
     def _alone(self) -> Callable[[torch.Tensor], torch.Tensor]:

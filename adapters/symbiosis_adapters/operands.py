@@ -10,7 +10,7 @@ from torch import Tensor
 from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.deferred import Deferred, pending, root_of, value_of
 from symbiosis_adapters.derived import Derived, derivation_of
-from symbiosis_adapters.recording import DTYPES, Recording
+from symbiosis_adapters.recording import DTYPES, NodeKey, Recording
 from symbiosis_adapters.vectors import FrozenVector
 from symbiosis_core.specs import DType, Plane
 
@@ -68,7 +68,11 @@ def _frozen(deferral: Deferral, recording: Recording, x: Tensor) -> Operand | No
     known = deferral.vectors.get(id(x))
     if known is None or x.requires_grad or x.device != recording.device or not known.still():
         return None
-    return Operand(recording.vector(known.name), known.plane, needs_grad=False, frozen=True)
+    operand = Operand(recording.vector(known.name), known.plane, needs_grad=False, frozen=True)
+    dtype = DTYPES[x.dtype]
+    if dtype is known.plane.dtype:
+        return operand
+    return _made(recording, operand, NodeKey("cast", (), dtype=int(dtype)))  # it was widened here
 
 
 def _derived(deferral: Deferral, recording: Recording, derived: Derived) -> Operand | None:
@@ -77,7 +81,12 @@ def _derived(deferral: Deferral, recording: Recording, derived: Derived) -> Oper
     if operand is None:
         return None
     for node in derived.nodes:
-        plane = Plane(operand.plane.width, DType(node.dtype) if node.dtype else operand.plane.dtype)
-        recording.add(node._replace(args=(operand.ref,)), plane, None)
-        operand = operand._replace(ref=len(recording.nodes) - 1, plane=plane)
+        operand = _made(recording, operand, node)
     return operand
+
+
+def _made(recording: Recording, operand: Operand, node: NodeKey) -> Operand:
+    """Records what is made of a frozen vector, or of what was made of it."""
+    plane = Plane(operand.plane.width, DType(node.dtype) if node.dtype else operand.plane.dtype)
+    recording.add(node._replace(args=(operand.ref,)), plane, None)
+    return operand._replace(ref=len(recording.nodes) - 1, plane=plane)

@@ -23,6 +23,7 @@ from torch.nn.modules import module as every_module
 from symbiosis_adapters.deferral import Deferral
 from symbiosis_adapters.deferred import Deferred, pending
 from symbiosis_adapters.modules import RemoteLayer
+from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.recording import Passage
 from symbiosis_adapters.vectors import Known
 from symbiosis_adapters.watching import derivations, watch, watched
@@ -63,16 +64,17 @@ class _Part(NamedTuple):
 
     module: nn.Module
     children: tuple[nn.Module | None, ...]
-    parameters: tuple[tuple[Any, type], ...]
-    """With their types: a placeholder that was taken is the same object, and no placeholder any more."""
+    parameters: tuple[tuple[Any, type, torch.dtype | None], ...]
+    """With their types: a placeholder that was taken is the same object, and no placeholder any more; and with
+    their element types, for either may have been cast."""
     vectors: tuple[Known, ...]
     """Of the parameters those that have values: a remote layer's have none."""
     attributes: tuple[tuple[str, Any], ...]
 
     @classmethod
     def of(cls, module: nn.Module, deferral: Deferral) -> _Part:
-        parameters = tuple([(each, type(each)) for each in module._parameters.values()])
-        vectors = tuple([known for each, _ in parameters if (known := deferral.frozen(each)) is not None])
+        parameters = tuple([(each, type(each), _dtype_of(each)) for each in module._parameters.values()])
+        vectors = tuple([known for each, _, _ in parameters if (known := deferral.frozen(each)) is not None])
         attributes = tuple([(k, v) for k, v in vars(module).items() if type(v) in (bool, int, float, str)])
         return cls(module, tuple(module._modules.values()), parameters, vectors, attributes)
 
@@ -90,10 +92,17 @@ class _Part(NamedTuple):
         for child, before in zip(children.values(), self.children, strict=True):
             if child is not before:
                 return False
-        for now, (then, kind) in zip(parameters.values(), self.parameters, strict=True):
-            if now is not then or type(now) is not kind:
+        for now, (then, kind, dtype) in zip(parameters.values(), self.parameters, strict=True):
+            if now is not then or type(now) is not kind or _dtype_of(now) is not dtype:
                 return False
         return all(known.still() and not known.vector.requires_grad for known in self.vectors)
+
+
+def _dtype_of(parameter: Any) -> torch.dtype | None:
+    """Returns the element type of a vector; of a placeholder the daemon's, where its own is wider: else None."""
+    if isinstance(parameter, FrozenWeight):  # asked without a call of torch's functions, which is dear
+        return parameter.held
+    return None if parameter is None else parameter.dtype
 
 
 class _Known(NamedTuple):

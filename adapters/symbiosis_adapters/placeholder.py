@@ -20,24 +20,31 @@ around all that (C++ code that never asks Python) finds a NaN: silently wrong nu
 from __future__ import annotations
 
 import contextlib
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import torch
 from torch import nn
 
 from symbiosis_adapters.factors import PRODUCTS, Factor, Multiplier, product
-from symbiosis_adapters.lenders import NOBODY, Lending
+from symbiosis_adapters.lenders import NOBODY, Lending, Widened
 from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, SHOWS, STRIDES, VIEWS, WRITES_FIRST
 from symbiosis_adapters.refusals import LEND, RETYPE, asker, described, refusal
+from symbiosis_adapters.widening import widens
 from symbiosis_core.errors import DaemonGoneError, RefusedError, RemoteProtocolError
 
-__all__ = ["FrozenWeight", "lent_copy", "take", "takes", "withheld"]
+__all__ = ["FrozenWeight", "changes", "lent_copy", "take", "withheld"]
 
 
-_takes = 0
+_STAYS: Final = (
+    "The base stays in {held} in the daemon, for all its clients: rows for its layers are rounded to that, and "
+    "their answers come as {wide}. For more precision attach to a daemon that was started with --dtype float32"
+)
+
+_changes = 0
 
 
 if TYPE_CHECKING:  # which knows classes, and not torch's mark
@@ -92,14 +99,45 @@ class FrozenWeight(_Tensor):
         self._views = [known for known in self._views if known() is not None] + [weakref.ref(view)]
         return view
 
-    def _copy(self) -> FrozenWeight:
-        """Returns a placeholder that shares no memory with this one if it is taken. Torch functions are off."""
+    def _copy(self, dtype: torch.dtype | None = None) -> FrozenWeight:
+        """Returns a placeholder that shares no memory with this one if it is taken. Torch functions are off.
+
+        With a `dtype` that is another: the values in that one, see `_castable`.
+        """
         if self._origin is None:
-            copied = self.of(self.shape, self.dtype, self.device, self.label, self.lending)
+            wanted = dtype or self.dtype
+            lending = self.lending if wanted is self.dtype else self._lending_in(wanted)
+            copied = self.of(self.shape, wanted, self.device, self.label, lending)
             copied.multiplier, copied.computed = self.multiplier, self.computed
             return copied
         whole, make = self._origin
-        return whole._copy()._view(make)
+        return whole._copy(dtype)._view(make)
+
+    @property
+    def held(self) -> torch.dtype | None:
+        """The daemon's type, where this one is wider; else None."""
+        return self.lending.held if type(self.lending) is Widened else None
+
+    def _castable(self, dtype: torch.dtype) -> bool:
+        """Whether there may be a placeholder for the values in that type: wider, or the daemon's own again."""
+        return dtype is self.held or widens(self.dtype, dtype)
+
+    def _lending_in(self, dtype: torch.dtype) -> Lending:
+        lending = self.lending or NOBODY
+        return lending.narrow if isinstance(lending, Widened) else Widened(lending, self.dtype)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        """Stands for the values in another type from now on. Views of it keep the one they had."""
+        global _changes
+        before = self._copy()
+        for known in self._views:
+            if (view := known()) is not None and view._origin is not None:
+                view._origin = before, view._origin[1]
+                before._views.append(known)
+        self._views = []
+        self.lending = self._lending_in(dtype)
+        self.data = torch.full((), torch.nan, dtype=dtype, device=self.device).expand(self.shape)
+        _changes += 1
 
     def _layout(self) -> torch.Tensor:
         """Returns a tensor without memory that has the strides of the values. Torch functions are off."""
@@ -212,10 +250,10 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     Raises:
         UsageError: the daemon does not lend. `attempt` says what the values were wanted for.
     """
-    global _takes
+    global _changes
     root = _root(weight)
     lending = root.lending or NOBODY
-    _takes += 1
+    _changes += 1
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
         values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label)))
         root._become(values, nn.Parameter if root._is_param else torch.Tensor)
@@ -236,9 +274,9 @@ def lent_copy(weight: FrozenWeight) -> torch.Tensor | None:
     return None
 
 
-def takes() -> int:
-    """Returns how often a placeholder was taken in this process."""
-    return _takes
+def changes() -> int:
+    """Returns how often a placeholder was taken, or cast into another type, in this process."""
+    return _changes
 
 
 def _get(func: Any, weight: FrozenWeight, *_: Any) -> Any:
@@ -256,12 +294,37 @@ def _set(func: Any, target: Any, value: Any) -> bool:
         return False
     if attribute == "data":
         if isinstance(value, torch.Tensor) and value.dtype != target.dtype:
-            raise refusal(target.label, f"converting it to {value.dtype}", RETYPE)
-        return isinstance(value, FrozenWeight) and _root(value) is _root(target) and value.shape == target.shape
+            if not _is_cast_of(value, target):
+                raise refusal(target.label, f"converting it to {value.dtype}", RETYPE)
+            if widens(target.dtype, value.dtype):
+                warnings.warn(_STAYS.format(held=target.dtype, wide=value.dtype), UserWarning, stacklevel=3)
+            target._cast(value.dtype)
+            return True
+        return isinstance(value, FrozenWeight) and _root(value) is _root(target) and _same_layout(value, target)
     if not (value is None or (attribute == "requires_grad" and not value)):
         return False
     func(target, value)
     return True
+
+
+def _is_cast_of(value: torch.Tensor, target: FrozenWeight) -> bool:
+    """Whether `value` stands for the values of `target` in another type."""
+    if not isinstance(value, FrozenWeight) or target._origin is not None or not target._castable(value.dtype):
+        return False
+    root = _root(value)
+    same = root.label == target.label and _lender(root) is _lender(target)
+    return same and _same_layout(value, target)
+
+
+def _lender(weight: FrozenWeight) -> Lending:
+    """Returns who has the values in the daemon's own type."""
+    lending = weight.lending or NOBODY
+    return lending.narrow if isinstance(lending, Widened) else lending
+
+
+def _same_layout(one: FrozenWeight, other: FrozenWeight) -> bool:
+    """Whether the values of two stand in the same order; a transposed square has the shape that it had."""
+    return one.shape == other.shape and one._layout().stride() == other._layout().stride()
 
 
 def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -272,6 +335,10 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
     if moved.dtype != weight.dtype:
         if withheld(weight) and weight._factor() is not None:  # whoever multiplies by it casts it before
             return weight._view(lambda whole: func(whole, *args, **kwargs))
+        if weight._castable(moved.dtype):
+            cast = weight._copy(moved.dtype)
+            cast._is_param = False
+            return cast if moved.device == weight.device else cast._view(lambda whole: whole.to(moved.device))
         return _lent(
             weight, f"converting it to {moved.dtype}", RETYPE, lambda: func(weight._read(), *args, **kwargs)
         )

@@ -19,6 +19,7 @@ import torch
 from symbiosis_adapters.asking import fetch_from, quota_of, teach
 from symbiosis_adapters.attaching import attach
 from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_adapters.unpicklable import CANNOT_BE_PICKLED
 from symbiosis_core.errors import (
     BusyError,
     ClosedError,
@@ -98,10 +99,7 @@ class Session:
         return self
 
     def __reduce__(self) -> str:
-        raise UsageError(
-            "a model on a shared base cannot be pickled, it holds a connection; save the adapter with "
-            "save_pretrained, or call from_pretrained in the other process"
-        )
+        raise UsageError(CANNOT_BE_PICKLED)
 
     def run(self, op: OpSpec, direction: Direction, x_TW: torch.Tensor) -> torch.Tensor:
         """See `Rows.run`.

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from symbiosis_adapters.arguments import refuse_unknown
 from symbiosis_adapters.checkpoints import undefer_checkpoints
 from symbiosis_adapters.cores import watch_forwards
 from symbiosis_adapters.cut import Cut, Plan, plan
@@ -33,10 +34,12 @@ from symbiosis_adapters.passages import add_passages
 from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_adapters.recorded import install_rules
 from symbiosis_adapters.remote import FrozenLinear, FrozenSiblings, FrozenTable
+from symbiosis_adapters.replicas import mark_base, share_with_replicas
 from symbiosis_adapters.rows import Rows
 from symbiosis_adapters.saving import save_own_only
 from symbiosis_adapters.siblings import SiblingGroup
 from symbiosis_adapters.ties import untie
+from symbiosis_adapters.unpicklable import refuse_pickling
 from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
 from symbiosis_core.specs import ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
 from symbiosis_transports.tensors import torch_dtype
@@ -90,6 +93,9 @@ def build(
     if spec.generation_config_json and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
+    refuse_pickling(model)
+    mark_base(model, places.beside())
+    share_with_replicas()
     if planned.cut is not Cut.LENT:
         save_own_only(model)
         watch_forwards(model)
@@ -115,10 +121,30 @@ def _skeleton(spec: ModelSpec, head: Head) -> PreTrainedModel:
             f"{spec.name} has model type {model_type!r}, which transformers {transformers.__version__} does not "
             "know; install the release that the daemon uses"
         )
-    config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields, **head.fields)
+    config = _config(model_type, fields, head)
     config._name_or_path = spec.name_or_path
     with torch.device("meta"):
         return head.model(config, torch_dtype(spec.dtype))
+
+
+def _config(model_type: str, fields: dict[str, Any], head: Head) -> PretrainedConfig:
+    """Returns the configuration of the daemon's, or the user's own, with the fields that he gave beside."""
+    if head.config is not None:
+        if head.config.model_type != model_type:
+            raise UsageError(f"config= is of model type {head.config.model_type!r}, the base of {model_type!r}")
+        fields = {**head.config.to_dict(), "model_type": model_type}
+        fields.pop("quantization_config", None)
+    turned = {key: value for key, value in head.fields.items() if key.startswith("rope_")}
+    if turned:
+        raise UsageError(
+            f"{', '.join(turned)}: the tables of positions are the daemon's; change the config.json of its base"
+        )
+    made: tuple[PretrainedConfig, dict[str, Any]] = CONFIG_MAPPING[model_type].from_dict(
+        fields, return_unused_kwargs=True, **head.fields
+    )
+    config, unknown = made
+    refuse_unknown(unknown)
+    return config
 
 
 def _parameters(spec: ModelSpec) -> Iterator[str]:

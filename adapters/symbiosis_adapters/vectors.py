@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from symbiosis_adapters.widening import widens
 from symbiosis_core.specs import Plane, TensorSpec
 
 __all__ = ["FrozenVector", "Known", "know"]
@@ -52,12 +53,19 @@ class Known:
         self._version, self._address = vector._version, vector.data_ptr()
 
     def still(self) -> bool:
-        """Whether the vector is what the daemon has. Compares values only where something was done to it."""
+        """Whether the vector is what the daemon has, or that in a wider type, exactly.
+
+        Compares values only where something was done to it.
+        """
         vector = self.vector
         if vector._version == self._version and vector.data_ptr() == self._address and not vector.lent:
             return True
         values = self._values
-        if vector.dtype is not values.dtype or not torch.equal(vector.detach(), values.to(vector.device)):
+        if vector.dtype is not values.dtype:
+            if not widens(values.dtype, vector.dtype):
+                return False
+            values = values.to(vector.dtype)
+        if not torch.equal(vector.detach(), values.to(vector.device)):
             return False
         self._version, self._address = vector._version, vector.data_ptr()
         return True

@@ -17,6 +17,8 @@ from symbiosis_adapters.modules import RemoteLayer
 from tests.adapters.local import Pair
 
 IDS = torch.arange(3, 12).view(1, 9)
+LAYERS_AND_BREAKS = (23, 30)
+"""Remote layers, and what Dynamo of torch 2.13 counts: a layer again where it compiles what follows a break."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,6 @@ def test_a_compiled_model_equals_plain(cut: Cut) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
 def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: Cut) -> None:
-    """Dynamo counts a layer again where it compiles what follows a break: there are more breaks than layers."""
     pair = Pair("llama")
     losses, gradients = [], []
     for base in (pair.plain(), pair.remote(cut)):
@@ -65,7 +66,7 @@ def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: C
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale)
     breaks = counters["graph_break"]
     layers = sum(isinstance(layer, RemoteLayer) for layer in model.modules())
-    assert layers <= breaks.total() <= 2 * layers
+    assert (layers, breaks.total()) == LAYERS_AND_BREAKS
     assert [reason for reason in breaks if "_eagerly" not in reason] == []
 
 
@@ -98,7 +99,7 @@ def test_training_steps_through_the_default_backend_equal_plain(cut: Cut) -> Non
     assert len(set(losses[0])) == 3
     breaks = counters["graph_break"]
     layers = sum(isinstance(layer, RemoteLayer) for layer in model.modules())
-    assert layers <= breaks.total() <= 2 * layers
+    assert (layers, breaks.total()) == LAYERS_AND_BREAKS
     assert [reason for reason in breaks if "_eagerly" not in reason] == []
     assert counters["inductor"], "the default backend compiled something"
 

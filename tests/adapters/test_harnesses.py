@@ -35,6 +35,13 @@ def both(cut: Cut) -> tuple[Any, Any]:
     return adapted(pair.plain(), QV), adapted(pair.remote(cut), QV)
 
 
+def check_gradients(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-4 * scale, msg=name)
+
+
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model.eval()(input_ids=IDS[:2]).logits
@@ -93,17 +100,29 @@ def test_evaluation_and_early_stopping_go_as_on_a_plain_base(cut: Cut, tmp_path:
     close(remote, plain)
 
 
-@pytest.mark.parametrize("how", ["linear", "cat", "svd", "ties"])
-def test_adapters_are_combined(how: str, cut: Cut) -> None:
-    found = []
+COMBINATIONS = [
+    *("svd", "linear", "cat", "ties", "ties_svd", "dare_ties", "dare_linear", "dare_ties_svd", "dare_linear_svd"),
+    *("magnitude_prune", "magnitude_prune_svd"),
+]
+
+
+@pytest.mark.parametrize("how", COMBINATIONS)
+def test_adapters_are_combined_and_the_mix_is_trained(how: str, cut: Cut) -> None:
+    losses, gradients = [], []
     for model in both(cut):
         torch.manual_seed(9)
         model.add_adapter("second", config(init_lora_weights=False))
-        more = {"density": 0.5} if how == "ties" else {}
+        more = {"density": 0.5} if how not in ("linear", "cat", "svd") else {}
         model.add_weighted_adapter(["default", "second"], [0.7, 0.4], "mix", combination_type=how, **more)
         model.set_adapter("mix")
-        found.append(logits(model))
-    close(found[1], found[0])
+        loss = model(input_ids=IDS[:2], labels=IDS[:2]).loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert gradients[0]
+    assert all(".mix." in name for name in gradients[0])
+    check_gradients(gradients[1], gradients[0])
 
 
 def test_an_adapter_is_swapped_while_the_model_is_there(cut: Cut, tmp_path: Path) -> None:
@@ -142,10 +161,7 @@ def test_the_base_under_a_disabled_adapter_is_the_reference_of_dpo(cut: Cut) -> 
         losses.append(loss.item())
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    assert gradients[1].keys() == gradients[0].keys()
-    for name, expected in gradients[0].items():
-        scale = expected.abs().max().item()
-        torch.testing.assert_close(gradients[1][name], expected, rtol=0, atol=1e-4 * scale, msg=name)
+    check_gradients(gradients[1], gradients[0])
 
 
 def sequence_logps(model: Any, ids: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.placeholder import takes
+from symbiosis_adapters.placeholder import changes
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import CONFIGS, VOCABULARY, LocalBase, Pair
@@ -94,7 +94,7 @@ def test_tying_by_hand_is_refused_where_nothing_is_lent_and_changes_nothing(path
 
 def test_tying_a_model_that_is_not_to_be_tied_takes_no_weight(path: Path) -> None:
     ours = LocalBase(AutoModelForCausalLM.from_pretrained(path), DType.FLOAT32, str(path)).remote()
-    before = takes()
+    before = changes()
     ours.tie_weights()
-    assert takes() == before
+    assert changes() == before
     assert ours.lm_head.weight is not ours.model.embed_tokens.weight

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM as PlainModel
 
 from symbiosis_adapters import AutoModelForCausalLM
@@ -16,7 +16,7 @@ from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_scheduler.frozen.quantised import BITS
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.training import LORA, METHODS, assert_same_training, random_batches, train
-from tests.quantisers import local_model, quantize
+from tests.quantisers import config_of, local_model, quantize
 
 __all__ = ["quantize"]  # a fixture
 
@@ -53,6 +53,49 @@ def test_losses_gradients_and_tokens_equal_plain_peft_on_the_same_quantised_mode
     theirs = train(local_model(tiny_path, quantize, torch.float32), METHODS[method], random_batches(5, 16))
     assert_same_training(ours, theirs)
     assert tokens(ours[0]) == tokens(theirs[0])
+
+
+def prepared_for_qlora(model: Any) -> Any:
+    return prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+# peft 0.21 asks transformers 5.23 by the old name; goes when it asks by that of activation checkpointing
+_OLD_NAME = "ignore:`gradient_checkpointing(_enable|_disable)?` is deprecated:FutureWarning"
+
+
+@pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without", _OLD_NAME)
+def test_a_qlora_script_trains_as_on_the_same_quantised_model(
+    daemon: DaemonProcess, tiny_path: Path, quantize: str
+) -> None:
+    """With the configuration that it had: prepared, with checkpointing where the plain model has it."""
+    asked = {"torch_dtype": torch.float32, "quantization_config": config_of(quantize, torch.float32)}
+    model = AutoModelForCausalLM.from_pretrained(daemon.address, device_map="auto", **asked)
+    prepared = [prepared_for_qlora(each) for each in (model, local_model(tiny_path, quantize, torch.float32))]
+    try:
+        ours, theirs = (train(each, METHODS["lora_qv"], random_batches(4, 16)) for each in prepared)
+        assert_same_training(ours, theirs)
+    finally:
+        model.symbiosis.close()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:TorchaoLoraLinear was instantiated without", "ignore:The base stays in", _OLD_NAME
+)
+def test_a_base_that_computes_in_bfloat16_is_prepared_as_well(
+    tiny_path: Path, tmp_path: Path, quantize: str
+) -> None:
+    """The stream is in float32 then, and what linears make in bfloat16: so the local one's losses, roughly."""
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "bfloat16", "--quantize", quantize)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(daemon.start().address)
+        local = local_model(tiny_path, quantize, torch.bfloat16)
+        prepared = [prepared_for_qlora(each) for each in (model, local)]
+        ours, theirs = (train(each, METHODS["lora_qv"], random_batches(4, 16)) for each in prepared)
+        assert ours[1] == pytest.approx(theirs[1], rel=1e-2)
+        assert ours[2].keys() == theirs[2].keys()
+        model.symbiosis.close()
+    finally:
+        daemon.close()
 
 
 @pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without")

@@ -8,11 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from peft import LoraConfig, get_peft_model
 
-from symbiosis_adapters import AutoModelForCausalLM, AutoModelForSequenceClassification
+from symbiosis_adapters import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoPeftModelForCausalLM,
+)
 from symbiosis_core.errors import UsageError
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -123,5 +130,61 @@ def test_a_classifier_of_ones_own_on_a_shared_base(tiny_daemon: DaemonProcess) -
         assert model.score.weight.grad.abs().sum() > 0
     finally:
         model.symbiosis.close()
-    with pytest.raises(UsageError, match="num_labels=3: the base is loaded by the daemon"):
-        AutoModelForCausalLM.from_pretrained(tiny_daemon.address, num_labels=3)
+    with pytest.raises(UsageError, match="no_such_field=3: the base is loaded by the daemon"):
+        AutoModelForCausalLM.from_pretrained(tiny_daemon.address, no_such_field=3)
+
+
+def test_the_line_keeps_the_arguments_that_it_had(tiny_daemon: DaemonProcess, tiny_path: Path) -> None:
+    """As scripts write them; and every field of the configuration is what transformers makes of it."""
+    kept: dict[str, Any] = {
+        "torch_dtype": torch.float32,
+        "device_map": "auto",
+        "low_cpu_mem_usage": True,
+        "trust_remote_code": True,
+        "token": "secret",
+        "revision": "main",
+        "attn_implementation": "eager",
+        "use_cache": False,
+        "pad_token_id": 3,
+        "output_hidden_states": True,
+        "output_loading_info": True,
+    }
+    plain, told = transformers.AutoModelForCausalLM.from_pretrained(tiny_path, **kept)
+    model, info = AutoModelForCausalLM.from_pretrained(tiny_daemon.address, **kept)
+    try:
+        assert model.config.to_dict() == plain.config.to_dict()
+        assert model.generation_config.to_dict() == plain.generation_config.to_dict()
+        assert info.keys() == told.keys()
+        ids = torch.tensor([[5, 6, 7]])
+        found, expected = (each(ids) for each in (model, plain))
+        assert found.past_key_values is expected.past_key_values is None
+        torch.testing.assert_close(found.hidden_states[1] * 1, expected.hidden_states[1], rtol=1e-4, atol=1e-5)
+        assert model.device == plain.device
+    finally:
+        model.symbiosis.close()
+
+
+def test_another_form_of_the_base_than_the_daemons_is_an_error(tiny_daemon: DaemonProcess) -> None:
+    for wrong, message in (
+        ({"torch_dtype": "bfloat16"}, "holds .* in float32; leave dtype out"),
+        ({"quantization_config": transformers.BitsAndBytesConfig(load_in_4bit=True)}, "is not quantised"),
+        ({"load_in_4bit": True}, "is not quantised"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            AutoModelForCausalLM.from_pretrained(tiny_daemon.address, **wrong)
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file in")
+def test_a_saved_adapter_is_opened_on_a_shared_base(
+    tiny_daemon: DaemonProcess, tiny_path: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32)
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(base, config).eval()
+    adapted.save_pretrained(tmp_path)
+    opened = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path), base=tiny_daemon.address, lane="inference")
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(opened(ids).logits * 1, adapted(ids).logits, rtol=1e-5, atol=1e-6)
+    assert not any(each.requires_grad for each in opened.parameters())
+    opened.symbiosis.close()

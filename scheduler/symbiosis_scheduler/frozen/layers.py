@@ -96,6 +96,7 @@ class FrozenLayers:
             ops=catalogue.ops,
             tensors=catalogue.tensors,
             ties=_ties(model),
+            quantized=self.quantized,
         )
 
     def __repr__(self) -> str:

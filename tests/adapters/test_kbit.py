@@ -1,0 +1,158 @@
+"""`prepare_model_for_kbit_training`, which begins every QLoRA script, on a base of half precision.
+
+It casts all parameters to float32. In the daemon the base stays what it is, so the model to compare with is a
+plain one, prepared by the same call, whose frozen linears compute in the type that they had: as quantised ones do,
+which have a type to compute in.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from peft import prepare_model_for_kbit_training
+from torch import nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.experts import FrozenExperts
+from symbiosis_adapters.modules import RemoteLayer
+from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_core.errors import UsageError
+from symbiosis_core.specs import DType
+from tests.adapters.local import LAYERS, Pair
+from tests.adapters.training import QV, Run, adapt, adapted, lora
+
+STAYS = "The base stays in torch.bfloat16 in the daemon"
+quietly = pytest.mark.filterwarnings(f"ignore:{STAYS}", "ignore:fan_in_fan_out is set to False")
+IDS = torch.randint(3, 96, (2, 10), generator=torch.Generator().manual_seed(1))
+
+
+def narrow(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """What a frozen linear makes of rows in bfloat16, in the type in which they came."""
+    weight, bias = layer.weight.bfloat16(), None if layer.bias is None else layer.bias.bfloat16()
+    weight = weight.T if isinstance(layer, Conv1D) else weight
+    return F.linear(x.bfloat16(), weight, bias).to(x.dtype)
+
+
+def prepared_plain(pair: Pair) -> Any:
+    model = prepare_model_for_kbit_training(pair.plain())
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | Conv1D):
+            vars(layer)["forward"] = partial(narrow, layer)
+    return model
+
+
+@quietly
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS, Cut.LINEAR])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2", "opt"])
+def test_a_training_equals_that_of_a_plain_base_with_layers_of_that_type(architecture: str, cut: Cut) -> None:
+    pair = Pair(architecture, DType.BFLOAT16)
+    targets = r".*\.(q_proj|v_proj|c_attn)"
+    remote = prepare_model_for_kbit_training(pair.remote(cut))
+    assert {parameter.dtype for parameter in remote.parameters()} == {torch.float32}
+    runs = [Run(adapt(base, lora(targets)), steps=3) for base in (remote, prepared_plain(pair))]
+    runs[0].check_roughly(runs[1])
+    assert not any(layer.taken for layer in remote.modules() if isinstance(layer, RemoteLayer))
+
+
+@quietly
+def test_the_layers_make_the_trips_that_they_made() -> None:
+    """Also where a norm was passed before, with its weight in the other type."""
+    pair = Pair("llama", DType.BFLOAT16)
+    model = pair.remote()
+    for prepared in (False, True):
+        if prepared:
+            prepare_model_for_kbit_training(model)
+        for _ in range(2):
+            pair.rows.trips.clear()
+            logits = model(input_ids=IDS).logits.clone()
+            assert len(pair.rows.forward) == LAYERS + 1
+            assert logits.dtype == (torch.float32 if prepared else torch.bfloat16)
+    torch.testing.assert_close(logits, prepared_plain(pair)(input_ids=IDS).logits, rtol=2e-2, atol=2e-2)
+
+
+def test_it_is_said_once_that_the_base_stays_as_it_is(recwarn: pytest.WarningsRecorder) -> None:
+    prepare_model_for_kbit_training(Pair("llama", DType.BFLOAT16).remote())
+    assert {str(warning.message).partition(",")[0] for warning in recwarn} == {STAYS}
+    recwarn.clear()
+    prepare_model_for_kbit_training(Pair("llama").remote())
+    assert not recwarn.list, "a base in float32 is not cast"
+
+
+@quietly
+def test_a_linear_in_float32_rounds_what_goes_in_and_widens_what_comes_out() -> None:
+    pair = Pair("llama", DType.BFLOAT16)
+    layers = [model.float().model.layers[0].mlp.up_proj for model in (pair.remote(), pair.remote(Cut.LINEAR))]
+    x = torch.randn(3, 32, requires_grad=True)
+    weight = pair.plain().model.layers[0].mlp.up_proj.weight
+    expected = F.linear(x.bfloat16(), weight).float()
+    [of_expected] = torch.autograd.grad(expected.sum(), x)
+    for layer in layers:
+        answer = layer(x).clone()
+        torch.testing.assert_close(answer, expected, rtol=1e-2, atol=1e-2)
+        [gradient] = torch.autograd.grad(answer.sum(), x)
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, of_expected, rtol=1e-2, atol=1e-2)
+        with torch.autocast("cpu", dtype=torch.float16):
+            assert layer(x).dtype == torch.float16
+
+
+@quietly
+def test_where_somebody_wants_the_values_they_are_the_bases_in_float32() -> None:
+    """DoRA reads them in every forward, and a merge makes them this process's own: then all is plain PEFT."""
+    pair = Pair("llama", DType.BFLOAT16)
+    remote, plain = (
+        adapted(prepare_model_for_kbit_training(base), QV, use_dora=True) for base in (pair.remote(), pair.plain())
+    )
+    for found, expected in zip(remote.parameters(), plain.parameters(), strict=True):
+        if expected.requires_grad:
+            torch.testing.assert_close(found, expected)
+    merged, expected = remote.merge_and_unload(), plain.merge_and_unload()
+    layers = [model.model.layers[1].self_attn for model in (merged, expected)]
+    torch.testing.assert_close(layers[0].v_proj.weight, layers[1].v_proj.weight)
+    assert type(layers[0].v_proj.weight) is nn.Parameter
+    assert isinstance(layers[0].k_proj.weight, FrozenWeight)
+    torch.testing.assert_close(layers[0].k_proj.weight * 1, layers[1].k_proj.weight * 1)
+
+
+@quietly
+def test_experts_are_cast_with_the_rest() -> None:
+    pair = Pair("mixtral", DType.BFLOAT16)
+    remote = prepare_model_for_kbit_training(pair.remote())
+    experts = [each for each in remote.parameters() if isinstance(each, FrozenExperts)]
+    assert {each.dtype for each in experts} == {matrix.dtype for each in experts for matrix in each.matrices}
+    logits = remote(input_ids=IDS).logits
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits * 1, pair.plain().float()(input_ids=IDS).logits, rtol=5e-2, atol=5e-2)
+
+
+@quietly
+def test_a_cast_is_undone_and_lets_the_bases_weights_be_loaded() -> None:
+    pair = Pair("llama", DType.BFLOAT16)
+    model, plain = pair.remote().float(), pair.plain().float()
+    model.load_state_dict(plain.state_dict())
+    expected = plain.bfloat16()(input_ids=IDS).logits  # which rounds the buffers, too
+    torch.testing.assert_close(model.bfloat16()(input_ids=IDS).logits * 1, expected, rtol=2e-2, atol=2e-2)
+
+
+@quietly
+def test_a_view_keeps_the_type_that_it_had() -> None:
+    pair = Pair("llama", DType.BFLOAT16)
+    weight = pair.remote().model.layers[0].self_attn.q_proj.weight
+    view = weight.data
+    weight.data = weight.data.float()
+    assert (weight.dtype, view.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(view * 1, (weight * 1).bfloat16())
+
+
+def test_other_casts_and_other_orders_are_refused() -> None:
+    weight = Pair("llama", DType.BFLOAT16).remote().model.layers[0].self_attn.q_proj.weight
+    for value in (weight.T.float(), torch.zeros(32, 32), weight.data.double()):
+        with pytest.raises(UsageError, match="converting it to"):
+            weight.data = value
+    with pytest.raises(UsageError, match="converting it to"):
+        Pair("llama").remote().half()
