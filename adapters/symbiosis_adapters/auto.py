@@ -149,7 +149,7 @@ class _Auto:
             if asked.generation is not None:
                 model.generation_config = asked.generation
             if asked.device is not None:
-                model.to(asked.device)
+                model.to(asked.device)  # type: ignore[arg-type]  # transformers wraps it so
         except BaseException:
             _leave(session, private)
             raise

@@ -338,7 +338,8 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
         if weight._castable(moved.dtype):
             cast = weight._copy(moved.dtype)
             cast._is_param = False
-            return cast if moved.device == weight.device else cast._view(lambda whole: whole.to(moved.device))
+            device = moved.device
+            return cast if device == weight.device else cast._view(lambda whole: whole.to(device))
         return _lent(
             weight, f"converting it to {moved.dtype}", RETYPE, lambda: func(weight._read(), *args, **kwargs)
         )

@@ -41,7 +41,7 @@ def share_with_replicas() -> None:
         return
     _before(DistributedDataParallel, _leave_base_out)
     _after(DataParallel, _refuse)
-    ddp._find_tensors = _find_values  # type: ignore[assignment]  # torch leaves it untyped
+    ddp._find_tensors = _find_values
 
 
 def _before(cls: Any, action: Callable[[nn.Module], None]) -> None:

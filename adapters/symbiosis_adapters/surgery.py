@@ -139,10 +139,9 @@ def _config(model_type: str, fields: dict[str, Any], head: Head) -> PretrainedCo
         raise UsageError(
             f"{', '.join(turned)}: the tables of positions are the daemon's; change the config.json of its base"
         )
-    made: tuple[PretrainedConfig, dict[str, Any]] = CONFIG_MAPPING[model_type].from_dict(
-        fields, return_unused_kwargs=True, **head.fields
-    )
-    config, unknown = made
+    made: Any = CONFIG_MAPPING[model_type].from_dict(fields, return_unused_kwargs=True, **head.fields)
+    config: PretrainedConfig = made[0]
+    unknown: dict[str, Any] = made[1]
     refuse_unknown(unknown)
     return config
 

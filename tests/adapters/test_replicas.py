@@ -26,7 +26,7 @@ IDS = torch.randint(3, 96, (2, 10), generator=torch.Generator().manual_seed(1))
 @pytest.fixture
 def _alone() -> Iterator[None]:
     """A group of this process alone: all that DDP does over several it does here, too."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
 

@@ -69,7 +69,12 @@ def test_it_cannot_be_pickled_and_says_so_before_any_weight_is_lent(wrap: Any, t
     pair = Pair("llama")
     lent: list[bool] = []
     borrow = pair.borrow
-    pair.borrow = lambda: (lent.append(True), borrow())[1]  # type: ignore[method-assign]
+
+    def noted() -> Any:
+        lent.append(True)
+        return borrow()
+
+    vars(pair)["borrow"] = noted
     model = wrap(pair.remote())
     for attempt in (lambda: torch.save(model, tmp_path / "model.pt"), lambda: pickle.dumps(model)):
         with pytest.raises(UsageError, match="cannot be pickled, it holds a connection"):

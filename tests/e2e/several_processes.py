@@ -86,7 +86,7 @@ def by_trainer(base: Any, folder: Path) -> list[float]:
 def main(folder: Path, path: str, address: str) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    openers = {
+    openers: dict[str, Any] = {
         "plain": lambda: transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
         "shared": lambda: symbiosis_adapters.AutoModelForCausalLM.from_pretrained(address),
     }

@@ -149,7 +149,8 @@ def test_the_line_keeps_the_arguments_that_it_had(tiny_daemon: DaemonProcess, ti
         "output_hidden_states": True,
         "output_loading_info": True,
     }
-    plain, told = transformers.AutoModelForCausalLM.from_pretrained(tiny_path, **kept)
+    opened: Any = transformers.AutoModelForCausalLM.from_pretrained(tiny_path, **kept)
+    plain, told = opened
     model, info = AutoModelForCausalLM.from_pretrained(tiny_daemon.address, **kept)
     try:
         assert model.config.to_dict() == plain.config.to_dict()
@@ -182,7 +183,7 @@ def test_a_saved_adapter_is_opened_on_a_shared_base(
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32)
     config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     adapted = get_peft_model(base, config).eval()
-    adapted.save_pretrained(tmp_path)
+    adapted.save_pretrained(str(tmp_path))
     opened = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path), base=tiny_daemon.address, lane="inference")
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(opened(ids).logits * 1, adapted(ids).logits, rtol=1e-5, atol=1e-6)
