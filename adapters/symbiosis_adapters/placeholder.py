@@ -23,6 +23,7 @@ import contextlib
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -355,7 +356,11 @@ def _view(weight: FrozenWeight, make: Callable[[torch.Tensor], Any]) -> Any:
     made = make(weight)
     if isinstance(made, torch.Tensor):
         return weight._view(make)
-    return tuple([weight._view(lambda whole, at=at: make(whole)[at]) for at in range(len(made))])
+    return tuple([weight._view(partial(_one_of, make, at)) for at in range(len(made))])
+
+
+def _one_of(make: Callable[[torch.Tensor], Any], at: int, whole: torch.Tensor) -> Any:
+    return make(whole)[at]
 
 
 def _is_view(name: str, args: Any) -> bool:

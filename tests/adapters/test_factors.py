@@ -126,7 +126,13 @@ def test_a_weight_that_is_kept_the_other_way_round_multiplies_too() -> None:
     pair = Pair("gpt2", allow="nobody")
     plain, ours = (model.transformer.h[0].mlp.c_fc.weight for model in (pair.plain(), pair.remote()))
     x, y = torch.randn(5, WIDTH), torch.randn(5, plain.shape[1])
-    for form in (lambda w: x @ w, lambda w: x @ w[:, 3:9], lambda w: y @ w.T, lambda w: y[:, 3:9] @ w[:, 3:9].T):
+    forms: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        lambda w: x @ w,
+        lambda w: x @ w[:, 3:9],
+        lambda w: y @ w.T,
+        lambda w: y[:, 3:9] @ w[:, 3:9].T,
+    ]
+    for form in forms:
         close(form(ours), form(plain))
 
 

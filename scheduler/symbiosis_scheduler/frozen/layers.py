@@ -11,7 +11,7 @@ backward of a client in the same process.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Final
 
@@ -134,7 +134,7 @@ class FrozenLayers:
     def pack_with(self, packing: Packing) -> None:
         """From now on linears that multiply few rows on the CPU pack their weight first, if all of them fit."""
         linears = [layer for layer in self._ops if isinstance(layer, _Linear)]
-        if packing.admits(sum([linear.weight_bytes for linear in linears])):
+        if packing.admits(_bytes_of([linear.span for linear in linears])):
             for linear in linears:
                 linear.pack_with(packing)
 
@@ -205,6 +205,15 @@ class FrozenLayers:
         return raw_bytes(tensor)
 
 
+def _bytes_of(spans: Iterable[tuple[int, int]]) -> int:
+    """Returns how much memory these are together: siblings lie within the op that joins them."""
+    total = end = 0
+    for first, stop in sorted(spans):
+        total += max(0, stop - max(first, end))
+        end = max(end, stop)
+    return total
+
+
 class _Linear:
     """y = x W + b, W as D x O: a view of what the module holds, so that the bits are those of the module."""
 
@@ -222,8 +231,10 @@ class _Linear:
         """To be asked at the first product of few rows. A list, for of several threads one alone pops it."""
 
     @property
-    def weight_bytes(self) -> int:
-        return self._weight_DO.nbytes
+    def span(self) -> tuple[int, int]:
+        """Where the weight lies: its first byte, and the one after its last."""
+        start = self._weight_OD.data_ptr()
+        return start, start + self._weight_OD.nbytes
 
     def move(self, moved: Callable[[Tensor], Tensor]) -> None:
         self._weight_DO = moved(self._weight_DO)

@@ -42,7 +42,7 @@ class Packing:
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        self._left_bytes = budget_bytes
+        self._budget_bytes = self._left_bytes = budget_bytes
         self._works = True
         self._lock = threading.Lock()  # layers are first used by several threads
         self.packed_bytes = 0
@@ -54,6 +54,8 @@ class Packing:
     def admits(self, weights_bytes: int) -> bool:
         """Whether the copies of a base fit into what is left of the budget, which is then set aside for them."""
         if weights_bytes > self._left_bytes:
+            why = "they take more than compute.packed_bytes leaves"
+            log.info(event("weights are not packed", bytes=weights_bytes, left=self._left_bytes, why=why))
             return False
         self._left_bytes -= weights_bytes
         return True
@@ -61,14 +63,17 @@ class Packing:
     def pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
         """Returns what computes x W^T + b over a packed copy; None where `plain` is to be used as ever.
 
-        That is where this torch or processor packs nothing, and where a trial of random rows does not give the
-        bits of `plain`, as with float32, whose sums depend on their order.
+        That is where this torch or processor packs nothing, where a trial of random rows does not give the bits of
+        `plain`, as with float32, whose sums depend on their order, and where the budget is spent: siblings that
+        are asked for alone, too, are packed a second time while it lasts.
         """
         with self._lock:
             return self._pack(weight_OD, bias_O, plain)
 
     def _pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
         if not self._works or weight_OD.device.type != "cpu":
+            return None
+        if self.packed_bytes + weight_OD.nbytes > self._budget_bytes:
             return None
         try:
             product = _product(weight_OD, bias_O)

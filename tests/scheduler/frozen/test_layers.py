@@ -9,10 +9,12 @@ from itertools import pairwise
 import pytest
 import torch
 
+from symbiosis_core.config import ComputeConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, DType, OpKind
 from symbiosis_scheduler.frozen.layers import FrozenLayers
 from symbiosis_scheduler.frozen.loading import load
+from symbiosis_scheduler.frozen.packing import Packing
 from symbiosis_transports.tensors import torch_dtype
 from tests.scheduler.tiny_models import ARCHITECTURES, VOCABULARY, borrow, lend, tiny
 
@@ -246,10 +248,14 @@ def test_smollm2_gives_the_very_same_logits_through_the_layers() -> None:
     plain = copy.deepcopy(loaded.model)
     layers = FrozenLayers(loaded)
     assert (len(layers.spec.ops), layers.spec.base_bytes) == (272, 269_030_272)
+    packing = Packing(ComputeConfig().packed_bytes)
+    layers.pack_with(packing)
     for ids in (torch.arange(100, 116).view(1, 16), torch.tensor([[7]])):
         expected = plain(ids).logits
         assert_bit_equal(borrow(plain, layers)(ids).logits, expected)
         torch.testing.assert_close(borrow(plain, layers, siblings=True)(ids).logits, expected, atol=0.5, rtol=2e-2)
+    packs = Packing(1 << 20).pack(torch.eye(64).bfloat16(), None, lambda x: x.clone()) is not None
+    assert (packing.packed_bytes > 0.99 * layers.spec.base_bytes) is packs, "the default budget is for this base"
 
 
 def rows_for(layers: FrozenLayers, op_id: int, direction: Direction, rows: int) -> torch.Tensor:

@@ -52,12 +52,33 @@ def test_a_product_with_other_bits_is_not_used() -> None:
 def test_a_base_is_packed_whole_or_not_at_all(short_of_bytes: int, packed: bool) -> None:
     layers = lend(tiny("llama", DType.BFLOAT16), DType.BFLOAT16)
     linears = [op for op in layers.spec.ops if op.kind is OpKind.LINEAR]
-    needed = sum(op.width_in * op.width_out * 2 for op in linears)
+    joined = {name for op in linears if len(op.members) > 1 for name in op.members}
+    asked_for = [op for op in linears if len(op.members) > 1 or op.members[0] not in joined]
+    assert len(asked_for) < len(linears)  # siblings are ops by themselves, too, in the same memory
+    needed = sum(op.width_in * op.width_out * 2 for op in asked_for)
     packing = Packing(needed - short_of_bytes)
     layers.pack_with(packing)
-    for op in linears:
+    for op in asked_for:
         layers.apply(op, Direction.FORWARD, torch.randn(1, op.width_in).bfloat16())
     assert packing.packed_bytes == (needed if packed else 0)
+
+
+@needs_packing
+def test_siblings_that_are_asked_for_alone_are_not_packed_beyond_the_budget() -> None:
+    layers = lend(tiny("llama", DType.BFLOAT16), DType.BFLOAT16)
+    linears = [op for op in layers.spec.ops if op.kind is OpKind.LINEAR]
+    whole = Packing(PLENTY)
+    layers.pack_with(whole)
+    for op in linears:
+        layers.apply(op, Direction.FORWARD, torch.randn(1, op.width_in).bfloat16())
+    again = lend(tiny("llama", DType.BFLOAT16), DType.BFLOAT16)
+    some = Packing(whole.packed_bytes - 1)
+    again.pack_with(some)
+    for op in linears:
+        x = torch.randn(1, op.width_in).bfloat16()
+        expected = layers.apply(op, Direction.FORWARD, x)
+        assert torch.equal(again.apply(op, Direction.FORWARD, x), expected)
+    assert 0 < some.packed_bytes < whole.packed_bytes
 
 
 def test_the_next_base_has_what_the_ones_before_it_left() -> None:
