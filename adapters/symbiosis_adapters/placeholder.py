@@ -32,7 +32,7 @@ from torch import nn
 
 from symbiosis_adapters.factors import PRODUCTS, Factor, Multiplier, product
 from symbiosis_adapters.lenders import NOBODY, Lending, Widened
-from symbiosis_adapters.questions import MOVES, PATTERNS, QUESTIONS, READS, SHOWS, STRIDES, VIEWS, WRITES_FIRST
+from symbiosis_adapters.questions import ADDRESSES, MOVES, PATTERNS, QUESTIONS, READS, SHOWS, STRIDES, VIEWS, WRITES_FIRST
 from symbiosis_adapters.refusals import LEND, RETYPE, asker, described, refusal
 from symbiosis_adapters.widening import widens
 from symbiosis_core.errors import DaemonGoneError, RefusedError, RemoteProtocolError
@@ -70,6 +70,8 @@ class FrozenWeight(_Tensor):
     """Of what this is a view, and how it is made."""
     _views: list[weakref.ref[FrozenWeight]]
     """Views of this one; those that live are taken with it."""
+    _shown: torch.Tensor | None = None
+    """The values, where somebody has asked for their address: they lie there for as long as this one lives."""
 
     @classmethod
     def of(
@@ -135,7 +137,7 @@ class FrozenWeight(_Tensor):
             if (view := known()) is not None and view._origin is not None:
                 view._origin = before, view._origin[1]
                 before._views.append(known)
-        self._views = []
+        self._views, self._shown = [], None
         self.lending = self._lending_in(dtype)
         self.data = torch.full((), torch.nan, dtype=dtype, device=self.device).expand(self.shape)
         _changes += 1
@@ -152,6 +154,8 @@ class FrozenWeight(_Tensor):
 
     def _read(self) -> torch.Tensor:
         """Returns the lent values, for a function that only reads them. Torch functions are off."""
+        if self._shown is not None:
+            return self._shown
         if self._origin is not None:
             whole, make = self._origin
             return make(whole._read())
@@ -161,6 +165,15 @@ class FrozenWeight(_Tensor):
             if self.computed is None:
                 raise
             return self.computed()
+
+    def _lasting(self) -> torch.Tensor:
+        """Returns the lent values where they stay, for who asks for their address. Torch functions are off.
+
+        What was cast or moved has none until then, and views of one weight lie in the same memory.
+        """
+        if self._shown is None:
+            self._shown = self._read() if self._origin is None else self._origin[1](self._origin[0]._lasting())
+        return self._shown
 
     def _factor(self) -> Factor | None:
         """Returns what this is in a product that the daemon can compute. Torch functions are off."""
@@ -177,7 +190,7 @@ class FrozenWeight(_Tensor):
         for view in views:
             assert view._origin is not None  # it is a view
             view._become(view._origin[1](self), kind)
-        for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views"):
+        for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views", "_shown"):
             vars(self).pop(attribute, None)
 
     def _checked(self, values: torch.Tensor) -> torch.Tensor:
@@ -233,6 +246,8 @@ class FrozenWeight(_Tensor):
         if reads:
             if name in PRODUCTS and (computed := _product(name, args, named, attempt)) is not NotImplemented:
                 return computed
+            if name in ADDRESSES and isinstance(first, FrozenWeight):
+                return func(_values(first, attempt, remedy, FrozenWeight._lasting))
             args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
             return _unwritable(func(*args, **named)) if name in SHOWS else func(*args, **named)
         for weight in _each(first if name in WRITES_FIRST else (args, named)):
@@ -397,7 +412,7 @@ def withheld(weight: FrozenWeight) -> bool:
 
 
 def _unwritable(shown: Any) -> Any:
-    """Returns what shows lent values, or the address of them; an array may not be written to."""
+    """Returns what shows lent values; an array of them may not be written to."""
     if isinstance(shown, np.ndarray):
         shown.flags.writeable = False
     return shown
@@ -414,18 +429,19 @@ def _only_reads(name: str, first: Any, kwargs: dict[str, Any]) -> bool:
 def _with_values(values: Any, attempt: str, remedy: str) -> Any:
     """Returns `values` with lent ones in the place of placeholders, in tuples, lists and dicts too."""
     if isinstance(values, FrozenWeight):
-        weight = values
-
-        def read() -> torch.Tensor:
-            with torch._C.DisableTorchFunctionSubclass():
-                return weight._read()
-
-        return _lent(weight, attempt, remedy, read)
+        return _values(values, attempt, remedy, FrozenWeight._read)
     if isinstance(values, dict):
         return {key: _with_values(each, attempt, remedy) for key, each in values.items()}
     if type(values) in (tuple, list):
         return type(values)([_with_values(each, attempt, remedy) for each in values])
     return values
+
+
+def _values(
+    weight: FrozenWeight, attempt: str, remedy: str, read: Callable[[FrozenWeight], torch.Tensor]
+) -> Any:
+    with torch._C.DisableTorchFunctionSubclass():
+        return _lent(weight, attempt, remedy, partial(read, weight))
 
 
 def _each(values: Any) -> Iterator[torch.Tensor]:

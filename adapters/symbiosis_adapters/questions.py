@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MOVES", "PATTERNS", "QUESTIONS", "READS", "SHOWS", "STRIDES", "VIEWS", "WRITES_FIRST"]
+__all__ = ["ADDRESSES", "MOVES", "PATTERNS", "QUESTIONS", "READS", "SHOWS", "STRIDES", "VIEWS", "WRITES_FIRST"]
 
 
 def _names(words: str) -> frozenset[str]:
@@ -48,3 +48,5 @@ WRITES_FIRST: Final = _names(
 """Write to their first argument, and only read the rest."""
 SHOWS: Final = _names("__array__ data_ptr numpy untyped_storage")
 """Show where the values lie. Who saves, hashes or compares a model asks so, and does not write there."""
+ADDRESSES: Final = _names("data_ptr untyped_storage")
+"""Of those, what does not itself keep alive the memory that it shows."""

@@ -7,6 +7,7 @@ which have a type to compute in.
 
 from __future__ import annotations
 
+import ctypes
 from functools import partial
 from typing import Any
 
@@ -156,3 +157,32 @@ def test_other_casts_and_other_orders_are_refused() -> None:
             weight.data = value
     with pytest.raises(UsageError, match="converting it to"):
         Pair("llama").remote().half()
+
+
+@quietly
+@pytest.mark.parametrize("cast", [prepare_model_for_kbit_training, nn.Module.float, nn.Module.bfloat16])
+def test_every_weight_lies_at_an_address_of_its_own_and_stays_there(cast: Any) -> None:
+    """Who saves a model tells by the addresses which weights are one and the same, and reads what lies there."""
+    model = cast(Pair("llama", DType.BFLOAT16).remote())
+    state = {**model.state_dict(), **dict(model.named_parameters())}
+    told = {name: (weight.data_ptr(), weight.untyped_storage().data_ptr()) for name, weight in state.items()}
+    assert len(set(told.values())) == len(state) - 1
+    assert told["lm_head.weight"] == told["model.embed_tokens.weight"], "they are tied"
+    for name, weight in state.items():
+        lies = (ctypes.c_ubyte * (weight.numel() * weight.element_size())).from_address(told[name][0])
+        assert bytes(lies) == bytes((weight * 1).contiguous().view(torch.uint8).numpy())
+        assert told[name] == (weight.data_ptr(), weight.untyped_storage().data_ptr())
+        assert told[name][0] == weight.data.data_ptr() == weight.detach()[...].data_ptr()
+    part = state["lm_head.weight"][2:]
+    assert part.data_ptr() == told["lm_head.weight"][0] + 2 * 32 * part.element_size()
+
+
+@quietly
+def test_what_was_cast_after_it_was_shown_is_shown_anew() -> None:
+    weight = Pair("llama", DType.BFLOAT16).remote().model.layers[0].self_attn.q_proj.weight
+    narrow, before = weight.data_ptr(), weight.data
+    weight.data = weight.data.float()
+    assert weight.data_ptr() != narrow == before.data_ptr()
+    weight.add_(1)
+    assert type(weight) is nn.Parameter
+    assert torch.equal(weight, (before * 1).float() + 1)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import prepare_model_for_kbit_training
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from symbiosis_adapters.explanation import explain
 from symbiosis_adapters.heads import Head
 from symbiosis_core.errors import UsageError
+from symbiosis_core.specs import DType
 from tests.adapters.local import VOCABULARY, Pair
 
 IDS = torch.randint(3, VOCABULARY, (8, 10), generator=torch.Generator().manual_seed(1))
@@ -99,3 +101,18 @@ def test_the_log_says_once_that_the_base_is_not_in_the_checkpoint(
 def test_a_base_of_which_nothing_is_trained_is_not_saved_without_its_weights(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is not possible.* lends its weights to nobody"):
         Pair("llama", allow="nobody").remote().save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("cast", [prepare_model_for_kbit_training, torch.nn.Module.float])
+@pytest.mark.filterwarnings("ignore:The base stays in torch.bfloat16 in the daemon")
+def test_a_lent_base_that_was_cast_is_saved_as_it_was_cast(cast: Any, tmp_path: Path) -> None:
+    pair = Pair("llama", DType.BFLOAT16)
+    model, plain = cast(remote(pair)), pair.plain().float().state_dict()
+    model.score.requires_grad_(True)
+    trainer(model, tmp_path / "ours").train()
+    saved = load_file(tmp_path / "ours" / "checkpoint-2" / "model.safetensors")
+    assert saved.keys() == model.state_dict().keys()
+    assert {values.dtype for values in saved.values()} == {torch.float32}
+    for name in saved.keys() & plain.keys():
+        assert torch.equal(saved[name], plain[name]), name
+    assert explain(model).taken == ()
