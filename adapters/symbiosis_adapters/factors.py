@@ -26,7 +26,7 @@ __all__ = ["PRODUCTS", "Factor", "Multiplier", "product"]
 
 PRODUCTS: Final = {"mm": 1, "matmul": 1, "__matmul__": 1, "linear": 1, "addmm": 2, "addmm_": 2}
 """The functions of torch that multiply rows by a matrix, and where among their arguments that stands."""
-_NAMED: Final = frozenset({"alpha", "beta", "bias", "out", "out_dtype"})
+_NAMED: Final = frozenset({"alpha", "beta", "bias", "out"})
 
 
 class FrozenColumns(FrozenLinear):
@@ -174,7 +174,8 @@ class Factor(NamedTuple):
 def product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype) -> Any:
     """Returns what a function among `PRODUCTS` makes of rows and a factor; NotImplemented for anything else.
 
-    `dtype` is the element type of the matrix, to those who see it.
+    `dtype` is the element type of the matrix, to those who see it. With a `beta` of 0 nothing is read of what the
+    product would be added to, so memory that nobody has written will do.
 
     Raises:
         RuntimeError: the element types or widths do not fit, as with a matrix that is here.
@@ -190,8 +191,8 @@ def product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: tor
     if place == 2:
         added, alpha, beta = args[0], kwargs.get("alpha", 1), kwargs.get("beta", 1)
         if name == "addmm_":
-            return added.mul_(beta).add_(y, alpha=alpha)
-        y = torch.add(added * beta, y, alpha=alpha)
+            return (added.mul_(beta) if beta else added.zero_()).add_(y, alpha=alpha)
+        y = torch.add(added * beta, y, alpha=alpha) if beta else y * alpha
     out = kwargs.get("out")
     return y if out is None else out.copy_(y)
 

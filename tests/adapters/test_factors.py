@@ -105,6 +105,12 @@ FORMS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "back": lambda head, x: (x @ head.weight.T) @ head.weight,
     "part of the way back": lambda head, x: (x @ head.weight.T)[..., 8:24] @ head.weight[8:24],
     "sum": lambda head, x: torch.addmm(x[0, :, :5], x[0], head.weight[:5].T, beta=0.5, alpha=2.0),
+    "sum with unwritten memory": lambda head, x: torch.addmm(
+        torch.full((5,), torch.nan), x[0], head.weight[:5].T, beta=0, alpha=2.0
+    ),
+    "sum into unwritten memory": lambda head, x: torch.full((3, 5), torch.nan).addmm_(
+        x[0], head.weight[:5].T, beta=0, alpha=2.0
+    ),
     "rows without a batch": lambda head, x: x[0, 0] @ head.weight[:5].T,
 }
 
@@ -173,6 +179,7 @@ OTHERS: dict[str, Callable[[Any], Any]] = {
     "from the left": lambda w: w[:3] @ torch.ones(WIDTH, 2),
     "part of the width": lambda w: torch.ones(2, 8) @ w[:, :8].T,
     "every other row": lambda w: torch.ones(2, WIDTH) @ w[::2].T,
+    "a product in another type": lambda w: torch.mm(torch.ones(2, WIDTH), w[:3].T, out_dtype=torch.float32),
     "values": lambda w: w[:3].sum(),
     "values of another type": lambda w: w[:3].double().sum(),
 }
