@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from symbiosis_adapters.factors import PRODUCTS, Factor, Multiplier, product
+from symbiosis_adapters.indexing import basic_index
 from symbiosis_adapters.lenders import NOBODY, Lending, Widened
 from symbiosis_adapters.questions import ADDRESSES, MOVES, PATTERNS, QUESTIONS, READS, SHOWS, STRIDES, VIEWS, WRITES_FIRST
 from symbiosis_adapters.refusals import LEND, RETYPE, asker, described, refusal
@@ -232,7 +233,7 @@ class FrozenWeight(_Tensor):
                 return func(first._layout(), *args[1:], **named)
             if name in QUESTIONS or (name in PATTERNS and not isinstance(first, FrozenWeight)):
                 return func(*args, **named)
-            if name in VIEWS and isinstance(first, FrozenWeight) and _is_view(name, args):
+            if name in VIEWS and isinstance(first, FrozenWeight):
                 return _view(first, lambda whole: func(whole, *args[1:], **named))
             if name == "contiguous" and isinstance(first, FrozenWeight) and first._layout().is_contiguous():
                 return first
@@ -256,6 +257,9 @@ class FrozenWeight(_Tensor):
         if name in WRITES_FIRST:
             args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
         return func(*args, **named)  # with nothing but ordinary tensors, or with others that have a say
+            index = basic_index(args[1]) if name == "__getitem__" and isinstance(first, FrozenWeight) else None
+            if index is not None:
+                return _view(first, lambda whole: func(whole, index))
 
 
 def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
@@ -376,14 +380,6 @@ def _view(weight: FrozenWeight, make: Callable[[torch.Tensor], Any]) -> Any:
 
 def _one_of(make: Callable[[torch.Tensor], Any], at: int, whole: torch.Tensor) -> Any:
     return make(whole)[at]
-
-
-def _is_view(name: str, args: Any) -> bool:
-    """Whether a function among `VIEWS` gives a view: a tensor or a list as an index gives a copy."""
-    if name != "__getitem__":
-        return True
-    index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    return all(each is None or each is Ellipsis or type(each) in (int, slice) for each in index)
 
 
 def _product(name: str, args: Any, kwargs: dict[str, Any], attempt: str) -> Any:

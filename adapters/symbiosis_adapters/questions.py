@@ -24,10 +24,10 @@ QUESTIONS: Final = _names(
 STRIDES: Final = _names("is_contiguous stride")
 """Answered as the values would: the one element of a placeholder has other strides."""
 VIEWS: Final = _names(
-    "__getitem__ alias chunk detach expand flatten narrow permute reshape select split split_with_sizes squeeze "
+    "alias chunk detach expand flatten narrow permute reshape select split split_with_sizes squeeze "
     "swapaxes t tensor_split transpose unbind unsqueeze view"
 )
-"""Give another placeholder of the same layer, or several. Of `__getitem__`, what takes no tensor or list."""
+"""Give another placeholder of the same layer, or several. So does `__getitem__` where `indexing` says so."""
 MOVES: Final = _names("bfloat16 clone cpu cuda double float half pin_memory share_memory_ to type type_as xpu")
 """Give a placeholder too, as long as the dtype stays; else values of the other dtype."""
 PATTERNS: Final = _names("expand_as reshape_as to type_as view_as")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 
 from symbiosis_adapters.cut import Cut
@@ -23,6 +26,16 @@ def test_a_write_is_seen_by_its_writer_and_by_nobody_else(pair: Pair) -> None:
         models[2].model.layers[1].mlp.up_proj.weight.data[0] = 7.0
     after = [logits(model) for model in models]
     assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("index", [torch.tensor(5), np.int64(5), (torch.tensor(5), slice(2, 4))])
+def test_a_write_to_one_row_counts_however_it_was_found(pair: Pair, index: Any) -> None:
+    ours, other, plain = pair.remote(), pair.remote(), pair.plain()
+    with torch.no_grad():
+        for model in (ours, plain):
+            model.model.embed_tokens.weight[index].add_(1)
+    torch.testing.assert_close(logits(ours), logits(plain), rtol=1e-5, atol=1e-6)
+    assert not torch.equal(other.model.embed_tokens.weight * 1, plain.model.embed_tokens.weight)
 
 
 def test_a_write_to_a_tied_weight_counts_wherever_it_is_used(pair: Pair) -> None:
