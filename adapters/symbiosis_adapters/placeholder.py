@@ -33,7 +33,17 @@ from torch import nn
 from symbiosis_adapters.factors import PRODUCTS, Factor, Multiplier, product
 from symbiosis_adapters.indexing import basic_index
 from symbiosis_adapters.lenders import NOBODY, Lending, Widened
-from symbiosis_adapters.questions import ADDRESSES, MOVES, PATTERNS, QUESTIONS, READS, SHOWS, STRIDES, VIEWS, WRITES_FIRST
+from symbiosis_adapters.questions import (
+    ADDRESSES,
+    MOVES,
+    PATTERNS,
+    QUESTIONS,
+    READS,
+    SHOWS,
+    STRIDES,
+    VIEWS,
+    WRITES_FIRST,
+)
 from symbiosis_adapters.refusals import LEND, RETYPE, asker, described, refusal
 from symbiosis_adapters.widening import widens
 from symbiosis_core.errors import DaemonGoneError, RefusedError, RemoteProtocolError
@@ -96,12 +106,24 @@ class FrozenWeight(_Tensor):
         weight.label, weight.lending, weight._origin, weight._views = label, lending, origin, []
         return weight
 
-    def _view(self, make: Callable[[torch.Tensor], torch.Tensor]) -> FrozenWeight:
-        """Returns the placeholder of a view. Torch functions are off."""
+    def _view(
+        self, make: Callable[[torch.Tensor], torch.Tensor], element: torch.Tensor | None = None
+    ) -> FrozenWeight:
+        """Returns the placeholder of a view. Torch functions are off.
+
+        `element` is the one of the view, where `make` would write out as many as there seem to be.
+        """
         with torch.inference_mode(False):
-            view = self._guard(make(self), self.label, self.lending, (self, make))
-        self._views = [known for known in self._views if known() is not None] + [weakref.ref(view)]
-        return view
+            data = make(self) if element is None else element.expand(self.shape)
+            return self._several([(data, make)])[0]
+
+    def _several(
+        self, made: Iterable[tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]]
+    ) -> list[FrozenWeight]:
+        views = [self._guard(data, self.label, self.lending, (self, make)) for data, make in made]
+        living = [known for known in self._views if known() is not None]
+        self._views = living + [weakref.ref(view) for view in views]
+        return views
 
     def _copy(self, dtype: torch.dtype | None = None) -> FrozenWeight:
         """Returns a placeholder that shares no memory with this one if it is taken. Torch functions are off.
@@ -235,6 +257,9 @@ class FrozenWeight(_Tensor):
                 return func(*args, **named)
             if name in VIEWS and isinstance(first, FrozenWeight):
                 return _view(first, lambda whole: func(whole, *args[1:], **named))
+            index = basic_index(args[1]) if name == "__getitem__" and isinstance(first, FrozenWeight) else None
+            if index is not None:
+                return _view(first, lambda whole: func(whole, index))
             if name == "contiguous" and isinstance(first, FrozenWeight) and first._layout().is_contiguous():
                 return first
             if name in MOVES and isinstance(first, FrozenWeight):
@@ -257,9 +282,6 @@ class FrozenWeight(_Tensor):
         if name in WRITES_FIRST:
             args, named = _with_values(args, attempt, remedy), _with_values(named, attempt, remedy)
         return func(*args, **named)  # with nothing but ordinary tensors, or with others that have a say
-            index = basic_index(args[1]) if name == "__getitem__" and isinstance(first, FrozenWeight) else None
-            if index is not None:
-                return _view(first, lambda whole: func(whole, index))
 
 
 def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
@@ -349,17 +371,18 @@ def _same_layout(one: FrozenWeight, other: FrozenWeight) -> bool:
 
 def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) -> Any:
     """Does to the one element what was asked for the whole."""
-    moved = func(weight.as_strided((), ()), *args, **kwargs)
+    with torch.inference_mode(False):
+        moved = func(weight.as_strided((), ()), *args, **kwargs)
     if not isinstance(moved, torch.Tensor):  # type() without an argument
         return moved
     if moved.dtype != weight.dtype:
         if withheld(weight) and weight._factor() is not None:  # whoever multiplies by it casts it before
-            return weight._view(lambda whole: func(whole, *args, **kwargs))
+            return weight._view(lambda whole: func(whole, *args, **kwargs), moved)
         if weight._castable(moved.dtype):
             cast = weight._copy(moved.dtype)
             cast._is_param = False
             device = moved.device
-            return cast if device == weight.device else cast._view(lambda whole: whole.to(device))
+            return cast if device == weight.device else cast._view(lambda whole: whole.to(device), moved)
         return _lent(
             weight, f"converting it to {moved.dtype}", RETYPE, lambda: func(weight._read(), *args, **kwargs)
         )
@@ -367,7 +390,9 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
         copied = weight._copy()
         copied._is_param = False
         return copied
-    return weight if moved.device == weight.device else weight._view(lambda whole: func(whole, *args, **kwargs))
+    if moved.device == weight.device:
+        return weight
+    return weight._view(lambda whole: func(whole, *args, **kwargs), moved)
 
 
 def _view(weight: FrozenWeight, make: Callable[[torch.Tensor], Any]) -> Any:
@@ -433,9 +458,7 @@ def _with_values(values: Any, attempt: str, remedy: str) -> Any:
     return values
 
 
-def _values(
-    weight: FrozenWeight, attempt: str, remedy: str, read: Callable[[FrozenWeight], torch.Tensor]
-) -> Any:
+def _values(weight: FrozenWeight, attempt: str, remedy: str, read: Callable[[FrozenWeight], torch.Tensor]) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
         return _lent(weight, attempt, remedy, partial(read, weight))
 

@@ -186,3 +186,24 @@ def test_what_was_cast_after_it_was_shown_is_shown_anew() -> None:
     weight.add_(1)
     assert type(weight) is nn.Parameter
     assert torch.equal(weight, (before * 1).float() + 1)
+
+
+@quietly
+def test_a_base_that_nobody_lends_is_cast_without_being_written_out() -> None:
+    """Not even as NaN: what multiplies by a weight, and so each linear that is prepared, asks for a cast of it."""
+    model = Pair("llama", DType.BFLOAT16, allow="nobody").remote()
+    for prepared in (False, True):
+        if prepared:
+            prepare_model_for_kbit_training(model)
+        weight = model.model.layers[0].self_attn.q_proj.weight
+        forms = (
+            weight,
+            weight.float(),
+            weight.T.double(),
+            weight.data.bfloat16(),
+            weight.to("meta", torch.float64),
+        )
+        for form in forms:
+            assert isinstance(form, FrozenWeight)
+            with torch._C.DisableTorchFunctionSubclass():
+                assert form.untyped_storage().nbytes() == form.element_size()
