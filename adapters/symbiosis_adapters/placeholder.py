@@ -299,7 +299,8 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
         values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label)))
         root._become(values, nn.Parameter if root._is_param else torch.Tensor)
-    lending.takes.note(values.nbytes, asker())
+    if root._is_param:  # a copy is no layer's
+        lending.takes.note(values.nbytes, asker())
 
 
 def lent_copy(weight: FrozenWeight) -> torch.Tensor | None:

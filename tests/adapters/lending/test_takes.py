@@ -119,3 +119,15 @@ def test_whoever_takes_nothing_is_told_nothing(cut: Cut, pair: Pair, caplog: pyt
     with caplog.at_level(logging.WARNING):
         logits(adapt(pair.remote(cut), lora(QV, use_dora=True)))
     assert told(caplog) == []
+
+
+def test_a_copy_that_is_written_to_is_no_layers(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    ours = pair.remote()
+    before = logits(ours)
+    copied = ours.model.layers[0].mlp.up_proj.weight.clone()
+    copied.mul_(2)
+    assert type(copied) is torch.Tensor
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(logits(ours), before)
+    assert caplog.records == []
+    assert explain(ours).taken == ()
