@@ -57,6 +57,8 @@ _STAYS: Final = (
 )
 
 _changes = 0
+_told: Final[weakref.WeakSet[Lending]] = weakref.WeakSet()
+"""Of whose weights it was said that they stay what they are."""
 
 
 if TYPE_CHECKING:  # which knows classes, and not torch's mark
@@ -339,7 +341,8 @@ def _set(func: Any, target: Any, value: Any) -> bool:
         if isinstance(value, torch.Tensor) and value.dtype != target.dtype:
             if not _is_cast_of(value, target):
                 raise refusal(target.label, f"converting it to {value.dtype}", RETYPE)
-            if widens(target.dtype, value.dtype):
+            if widens(target.dtype, value.dtype) and _lender(target) not in _told:
+                _told.add(_lender(target))
                 warnings.warn(_STAYS.format(held=target.dtype, wide=value.dtype), UserWarning, stacklevel=3)
             target._cast(value.dtype)
             return True
