@@ -15,9 +15,10 @@ _MASKS: Final = frozenset({torch.bool, torch.uint8})
 def basic_index(index: Any) -> tuple[Any, ...] | None:
     """Returns the same index of numbers, slices and the like; None where it gives a copy: with a tensor or a list.
 
-    A number may come as one of NumPy's, or as a tensor without dimensions.
+    A number may come as one of NumPy's, or as a tensor without dimensions. An empty index is an ellipsis.
     """
     each = index if isinstance(index, tuple) else (index,)
+    each = each or (Ellipsis,)
     try:
         return tuple([_basic(one) for one in each])
     except TypeError:

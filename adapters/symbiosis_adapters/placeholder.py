@@ -259,10 +259,11 @@ class FrozenWeight(_Tensor):
                 return func(*args, **named)
             if name in VIEWS and isinstance(first, FrozenWeight):
                 return _view(first, lambda whole: func(whole, *args[1:], **named))
-            index = basic_index(args[1]) if name == "__getitem__" and isinstance(first, FrozenWeight) else None
-            if index is not None:
-                return _view(first, lambda whole: func(whole, index))
+            if name == "__getitem__" and isinstance(first, FrozenWeight) and (at := basic_index(args[1])):
+                return _view(first, lambda whole: func(whole, at))
             if name == "contiguous" and isinstance(first, FrozenWeight) and first._layout().is_contiguous():
+            if name == "unbind" and isinstance(first, FrozenWeight):
+                return _unbound(first, *args[1:], **named)
                 return first
             if name in MOVES and isinstance(first, FrozenWeight):
                 return _move(func, first, args[1:], named)
@@ -401,10 +402,18 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
 
 def _view(weight: FrozenWeight, make: Callable[[torch.Tensor], Any]) -> Any:
     """Returns the placeholder of a view, or those of several."""
-    made = make(weight)
-    if isinstance(made, torch.Tensor):
-        return weight._view(make)
-    return tuple([weight._view(partial(_one_of, make, at)) for at in range(len(made))])
+    with torch.inference_mode(False):
+        made = make(weight)
+        if isinstance(made, torch.Tensor):
+            return weight._several([(made, make)])[0]
+        return tuple(weight._several([(one, partial(_one_of, make, at)) for at, one in enumerate(made)]))
+
+
+def _unbound(weight: FrozenWeight, dim: int = 0) -> tuple[FrozenWeight, ...]:
+    """Returns the placeholders of many views, each of which can be made without the rest."""
+    makes = [partial(torch.select, dim=dim, index=at) for at in range(weight.shape[dim])]
+    with torch.inference_mode(False):
+        return tuple(weight._several([(make(weight), make) for make in makes]))
 
 
 def _one_of(make: Callable[[torch.Tensor], Any], at: int, whole: torch.Tensor) -> Any:

@@ -18,16 +18,16 @@ QUESTIONS: Final = _names(
     "__hash__ __len__ _has_compatible_shallow_copy_type can_cast dim element_size empty_like full_like get_device "
     "has_names is_complex is_conj is_floating_point is_inference is_neg is_pinned is_same_size "
     "is_shared is_signed ndimension nelement new_empty new_full new_ones new_tensor new_zeros numel ones_like "
-    "promote_types rand_like randint_like randn_like result_type size storage_offset zeros_like"
+    "promote_types rand_like randint_like randn_like result_type size zeros_like"
 )
 """Answered from shape, dtype and device alone."""
-STRIDES: Final = _names("is_contiguous stride")
+STRIDES: Final = _names("is_contiguous storage_offset stride")
 """Answered as the values would: the one element of a placeholder has other strides."""
 VIEWS: Final = _names(
     "alias chunk detach expand flatten narrow permute reshape select split split_with_sizes squeeze "
-    "swapaxes t tensor_split transpose unbind unsqueeze view"
+    "swapaxes t tensor_split transpose unsqueeze view"
 )
-"""Give another placeholder of the same layer, or several. So does `__getitem__` where `indexing` says so."""
+"""Give another placeholder of the same layer, or several. `unbind` does, too, and some indices (`indexing`)."""
 MOVES: Final = _names("bfloat16 clone cpu cuda double float half pin_memory share_memory_ to type type_as xpu")
 """Give a placeholder too, as long as the dtype stays; else values of the other dtype."""
 PATTERNS: Final = _names("expand_as reshape_as to type_as view_as")

@@ -87,6 +87,7 @@ def test_parts_of_it_are_placeholders_without_memory() -> None:
         lambda x: x[torch.tensor(2)],
         lambda x: x[:, torch.tensor(2, dtype=torch.int32)],
         lambda x: x[np.int64(2), None],
+        lambda x: x[()],
         lambda x: x[np.array(2)],
         lambda x: x.narrow(0, 1, 2),
         lambda x: x.split(3)[1],
@@ -209,10 +210,13 @@ def test_strides_are_those_of_the_values() -> None:
         lambda x: x.T,
         lambda x: x.reshape(2, 12),
         lambda x: x.data.unsqueeze(0).to("cpu"),
+        lambda x: x[2:, 1:],
+        lambda x: x.unbind(dim=-1)[4],
     ]
     for form in forms:
         assert form(weight).stride() == form(real).stride()
         assert form(weight).is_contiguous() == form(real).is_contiguous()
+        assert form(weight).storage_offset() == form(real).storage_offset()
     assert (weight.stride(0), weight.T.stride(-1), weight.to("meta").stride()) == (6, 6, (6, 1))
 
 
@@ -233,3 +237,9 @@ def test_one_that_is_made_in_inference_mode_can_be_taken_and_trained_outside() -
     torch.nn.functional.linear(torch.ones(2, 6), weight).sum().backward()
     assert torch.equal(weight, torch.full((4, 6), 2.0))
     assert weight.grad is not None
+
+
+def test_so_many_rows_as_a_vocabulary_has_can_be_told_apart() -> None:
+    """In a time that grows with their number, and not with its square."""
+    rows = FrozenWeight.of((1 << 14, 2), torch.float32, "cpu", "w").unbind()
+    assert [row.storage_offset() for row in rows] == list(range(0, 1 << 15, 2))
