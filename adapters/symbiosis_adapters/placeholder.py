@@ -109,15 +109,14 @@ class FrozenWeight(_Tensor):
         return weight
 
     def _view(
-        self, make: Callable[[torch.Tensor], torch.Tensor], element: torch.Tensor | None = None
+        self, make: Callable[[torch.Tensor], torch.Tensor], data: torch.Tensor | None = None
     ) -> FrozenWeight:
         """Returns the placeholder of a view. Torch functions are off.
 
-        `element` is the one of the view, where `make` would write out as many as there seem to be.
+        `data` is what it shows: one element, where `make` would write out as many as there seem to be.
         """
         with torch.inference_mode(False):
-            data = make(self) if element is None else element.expand(self.shape)
-            return self._several([(data, make)])[0]
+            return self._several([(make(self) if data is None else data, make)])[0]
 
     def _several(
         self, made: Iterable[tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]]
@@ -139,7 +138,8 @@ class FrozenWeight(_Tensor):
             copied.multiplier, copied.computed = self.multiplier, self.computed
             return copied
         whole, make = self._origin
-        return whole._copy(dtype)._view(make)
+        data = self.as_strided((), ()).clone().expand(self.shape) if dtype is None else None
+        return whole._copy(dtype)._view(make, data)
 
     @property
     def held(self) -> torch.dtype | None:
@@ -179,17 +179,23 @@ class FrozenWeight(_Tensor):
 
     def _read(self) -> torch.Tensor:
         """Returns the lent values, for a function that only reads them. Torch functions are off."""
+        return self._as_held().to(self.dtype)
+
+    def _as_held(self) -> torch.Tensor:
+        """Returns the lent values before a cast of the whole weight, so that only what is wanted of it is cast."""
         if self._shown is not None:
             return self._shown
         if self._origin is not None:
             whole, make = self._origin
-            return make(whole._read())
+            return make(whole._as_held() if whole.dtype is self.dtype else whole._read())
+        if self.computed is not None and (self.lending or NOBODY).withheld:
+            return self.computed().to(self.device)
         try:
-            return self._checked((self.lending or NOBODY).frozen(self.label))
+            return self._checked(_lender(self).frozen(self.label), self.held or self.dtype)
         except RefusedError:
             if self.computed is None:
                 raise
-            return self.computed()
+            return self.computed().to(self.device)
 
     def _lasting(self) -> torch.Tensor:
         """Returns the lent values where they stay, for who asks for their address. Torch functions are off.
@@ -218,11 +224,11 @@ class FrozenWeight(_Tensor):
         for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views", "_shown"):
             vars(self).pop(attribute, None)
 
-    def _checked(self, values: torch.Tensor) -> torch.Tensor:
-        if (values.shape, values.dtype) != (self.shape, self.dtype):
+    def _checked(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if (values.shape, values.dtype) != (self.shape, dtype):
             raise RemoteProtocolError(
                 f"the daemon lent {self.label} as {tuple(values.shape)} {values.dtype}, "
-                f"not {tuple(self.shape)} {self.dtype}"
+                f"not {tuple(self.shape)} {dtype}"
             )
         return values.to(self.device)
 
@@ -257,13 +263,13 @@ class FrozenWeight(_Tensor):
                 return func(first._layout(), *args[1:], **named)
             if name in QUESTIONS or (name in PATTERNS and not isinstance(first, FrozenWeight)):
                 return func(*args, **named)
+            if name == "unbind" and isinstance(first, FrozenWeight):
+                return _unbound(first, *args[1:], **named)
             if name in VIEWS and isinstance(first, FrozenWeight):
                 return _view(first, lambda whole: func(whole, *args[1:], **named))
             if name == "__getitem__" and isinstance(first, FrozenWeight) and (at := basic_index(args[1])):
                 return _view(first, lambda whole: func(whole, at))
             if name == "contiguous" and isinstance(first, FrozenWeight) and first._layout().is_contiguous():
-            if name == "unbind" and isinstance(first, FrozenWeight):
-                return _unbound(first, *args[1:], **named)
                 return first
             if name in MOVES and isinstance(first, FrozenWeight):
                 return _move(func, first, args[1:], named)
@@ -300,7 +306,7 @@ def take(weight: FrozenWeight, attempt: str, remedy: str = LEND) -> None:
     lending = root.lending or NOBODY
     _changes += 1
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(False), torch.no_grad():
-        values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label)))
+        values = _lent(root, attempt, remedy, lambda: root._checked(lending.private(root.label), root.dtype))
         root._become(values, nn.Parameter if root._is_param else torch.Tensor)
     if root._is_param:  # a copy is no layer's
         lending.takes.note(values.nbytes, asker())
@@ -316,7 +322,7 @@ def lent_copy(weight: FrozenWeight) -> torch.Tensor | None:
         return None
     root = _root(weight)
     with torch._C.DisableTorchFunctionSubclass(), contextlib.suppress(RefusedError, DaemonGoneError):
-        return root._checked(lending.private(root.label)) if root is weight else weight._read().clone()
+        return root._checked(lending.private(root.label), root.dtype) if root is weight else weight._read().clone()
     return None
 
 
@@ -380,14 +386,15 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
         moved = func(weight.as_strided((), ()), *args, **kwargs)
     if not isinstance(moved, torch.Tensor):  # type() without an argument
         return moved
+    data = moved.expand(weight.shape)
     if moved.dtype != weight.dtype:
         if withheld(weight) and weight._factor() is not None:  # whoever multiplies by it casts it before
-            return weight._view(lambda whole: func(whole, *args, **kwargs), moved)
+            return weight._view(lambda whole: func(whole, *args, **kwargs), data)
         if weight._castable(moved.dtype):
             cast = weight._copy(moved.dtype)
             cast._is_param = False
             device = moved.device
-            return cast if device == weight.device else cast._view(lambda whole: whole.to(device), moved)
+            return cast if device == weight.device else cast._view(lambda whole: whole.to(device), data)
         return _lent(
             weight, f"converting it to {moved.dtype}", RETYPE, lambda: func(weight._read(), *args, **kwargs)
         )
@@ -397,7 +404,7 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
         return copied
     if moved.device == weight.device:
         return weight
-    return weight._view(lambda whole: func(whole, *args, **kwargs), moved)
+    return weight._view(lambda whole: func(whole, *args, **kwargs), data)
 
 
 def _view(weight: FrozenWeight, make: Callable[[torch.Tensor], Any]) -> Any:
@@ -439,7 +446,7 @@ def withheld(weight: FrozenWeight) -> bool:
     lending = weight.lending or NOBODY
     if not lending.withheld:
         try:
-            lending.frozen(_root(weight).label)
+            _lender(weight).frozen(_root(weight).label)
         except RefusedError:
             return True
     return lending.withheld

@@ -198,3 +198,28 @@ def test_types_and_widths_must_fit_as_in_torch() -> None:
         torch.ones(2, WIDTH, dtype=torch.float64) @ weight[:4].T
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         torch.ones(2, WIDTH + 1) @ weight[:4].T
+
+
+def test_a_bias_is_asked_of_the_op_and_the_loan_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody lends is asked for over a connection."""
+    pair, asked = Pair("phi", DType.BFLOAT16, allow="nobody", shape=_PHI), []
+    borrow = pair.borrow
+
+    def noted() -> Any:
+        asked.append(1)
+        return borrow()
+
+    monkeypatch.setattr(pair, "borrow", noted)
+    plain, head = pair.plain().lm_head, pair.remote().lm_head
+    for _ in range(3):
+        close(head.bias * 1, plain.bias)
+    assert asked == [1]
+
+
+@pytest.mark.filterwarnings("ignore:The base stays in torch.bfloat16 in the daemon")
+def test_a_bias_has_the_type_that_it_was_cast_to() -> None:
+    pair = Pair("phi", DType.BFLOAT16, allow="nobody", shape=_PHI)
+    bias = pair.remote().float().lm_head.bias
+    close(bias * 1, pair.plain().lm_head.bias.float())
+    close(bias[2:] + torch.ones(()), pair.plain().lm_head.bias.float()[2:] + 1)
+    assert bias.to("meta").add(1).is_meta

@@ -18,12 +18,13 @@ import torch
 from peft import prepare_model_for_kbit_training
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.experts import FrozenExperts
 from symbiosis_adapters.modules import RemoteLayer
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.placeholder import FrozenWeight, withheld
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import LAYERS, Pair
@@ -204,6 +205,7 @@ def test_a_base_that_nobody_lends_is_cast_without_being_written_out() -> None:
             weight,
             weight.float(),
             weight.T.double(),
+            weight.double().clone(),
             weight.data.bfloat16(),
             weight.to("meta", torch.float64),
         )
@@ -211,3 +213,33 @@ def test_a_base_that_nobody_lends_is_cast_without_being_written_out() -> None:
             assert isinstance(form, FrozenWeight)
             with torch._C.DisableTorchFunctionSubclass():
                 assert form.untyped_storage().nbytes() == form.element_size()
+
+
+def casts(action: Callable[[], Any]) -> list[int]:
+    """How many elements were cast at a time."""
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default:
+                noted.append(args[0].numel())
+            return func(*args, **(kwargs or {}))
+
+    noted: list[int] = []
+    with Noting():  # type: ignore[no-untyped-call]
+        action()
+    return noted
+
+
+@quietly
+def test_only_what_is_read_of_a_weight_is_cast() -> None:
+    pair = Pair("llama", DType.BFLOAT16)
+    weight, plain = pair.remote().float().lm_head.weight, pair.plain().lm_head.weight
+    assert casts(lambda: withheld(weight)) == []
+    assert casts(lambda: weight[2:4] * 1) == [2 * 32]
+    forms: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        lambda w: w[2:4],
+        lambda w: w.view(torch.int32)[2:4],
+        lambda w: w.T[3:].bfloat16(),
+    ]
+    for form in forms:
+        assert torch.equal(form(weight) + 1, form(plain.float()) + 1)
