@@ -3,7 +3,8 @@
 TRL's trainers multiply hidden rows by `lm_head.weight[a:b].t()` themselves, to have few logits at a time, and so
 do other chunked losses. The values of such a weight may be the daemon's alone; the product is one that the daemon
 computes every day. So a placeholder knows which columns of which op it is (`Factor`), through slices, transposes
-and casts, and a product of rows with it is a trip, with its gradient. Only the columns asked for are computed.
+and casts, and a product of rows with it is a trip, with its gradient. Only the columns asked for are computed,
+unless their bounds vary without end.
 
 The daemon multiplies in the base's element type and adds the bias of the layer, which is subtracted here.
 
@@ -26,6 +27,8 @@ __all__ = ["PRODUCTS", "Factor", "Multiplier", "product"]
 
 PRODUCTS: Final = {"mm": 1, "matmul": 1, "__matmul__": 1, "linear": 1, "addmm": 2, "addmm_": 2}
 """The functions of torch that multiply rows by a matrix, and where among their arguments that stands."""
+_MOST_COLUMNS: Final = 64
+"""Of how many parts of one op, with itself, there is one: where bounds vary there is no end of them."""
 _NAMED: Final = frozenset({"alpha", "beta", "bias", "out"})
 
 
@@ -46,6 +49,24 @@ class FrozenColumns(FrozenLinear):
             return self.rows.call(self._segment, direction, (rows,))[0]
         unread_TD = rows.new_zeros(1, self.width_in).expand(rows.shape[0], self.width_in)
         return self.rows.call(self._segment, direction, (unread_TD, rows))[0]
+
+
+class WholeForColumns(FrozenLinear):
+    """Some columns of a frozen linear that computes all of them: where there would be too many such ops."""
+
+    __slots__ = ("_start",)
+
+    def __init__(self, whole: FrozenLinear, start: int, width: int) -> None:
+        super().__init__(whole.rows, whole.spec)
+        self._start, self.width_out = start, width
+
+    def _run(self, direction: Direction, rows: Tensor) -> Tensor:
+        columns = slice(self._start, self._start + self.width_out)
+        if direction is Direction.FORWARD:
+            return super()._run(direction, rows)[:, columns].clone(memory_format=torch.contiguous_format)
+        padded_TO = rows.new_zeros(rows.shape[0], self.spec.width_out)
+        padded_TO[:, columns] = rows
+        return super()._run(direction, padded_TO)
 
 
 class _Product:
@@ -99,9 +120,12 @@ class Multiplier:
 
     def product(self, start: int, stop: int, across: bool) -> _Product:
         """Returns what multiplies by the columns `start` to `stop` of the op, or back."""
-        if (start, stop) not in self._columns:
-            self._columns[start, stop] = FrozenColumns(self.op, start, stop - start)
-        return _Product(self._columns[start, stop], self.bias()[start:stop] if self._biased else None, across)
+        op = self._columns.get((start, stop))
+        if op is None and len(self._columns) < _MOST_COLUMNS:
+            op = self._columns[start, stop] = FrozenColumns(self.op, start, stop - start)
+        elif op is None:
+            op = WholeForColumns(self.op, start, stop - start)
+        return _Product(op, self.bias()[start:stop] if self._biased else None, across)
 
 
 class Factor(NamedTuple):

@@ -159,6 +159,26 @@ def test_only_the_columns_that_are_asked_for_cross(monkeypatch: pytest.MonkeyPat
     assert widths == [[16], [WIDTH]]
 
 
+def test_bounds_that_vary_without_end_fill_neither_side() -> None:
+    """Beyond some tens the whole op is asked, and what is computed stays the same."""
+    pair = Pair("phi", allow="nobody", shape=_PHI)
+    weights = [head.weight for head in heads(pair)]
+    draw = torch.Generator().manual_seed(3)
+    for start in range(VOCABULARY - 1):
+        stop, found = start + 1 + start % (VOCABULARY - start), []
+        wide = torch.randn(2, 3, WIDTH, generator=draw)
+        for weight in weights:
+            x = wide.clone().requires_grad_()
+            y = x @ weight[start:stop].T
+            back = y.detach() @ weight[start:stop]
+            y.pow(2).sum().backward()
+            assert x.grad is not None
+            found.append((y.detach(), back, x.grad))
+        for expected, mine in zip(*found, strict=True):
+            close(mine, expected)
+    assert len(pair.rows.programs) < 70
+
+
 def test_a_deferred_tensor_may_be_multiplied() -> None:
     pair = Pair("llama", allow="nobody")
     ids = torch.tensor([[3, 4, 5]])
