@@ -27,8 +27,9 @@ __all__ = ["PRODUCTS", "Factor", "Multiplier", "product"]
 
 PRODUCTS: Final = {"mm": 1, "matmul": 1, "__matmul__": 1, "linear": 1, "addmm": 2, "addmm_": 2}
 """The functions of torch that multiply rows by a matrix, and where among their arguments that stands."""
-_MOST_COLUMNS: Final = 64
-"""Of how many parts of one op, with itself, there is one: where bounds vary there is no end of them."""
+_MOST_COLUMNS: Final = 256
+"""Of how many parts of one op, with itself, there is one: a vocabulary of 256 k in tiles of 1024, but not all that
+there can be."""
 _NAMED: Final = frozenset({"alpha", "beta", "bias", "out"})
 
 
