@@ -100,10 +100,10 @@ def obstacle(line: str) -> str:
 
 def _join(*ends: tuple[str, str]) -> None:
     """Joins two ends of a cable, each an interface and a namespace. No packet is larger than a wire would take."""
-    (first, _), (second, _) = ends
-    _run("ip", "link", "add", first, "type", "veth", "peer", "name", second)
+    (first, here), (second, there) = ends
+    # Made where they belong: what fails half-way leaves nothing on this host.
+    _run("ip", "link", "add", first, "netns", here, "type", "veth", "peer", "name", second, "netns", there)
     for end, name in ends:
-        _run("ip", "link", "set", end, "netns", name)
         _run("ip", "netns", "exec", name, "ip", "link", "set", end, "gso_max_segs", "1", "up")
 
 
