@@ -69,10 +69,8 @@ class TwoHosts:
         _run(*self.here, "ip", "link", "set", self._ends[0], state)
 
     def sent_again(self) -> int:
-        """How many segments TCP has sent again on the first host: each of them, or its receipt, was lost."""
-        table = subprocess.run([*self.here, "cat", "/proc/net/snmp"], capture_output=True, text=True, check=True)
-        names, values = (line.split() for line in table.stdout.splitlines() if line.startswith("Tcp:"))
-        return int(values[names.index("RetransSegs")])
+        """How many segments TCP has sent again on both hosts: each of them, or its receipt, was lost."""
+        return _sent_again(self.here) + _sent_again(self.there)
 
     def _carry(self) -> None:
         command = ["ip", "netns", "exec", self._between, sys.executable, "-m", "tests.e2e.lossy_line"]
@@ -105,6 +103,12 @@ def _join(*ends: tuple[str, str]) -> None:
     _run("ip", "link", "add", first, "netns", here, "type", "veth", "peer", "name", second, "netns", there)
     for end, name in ends:
         _run("ip", "netns", "exec", name, "ip", "link", "set", end, "gso_max_segs", "1", "up")
+
+
+def _sent_again(prefix: list[str]) -> int:
+    table = subprocess.run([*prefix, "cat", "/proc/net/snmp"], capture_output=True, text=True, check=True)
+    names, values = (line.split() for line in table.stdout.splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")])
 
 
 def _run(*command: str) -> None:
