@@ -76,7 +76,12 @@ class Guarded:
             raise LocalProtocolError("the policy lets requests wait and names no time")
 
     def _check_holding(self, now_us: int, queues: Queues) -> None:
-        since_us = self._holding_since_us.setdefault(queues.levels[0].rank, now_us)
+        heads = [head for level in queues.levels for head in level.heads()]
+        longest_here_us = min([head.arrived_us for head in heads], default=now_us)
+        held_us = self._holding_since_us.setdefault(queues.levels[0].rank, now_us)
+        since_us = max(
+            held_us, longest_here_us
+        )  # whoever was held before may have left, and nobody was asked since
         if now_us - since_us > _LONGEST_HOLD_US:
             raise LocalProtocolError(f"nothing but holds for more than {_LONGEST_HOLD_US} us, since {since_us}")
 

@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,9 +83,13 @@ def main() -> int:
 
 
 def made_of(base: str) -> str:
-    """Returns what decides the outcomes of a side: the libraries, and for remote models also our own commit."""
+    """Returns what decides the outcomes of a side: the libraries, and for remote models also our own code."""
     libraries = " ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    return libraries if base == "plain" else f"{libraries} commit {commit(Path(__file__))}"
+    if base == "plain":
+        return libraries
+    here = Path(__file__)
+    changes = subprocess.run(["git", "diff", "HEAD"], cwd=here.parent, capture_output=True, check=False).stdout
+    return f"{libraries} commit {commit(here)} {sha256(changes).hexdigest()[:12] if changes else ''}".rstrip()
 
 
 if __name__ == "__main__":

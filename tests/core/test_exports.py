@@ -43,7 +43,7 @@ EXPORTS = {
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
         "TensorKind", "TensorSpec", "plane_starts",
     ],
-    "symbiosis_core.telemetry": ["LatencyHistogram", "pss_bytes"],
+    "symbiosis_core.telemetry": ["LatencyHistogram", "descriptors_left", "pss_bytes"],
     "symbiosis_core.thread_trial": ["ThreadTrial"],
     "symbiosis_core.toml_check": ["check", "read"],
     "symbiosis_core.wire": [

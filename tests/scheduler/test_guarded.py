@@ -141,6 +141,22 @@ def test_a_policy_that_holds_again_and_again_has_failed_after_a_minute(caplog: p
     assert "nothing but holds" in caplog.text
 
 
+def test_a_hold_for_who_has_left_is_not_counted_on_for_who_comes_later() -> None:
+    """An idle daemon asks nobody."""
+    policy = Guarded(AlwaysHolds(CONFIG), CONFIG)
+    desk = Desk(lambda _: policy)
+    for client in (1, 2):
+        desk.join(client)
+    desk.arrive(1, arrival())
+    assert desk.turn() == []
+    desk.leave(1)
+    desk.now_us += 61_000_000
+    desk.arrive(2, arrival())
+    assert desk.turn() == [] and not policy.failed
+    desk.now_us += 61_000_000
+    assert len(desk.turn()) == 1 and policy.failed
+
+
 def test_holds_between_which_something_is_computed_are_no_failure() -> None:
     policy = Guarded(HoldsEveryOther(CONFIG), CONFIG)
     desk = Desk(lambda _: policy)

@@ -11,7 +11,7 @@ backward of a client in the same process.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Final
 
@@ -27,7 +27,7 @@ from symbiosis_scheduler.frozen.fingerprint import fingerprint, raw_bytes
 from symbiosis_scheduler.frozen.lending import Heap, Place
 from symbiosis_scheduler.frozen.loading import LoadedModel
 from symbiosis_scheduler.frozen.nf4 import nf4_of
-from symbiosis_scheduler.frozen.packing import FEW_ROWS, FewRows, Packing
+from symbiosis_scheduler.frozen.packing import FEW_ROWS, FewRows, Pack, Packing
 from symbiosis_scheduler.frozen.quantised import (
     QuantisedLinear,
     held_as,
@@ -134,9 +134,12 @@ class FrozenLayers:
     def pack_with(self, packing: Packing) -> None:
         """From now on linears that multiply few rows on the CPU pack their weight first, if all of them fit."""
         linears = [layer for layer in self._ops if isinstance(layer, _Linear)]
-        if packing.admits(_bytes_of([linear.span for linear in linears])):
-            for linear in linears:
-                linear.pack_with(packing)
+        whole, parts = _apart([linear.span for linear in linears])
+        if packing.admits(sum([linears[each].weight_bytes for each in whole])):
+            for each in whole:
+                linears[each].pack_with(packing.pack)
+            for each in parts:
+                linears[each].pack_with(packing.pack_again)
 
     def apply(self, op: OpSpec, direction: Direction, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Returns the answer rows, written into `out` where given. On a GPU they are queued, not computed yet.
@@ -205,13 +208,14 @@ class FrozenLayers:
         return raw_bytes(tensor)
 
 
-def _bytes_of(spans: Iterable[tuple[int, int]]) -> int:
-    """Returns how much memory these are together: siblings lie within the op that joins them."""
-    total = end = 0
-    for first, stop in sorted(spans):
-        total += max(0, stop - max(first, end))
+def _apart(spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Returns which of these spans of memory are whole, and which lie in one of those, as siblings do."""
+    whole, parts, end = [], [], 0
+    for index in sorted(range(len(spans)), key=lambda each: (spans[each][0], -spans[each][1])):
+        stop = spans[index][1]
+        (parts if stop <= end else whole).append(index)
         end = max(end, stop)
-    return total
+    return whole, parts
 
 
 class _Linear:
@@ -227,14 +231,18 @@ class _Linear:
         self._bias_O = bias_O
         self._bias_apart = bias_apart
         self._few_rows: FewRows | None = None
-        self._to_pack: list[Packing] = []
+        self._to_pack: list[Pack] = []
         """To be asked at the first product of few rows. A list, for of several threads one alone pops it."""
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._weight_OD.nbytes
 
     @property
     def span(self) -> tuple[int, int]:
         """Where the weight lies: its first byte, and the one after its last."""
         start = self._weight_OD.data_ptr()
-        return start, start + self._weight_OD.nbytes
+        return start, start + self.weight_bytes
 
     def move(self, moved: Callable[[Tensor], Tensor]) -> None:
         self._weight_DO = moved(self._weight_DO)
@@ -243,9 +251,9 @@ class _Linear:
         self._few_rows = None
         self._to_pack.clear()
 
-    def pack_with(self, packing: Packing) -> None:
+    def pack_with(self, pack: Pack) -> None:
         """Lets the weight be packed, once, when it is wanted."""
-        self._to_pack[:] = [] if self._bias_apart else [packing]
+        self._to_pack[:] = [] if self._bias_apart else [pack]
 
     # mm and addmm into `out` take the time of F.linear and give its bits, for 1, 8 and 256 rows, in bfloat16 and
     # float32. So there is one way for all; mv would be up to 1.8 times slower for one row of bfloat16.
@@ -268,10 +276,10 @@ class _Linear:
 
     def _pack(self) -> None:
         try:
-            packing = self._to_pack.pop()
+            pack = self._to_pack.pop()
         except IndexError:  # another thread is packing, and this one multiplies as ever meanwhile
             return
-        self._few_rows = packing.pack(self._weight_OD, self._bias_O, self._forward)
+        self._few_rows = pack(self._weight_OD, self._bias_O, self._forward)
 
     def backward(self, dy_RO: Tensor, out_RD: Tensor | None) -> Tensor:
         return torch.mm(dy_RO, self._weight_OD, out=out_RD)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from symbiosis_core.logs import event, get_logger
 
-__all__ = ["FEW_ROWS", "FewRows", "Packing"]
+__all__ = ["FEW_ROWS", "FewRows", "Pack", "Packing"]
 
 log = get_logger(__name__)
 
@@ -28,6 +28,8 @@ FEW_ROWS: Final = 64
 """Up to this many rows the packed copy serves; from about here on it is less than a tenth faster."""
 FewRows = Callable[[Tensor], Tensor]
 """Takes x_RD of few rows and returns y_RO, fresh."""
+Pack = Callable[[Tensor, Tensor | None, FewRows], FewRows | None]
+"""`Packing.pack`, or `Packing.pack_again`."""
 
 _EXPECTED_ROWS: Final = 16
 """The number of rows that the blocks are chosen for; for 1 and for 256 the same speed was measured."""
@@ -42,7 +44,8 @@ class Packing:
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        self._budget_bytes = self._left_bytes = budget_bytes
+        self._left_bytes = budget_bytes
+        """What no base has set aside."""
         self._works = True
         self._lock = threading.Lock()  # layers are first used by several threads
         self.packed_bytes = 0
@@ -63,17 +66,27 @@ class Packing:
     def pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
         """Returns what computes x W^T + b over a packed copy; None where `plain` is to be used as ever.
 
-        That is where this torch or processor packs nothing, where a trial of random rows does not give the bits of
-        `plain`, as with float32, whose sums depend on their order, and where the budget is spent: siblings that
-        are asked for alone, too, are packed a second time while it lasts.
+        That is where this torch or processor packs nothing, and where a trial of random rows does not give the
+        bits of `plain`, as with float32, whose sums depend on their order. For a base that was admitted.
         """
         with self._lock:
             return self._pack(weight_OD, bias_O, plain)
 
+    def pack_again(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
+        """Does the same for a part of a weight that was counted whole, out of what no base has set aside.
+
+        It is of siblings, and somebody asks for one alone.
+        """
+        with self._lock:
+            if weight_OD.nbytes > self._left_bytes:
+                return None
+            packed = self._pack(weight_OD, bias_O, plain)
+            if packed is not None:
+                self._left_bytes -= weight_OD.nbytes
+            return packed
+
     def _pack(self, weight_OD: Tensor, bias_O: Tensor | None, plain: FewRows) -> FewRows | None:
         if not self._works or weight_OD.device.type != "cpu":
-            return None
-        if self.packed_bytes + weight_OD.nbytes > self._budget_bytes:
             return None
         try:
             product = _product(weight_OD, bias_O)

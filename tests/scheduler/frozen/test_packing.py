@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symbiosis_core.specs import Direction, DType, OpKind
+from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
 from symbiosis_scheduler.frozen.layers import _Linear
 from symbiosis_scheduler.frozen.packing import FEW_ROWS, FewRows, Packing
 from tests.scheduler.tiny_models import lend, tiny
@@ -18,6 +18,10 @@ PLENTY = 1 << 30
 
 def _weight(dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.randn(WIDTH_OUT, WIDTH_IN, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _row(width: int) -> Tensor:
+    return torch.randn(1, width, generator=torch.Generator().manual_seed(width)).bfloat16()
 
 
 def _can_pack() -> bool:
@@ -64,21 +68,26 @@ def test_a_base_is_packed_whole_or_not_at_all(short_of_bytes: int, packed: bool)
 
 
 @needs_packing
-def test_siblings_that_are_asked_for_alone_are_not_packed_beyond_the_budget() -> None:
+def test_siblings_that_are_asked_for_alone_are_packed_again_out_of_what_is_left() -> None:
     layers = lend(tiny("llama", DType.BFLOAT16), DType.BFLOAT16)
     linears = [op for op in layers.spec.ops if op.kind is OpKind.LINEAR]
-    whole = Packing(PLENTY)
-    layers.pack_with(whole)
-    for op in linears:
-        layers.apply(op, Direction.FORWARD, torch.randn(1, op.width_in).bfloat16())
-    again = lend(tiny("llama", DType.BFLOAT16), DType.BFLOAT16)
-    some = Packing(whole.packed_bytes - 1)
-    again.pack_with(some)
-    for op in linears:
-        x = torch.randn(1, op.width_in).bfloat16()
-        expected = layers.apply(op, Direction.FORWARD, x)
-        assert torch.equal(again.apply(op, Direction.FORWARD, x), expected)
-    assert 0 < some.packed_bytes < whole.packed_bytes
+    expected = {op.id: layers.apply(op, Direction.FORWARD, _row(op.width_in)) for op in linears}
+
+    def packed(budget: int, asked: list[OpSpec]) -> int:
+        packing = Packing(budget)
+        layers.pack_with(packing)
+        for op in asked:
+            assert torch.equal(layers.apply(op, Direction.FORWARD, _row(op.width_in)), expected[op.id])
+        return packing.packed_bytes
+
+    alone = [op for op in linears if len(op.members) == 1]
+    joined = [op for op in linears if len(op.members) > 1]
+    everything = packed(PLENTY, linears)
+    whole = everything - packed(
+        PLENTY, [op for op in alone if op.members[0] in {m for j in joined for m in j.members}]
+    )
+    assert packed(whole, alone + joined) == whole  # whoever comes first, what was set aside is there
+    assert whole < packed(everything - 1, alone + joined) < everything
 
 
 def test_the_next_base_has_what_the_ones_before_it_left() -> None:
@@ -105,7 +114,7 @@ def test_a_linear_is_packed_once_though_two_threads_find_that_it_is_not_yet() ->
             return None
 
     linear, packing = _Linear(torch.ones(2, 2), None), Counting(PLENTY)
-    linear.pack_with(packing)
+    linear.pack_with(packing.pack)
     for _ in range(2):
         assert torch.equal(linear.forward(torch.ones(1, 2), None), torch.full((1, 2), 2.0))
     assert packing.asked == 1
