@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from symbiosis_adapters.explanation import explain
 from symbiosis_adapters.heads import Head
+from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_core.errors import UsageError
 from tests.adapters.local import VOCABULARY, Pair
 
@@ -94,6 +96,18 @@ def test_the_log_says_once_that_the_base_is_not_in_the_checkpoint(
     lines = [each.getMessage() for each in caplog.records if each.name == "symbiosis.adapters.saving"]
     assert len(lines) == 1
     assert "left_out=22" in lines[0]
+
+
+def test_whichever_way_the_names_are_asked_for_they_are_those_of_the_base() -> None:
+    """Trainer copies them into a set, to compare them with what a checkpoint lacked."""
+    model = remote(Pair("llama", allow="nobody"))
+    unsaved = model._keys_to_ignore_on_save
+    names = {name for name, each in model.named_parameters() if isinstance(each, FrozenWeight)}
+    assert len(names) == 22
+    assert set(unsaved) == {*unsaved} == unsaved | set() == set() | unsaved == unsaved & names == names
+    assert all(name in unsaved for name in names)
+    assert "score.weight" not in unsaved
+    assert (set(copy.deepcopy(unsaved)), len(unsaved)) == (names, 22)
 
 
 def test_a_base_of_which_nothing_is_trained_is_not_saved_without_its_weights(tmp_path: Path) -> None:
