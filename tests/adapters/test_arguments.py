@@ -20,7 +20,8 @@ from symbiosis_core.errors import UsageError
 from tests.adapters.local import Pair
 
 CAUSAL = transformers.AutoModelForCausalLM
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+SINGLY = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
 FP4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4")
 
 
@@ -74,6 +75,24 @@ def test_the_quantisation_must_be_the_daemons() -> None:
         check_form(sort(None, {"quantization_config": fits}), spec)
         with pytest.raises(UsageError, match="leave quantization_config out"):
             check_form(sort(None, {"quantization_config": fails}), spec)
+
+
+def test_four_bits_of_no_kind_are_the_daemons_and_its_errors_name_what_was_given() -> None:
+    whole = Pair("llama").spec
+    nf4, int8 = (msgspec.structs.replace(whole, quantized=each) for each in ("nf4", "int8"))
+    check_form(sort(None, {"load_in_4bit": True, "load_in_8bit": False}), nf4)
+    with pytest.raises(UsageError, match=r"^load_in_8bit=True: .*leave load_in_8bit out, .*double_quant=True\)$"):
+        check_form(sort(None, {"load_in_4bit": False, "load_in_8bit": True}), nf4)
+    with pytest.raises(UsageError, match=r"^load_in_4bit=True: .*; leave load_in_4bit out, .*--quantize nf4$"):
+        check_form(sort(None, {"load_in_4bit": True}), whole)
+    with pytest.raises(UsageError, match=r"^quantization_config=BitsAndBytesConfig: .*Int8WeightOnlyConfig"):
+        check_form(sort(None, {"quantization_config": FP4}), int8)
+
+
+def test_a_single_quantisation_is_said_to_be_passed_over() -> None:
+    spec = msgspec.structs.replace(Pair("llama").spec, quantized="nf4")
+    with pytest.warns(UserWarning, match="bnb_4bit_use_double_quant=False: passed over"):
+        check_form(sort(None, {"quantization_config": SINGLY}), spec)
 
 
 @pytest.mark.parametrize(
