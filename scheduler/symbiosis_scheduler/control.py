@@ -225,7 +225,11 @@ class ControlPlane:
 
 
 def _check_descriptors() -> None:
-    """Refuses a client before the daemon can run out of files and sockets: then it could not even refuse."""
+    """Refuses a client while few files and sockets are left: with none the daemon could not even refuse.
+
+    Places that are promised are not counted, for what they take depends on how their clients come: whoever was
+    promised one before may still take the last. Then those inside are served, and others find the daemon silent.
+    """
     left = descriptors_left()
     if left is not None and left < _SPARE_DESCRIPTORS:
         raise BusyError(

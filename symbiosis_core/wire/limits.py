@@ -25,5 +25,8 @@ TENSOR_PART_BYTES = 4 << 20
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 ModelName = Annotated[str, Meta(max_length=256)]
-BootId = Annotated[str, Meta(max_length=96)]
-"""Of a kernel, and where it matters of what runs on it: a process, or a process namespace."""
+BootId = Annotated[str, Meta(max_length=64)]
+"""Of a kernel, and where it matters of what runs on it: a process, or a pid namespace.
+
+A larger limit is another protocol: who keeps the smaller one refuses what goes beyond.
+"""

@@ -211,7 +211,7 @@ def test_a_reply_is_no_request_and_a_request_no_reply() -> None:
         Hello("n", "l", pid=-1),
         Hello("n", "l", pid=1 << 31),
         Hello("n", "l", capabilities=(Capability("t"),) * 17),
-        Hello("n", "l", capabilities=(Capability("t", boot_id="b" * 97),)),
+        Hello("n", "l", capabilities=(Capability("t", boot_id="b" * 65),)),
     ],
 )
 def test_a_hello_beyond_the_limits_is_refused(hello: Hello) -> None:

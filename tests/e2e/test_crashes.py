@@ -247,8 +247,8 @@ def test_what_cannot_be_had_is_refused_with_a_remedy(fresh_daemon: DaemonProcess
     assert model.value.code is RefusalCode.UNKNOWN_MODEL
     with pytest.raises(UsageError, match="--dtype bfloat16"):
         AutoModelForCausalLM.from_pretrained(fresh_daemon.address, dtype=torch.bfloat16)
-    with pytest.raises(UsageError, match="device_map='auto'"):
-        AutoModelForCausalLM.from_pretrained(fresh_daemon.address, device_map="auto")
+    with pytest.raises(UsageError, match="tp_plan='auto'"):
+        AutoModelForCausalLM.from_pretrained(fresh_daemon.address, tp_plan="auto")
     with pytest.raises(DaemonGoneError, match="symbiosis serve"):
         AutoModelForCausalLM.from_pretrained(f"ipc://{fresh_daemon.folder}/nobody.sock")
 

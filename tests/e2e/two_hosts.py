@@ -69,10 +69,8 @@ class TwoHosts:
         _run(*self.here, "ip", "link", "set", self._ends[0], state)
 
     def sent_again(self) -> int:
-        """How many segments TCP has sent again on the first host: each of them, or its receipt, was lost."""
-        table = subprocess.run([*self.here, "cat", "/proc/net/snmp"], capture_output=True, text=True, check=True)
-        names, values = (line.split() for line in table.stdout.splitlines() if line.startswith("Tcp:"))
-        return int(values[names.index("RetransSegs")])
+        """How many segments TCP has sent again on both hosts: each of them, or its receipt, was lost."""
+        return _sent_again(self.here) + _sent_again(self.there)
 
     def _carry(self) -> None:
         command = ["ip", "netns", "exec", self._between, sys.executable, "-m", "tests.e2e.lossy_line"]
@@ -100,11 +98,17 @@ def obstacle(line: str) -> str:
 
 def _join(*ends: tuple[str, str]) -> None:
     """Joins two ends of a cable, each an interface and a namespace. No packet is larger than a wire would take."""
-    (first, _), (second, _) = ends
-    _run("ip", "link", "add", first, "type", "veth", "peer", "name", second)
+    (first, here), (second, there) = ends
+    # Made where they belong: what fails half-way leaves nothing on this host.
+    _run("ip", "link", "add", first, "netns", here, "type", "veth", "peer", "name", second, "netns", there)
     for end, name in ends:
-        _run("ip", "link", "set", end, "netns", name)
         _run("ip", "netns", "exec", name, "ip", "link", "set", end, "gso_max_segs", "1", "up")
+
+
+def _sent_again(prefix: list[str]) -> int:
+    table = subprocess.run([*prefix, "cat", "/proc/net/snmp"], capture_output=True, text=True, check=True)
+    names, values = (line.split() for line in table.stdout.splitlines() if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")])
 
 
 def _run(*command: str) -> None:

@@ -21,19 +21,22 @@ DELAY_S: Final = 0.002
 LOST_S: Final = 0.2
 """After which TCP sends again what was lost, about."""
 LOST: Final = 0.01
-CUT_AFTER: Final = 150
-"""Pieces: the connection breaks that would carry this one."""
+CUT_AFTER_BYTES: Final = 1 << 18
+"""Of rows: the connection that has carried so many breaks, once."""
 
 
 class Cable:
     """Carries every connection to `port`, on the loopback, on to `far`, in a thread of its own."""
 
-    def __init__(self, port: int, far: int, host: str = "127.0.0.1", *, bad: bool = False) -> None:
+    def __init__(
+        self, port: int, far: int, host: str = "127.0.0.1", *, bad: bool = False, cut_after_bytes: int = 0
+    ) -> None:
+        """`cut_after_bytes`: of those that a bad one has carried, all connections together; 0: it is not cut."""
         self._far = (host, far)
         self._bad = Random(port) if bad else None
         self._late: dict[socket.socket, deque[tuple[float, bytes]]] = {}
         """What is under way to each end, and when it is there."""
-        self._carried = 0
+        self._carried_bytes, self._cut_after_bytes = 0, cut_after_bytes
         self._door = socket.create_server(("127.0.0.1", port))
         self._other: dict[socket.socket, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
@@ -113,8 +116,8 @@ class Cable:
         if self._bad is None:
             end.sendall(data)
             return
-        self._carried += 1
-        if self._carried == CUT_AFTER:
+        before, self._carried_bytes = self._carried_bytes, self._carried_bytes + len(data)
+        if before < self._cut_after_bytes <= self._carried_bytes:
             raise ConnectionResetError
         under_way = self._late.setdefault(end, deque())
         due = time.monotonic() + (LOST_S if self._bad.random() < LOST else DELAY_S)
@@ -139,7 +142,8 @@ class Cable:
 def main() -> None:
     """Carries until standard input ends."""
     port, host, far = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    with Cable(port, far, host, bad=True), Cable(port + 1, far + 1, host, bad=True):
+    rows = Cable(port + 1, far + 1, host, bad=True, cut_after_bytes=CUT_AFTER_BYTES)
+    with Cable(port, far, host, bad=True), rows:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from symbiosis_core.errors import BusyError, DaemonGoneError, RefusalCode, RefusedError, UsageError
 from symbiosis_core.ids import Token
-from symbiosis_core.wire import Fetch, Hello, TensorPart
+from symbiosis_core.wire import Fetch, Hello, Refused, TensorPart
 from symbiosis_transports.allow_list import AllowList, read_key
 from symbiosis_transports.claim import AddressClaim
 from symbiosis_transports.keys import (
     ALLOW_VARIABLE,
     DAEMON_KEY_VARIABLE,
     KEY_VARIABLE,
+    Gatekeeper,
     client_keys,
     daemon_keys,
     new_pair,
@@ -27,6 +29,7 @@ from symbiosis_transports.ports import Grant, Peer
 from symbiosis_transports.testing import AskedDaemon, EchoDaemon, add_one
 from symbiosis_transports.testing.asked import answer
 from symbiosis_transports.zmq_link import ControlClient, ControlServer
+from symbiosis_transports.zmq_rows.messages import VERSION, Open, decode_from_daemon, encode
 from symbiosis_transports.zmq_tcp import TRANSPORT
 from tests.transports.ports import free_pair
 
@@ -186,6 +189,50 @@ def test_who_asks_on_after_its_key_has_left_the_folder_is_refused(ring: Ring, po
     with ControlClient(address) as client:
         assert isinstance(client.ask(Fetch("m", "t")), TensorPart)
     served.close()
+
+
+def test_who_speaks_at_the_port_for_rows_after_its_key_has_left_the_folder_is_refused_once(
+    ring: Ring, guarded: EchoDaemon, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it says then: the folder is not looked at for it again, and others are served."""
+    found: list[str | None] = []
+    look = Gatekeeper.name_of
+
+    def look_and_count(self: Gatekeeper, frame: zmq.Frame) -> str | None:
+        found.append(look(self, frame))
+        return found[-1]
+
+    monkeypatch.setattr(Gatekeeper, "name_of", look_and_count)
+    ring.be("friend")
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        say_nothing_yet(socket, f"tcp://127.0.0.1:{port}")
+        ring.allow("stranger")
+        ring.forbid("friend")
+        for _ in range(100):
+            socket.send(encode(Open(VERSION, Token("good"))))
+        assert socket.poll(20_000)
+        refused = decode_from_daemon(memoryview(socket.recv()))
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.PERMISSION
+        ring.be("stranger")
+        channel = TRANSPORT.connect(f"tcp://127.0.0.1:{port}", Token("good"), 10)
+        assert add_one(channel, b"abc", 3)
+        channel.close()
+        assert found == [None, "stranger"]
+        assert not socket.poll(0)
+
+
+def say_nothing_yet(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Connects, and returns once the keys of both sides are good."""
+    keys = client_keys()
+    assert keys is not None
+    keys.secure(socket)
+    socket.setsockopt(zmq.LINGER, 0)
+    monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    socket.connect(endpoint)
+    assert monitor.poll(20_000)
+    socket.disable_monitor()
+    monitor.close()
 
 
 @pytest.mark.parametrize("wrong", ["", 'public-key = "short"', f'public-key = "{"#" * 40}"', "a folder", "gone"])

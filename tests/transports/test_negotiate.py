@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
-from symbiosis_core.wire import Capability
+from symbiosis_core.wire import Capability, Hello, decode_request, encode
 from symbiosis_transports.negotiate import choose
 from symbiosis_transports.registry import names, transport
 
@@ -51,9 +51,14 @@ def test_nothing_in_common_names_every_obstacle() -> None:
 
 def test_two_places_on_one_kernel_are_named() -> None:
     """As a client in another container than the daemon's."""
-    here, there = (Capability("zmq_ipc", f"boot-a/process namespace {number}") for number in (1, 2))
-    with pytest.raises(RefusedError, match="daemon in process namespace 1, the client in process namespace 2"):
+    here, there = (Capability("zmq_ipc", f"boot-a/pid namespace {number}") for number in (1, 2))
+    with pytest.raises(RefusedError, match="daemon in pid namespace 1, the client in pid namespace 2"):
         choose([here], [there])
+
+
+def test_what_every_transport_says_of_itself_is_within_the_limits_of_the_wire() -> None:
+    hello = Hello("me", "training", capabilities=tuple(transport(name).capability() for name in names()))
+    assert decode_request(encode(hello)) == hello
 
 
 def test_installed_transports_are_found_by_entry_point() -> None:

@@ -1,7 +1,8 @@
 """Whom a daemon lets in over a network: the public keys in a folder, as they are now, and not as they once were.
 
 The folder is looked at whenever somebody comes in, and read when it has changed: all of it, or, where a file in it
-is no key, nothing. So nobody has to tell the daemon, and a file that is half written lets nobody in or out.
+is no key, nothing. So nobody has to tell the daemon, and a file that is half written lets nobody in or out. What
+the system does not let us read, it may let us read later, with nothing changed: that is tried again each time.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ log = get_logger(__name__)
 
 _KEY_BYTES = 32
 
-_Look = tuple[tuple[str, int, int, int], ...]
-"""Name, modification time, size and inode of each file."""
+_Look = tuple[tuple[str, tuple[int, ...] | None], ...]
+"""The name of each file, and when it, or its mode, was changed, its size and its inode; None: nobody says."""
 
 
 class _Seen(NamedTuple):
     look: _Look | None
     """None: the folder could not be looked at."""
     names: Mapping[bytes, str]
+    trouble: str = ""
+    """Why they are those of before; empty: they are what the folder holds."""
+    passing: bool = False
+    """Whether the trouble may end without the folder having changed."""
 
 
 class AllowList:
@@ -54,25 +59,28 @@ class AllowList:
 
     def name_of(self, key: bytes) -> str | None:
         """Returns whose key it is, the name of its file without `.key`; None: it is not allowed."""
-        look = _look(self._folder)
-        if look != self._seen.look:
-            self._seen = _Seen(look, self._read_again(look))
-        return self._seen.names.get(key)
+        look, seen = _look(self._folder), self._seen
+        if look != seen.look or seen.passing:
+            seen = self._seen = self._read_again(look, seen)
+        return seen.names.get(key)
 
     def callback(self, domain: str, key: bytes) -> bool:
         """What pyzmq's authenticator asks, in its own thread."""
         return self.name_of(key) is not None
 
-    def _read_again(self, look: _Look | None) -> Mapping[bytes, str]:
+    def _read_again(self, look: _Look | None, before: _Seen) -> _Seen:
+        """Raises nothing: whoever asks is a thread that all others need, and of which one is all there is."""
         try:
             if look is None:
                 raise UsageError("the folder cannot be read")
             names = _read(self._folder)
-        except UsageError as error:
-            log.error(event("keys not read, those of before hold", folder=self._folder, error=error))
-            return self._seen.names
+        except Exception as error:  # noqa: BLE001  whatever stands in a file, see above
+            seen = _Seen(look, before.names, str(error), isinstance(error.__cause__ or error, OSError))
+            if seen != before:
+                log.error(event("keys not read, those of before hold", folder=self._folder, error=error))
+            return seen
         log.info(event("keys read", folder=self._folder, names=",".join(sorted(names.values()))))
-        return names
+        return _Seen(look, names)
 
 
 def read_key(file: Path) -> tuple[bytes, bytes | None]:
@@ -85,20 +93,30 @@ def read_key(file: Path) -> tuple[bytes, bytes | None]:
         public, secret = zmq.auth.load_certificate(file)
         if any(key is not None and len(z85.decode(key)) != _KEY_BYTES for key in (public, secret)):
             raise ValueError(f"a key has {_KEY_BYTES} bytes")
-    except (OSError, ValueError, KeyError, struct.error) as error:
-        raise UsageError(f"{file} is no key: {error}; `symbiosis keys new` makes some") from None
+    except (OSError, ValueError, LookupError, struct.error) as error:
+        raise UsageError(f"{file} is no key: {error}; `symbiosis keys new` makes some") from error
     return public, secret
 
 
 def _look(folder: Path) -> _Look | None:
     try:
-        files = [file for file in folder.iterdir() if file.suffix == ".key"]
-        found = ((file.name, file.stat()) for file in files)
-        return tuple(sorted((name, seen.st_mtime_ns, seen.st_size, seen.st_ino) for name, seen in found))
+        return tuple((file.name, _mark(file)) for file in _files(folder))
     except OSError:
         return None
 
 
+def _mark(file: Path) -> tuple[int, ...] | None:
+    try:
+        seen = file.stat()
+    except OSError:  # as of a link to nothing: reading it says why
+        return None
+    return seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size, seen.st_ino
+
+
 def _read(folder: Path) -> Mapping[bytes, str]:
     """A key that has two names goes by the first."""
-    return {read_key(file)[0]: file.stem for file in sorted(folder.glob("*.key"), reverse=True)}
+    return {read_key(file)[0]: file.stem for file in reversed(_files(folder))}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix == ".key")

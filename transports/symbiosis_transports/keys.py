@@ -20,13 +20,15 @@ import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
-from symbiosis_core.errors import UsageError
+from symbiosis_core.errors import RefusalCode, UsageError
+from symbiosis_core.wire import Refused
 from symbiosis_transports.address import Address
 from symbiosis_transports.allow_list import AllowList, read_key
 
 __all__ = [
     "ALLOW_VARIABLE",
     "DAEMON_KEY_VARIABLE",
+    "KEY_TAKEN_BACK",
     "KEY_VARIABLE",
     "ClientKeys",
     "DaemonKeys",
@@ -40,6 +42,10 @@ __all__ = [
 KEY_VARIABLE: Final = "SYMBIOSIS_KEY"
 ALLOW_VARIABLE: Final = "SYMBIOSIS_ALLOW"
 DAEMON_KEY_VARIABLE: Final = "SYMBIOSIS_DAEMON_KEY"
+KEY_TAKEN_BACK: Final = Refused(
+    RefusalCode.PERMISSION, "this key is not on the daemon's list any more", "ask who keeps the list"
+)
+"""What is said to whom `Gatekeeper.name_of` does not know."""
 _OTHERS: Final = 0o077
 
 

@@ -35,6 +35,7 @@ from symbiosis_transports.address import Address, parse
 from symbiosis_transports.folder import check_folder, for_owner_alone
 from symbiosis_transports.keys import (
     DAEMON_KEY_VARIABLE,
+    KEY_TAKEN_BACK,
     KEY_VARIABLE,
     Gatekeeper,
     check_exposure,
@@ -57,9 +58,6 @@ _REJECTED = (
 _KEYS = (
     f"a daemon with keys wants {KEY_VARIABLE} (your secret key, whose public one it allows) and "
     f"{DAEMON_KEY_VARIABLE} (its public key); a daemon without wants neither"
-)
-_KEY_TAKEN_BACK = Refused(
-    RefusalCode.PERMISSION, "this key is not on the daemon's list any more", "ask who keeps the list"
 )
 
 
@@ -114,7 +112,7 @@ class ControlServer:
                     return
                 raise
             key = self._gatekeeper.name_of(sender) if self._gatekeeper is not None else ""
-            refused = self._other_user(sender) if key is not None else _KEY_TAKEN_BACK
+            refused = self._other_user(sender) if key is not None else KEY_TAKEN_BACK
             reply = refused or await self._reply([frame.bytes for frame in frames], key or "")
             with contextlib.suppress(zmq.ZMQError):  # the asker has left
                 await socket.send_multipart([sender.bytes, *encode(reply)])

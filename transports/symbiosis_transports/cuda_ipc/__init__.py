@@ -53,9 +53,7 @@ class CudaIpc:
         """Usable between processes of one kernel that know each other by number and see the same device."""
         obstacle = self._obstacle
         uuids = () if obstacle else self._source.uuids()
-        return Capability(
-            self.name, f"{boot_id()}/process namespace {process_namespace()}", uuids, obstacle=obstacle
-        )
+        return Capability(self.name, f"{boot_id()}/pid namespace {process_namespace()}", uuids, obstacle=obstacle)
 
     def endpoint(self, address: str) -> str:
         """The data socket stands beside the control socket."""

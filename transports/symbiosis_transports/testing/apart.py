@@ -5,6 +5,7 @@ So it is on a device: nobody opens memory that it has made itself.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from multiprocessing.connection import Connection
 from typing import Final
@@ -22,14 +23,22 @@ class EchoProcess:
     """What a test asks of an `EchoDaemon`, asked from another process."""
 
     def __init__(self, transport: Transport, endpoint: str, *, slots: int = 4) -> None:
-        """Returns once the door is open. The transport is pickled."""
+        """Returns once the door is open. The transport is pickled.
+
+        Raises:
+            EOFError: the process has ended instead.
+        """
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_serve, args=(transport, endpoint, slots, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-        assert self._pipe.poll(_START_S), "the daemon's process did not start"
-        self._pipe.recv()
+        with contextlib.ExitStack() as undone:
+            undone.callback(self._pipe.close)
+            with theirs:
+                self._process.start()
+            undone.callback(self._kill)
+            assert self._pipe.poll(_START_S), "the daemon's process did not start"
+            self._pipe.recv()
+            undone.pop_all()
 
     def __repr__(self) -> str:
         return f"<EchoProcess {self._process.pid}>"
@@ -52,6 +61,9 @@ class EchoProcess:
         """Has it stop, and waits for its end."""
         self._pipe.close()
         self._process.join(TIMEOUT_S)
+        self._kill()
+
+    def _kill(self) -> None:
         self._process.kill()
         self._process.join()
 

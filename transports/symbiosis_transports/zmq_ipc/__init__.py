@@ -29,7 +29,7 @@ class ZmqIpc:
 
     def capability(self) -> Capability:
         """Usable between processes of one running kernel that know each other by the same numbers."""
-        return Capability(self.name, f"{boot_id()}/process namespace {process_namespace()}")
+        return Capability(self.name, f"{boot_id()}/pid namespace {process_namespace()}")
 
     def endpoint(self, address: str) -> str:
         """The socket stands beside the control socket."""

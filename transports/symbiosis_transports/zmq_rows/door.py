@@ -20,10 +20,14 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from symbiosis_core.errors import UsageError
-from symbiosis_transports.keys import DaemonKeys, Gatekeeper
+from symbiosis_core.logs import event, get_logger
+from symbiosis_transports.keys import KEY_TAKEN_BACK, DaemonKeys, Gatekeeper
 from symbiosis_transports.peers import sender_of
+from symbiosis_transports.zmq_rows.messages import encode
 
 __all__ = ["SENT", "Caller", "Door", "beat"]
+
+log = get_logger(__name__)
 
 _AT_ONCE: Final = 256
 """Messages that are handled before others have the loop again."""
@@ -41,14 +45,17 @@ _ENDED: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 class Caller:
     """A connected client that has said something."""
 
-    def __init__(self, name: bytes, descriptor: int, where: str, key: str) -> None:
+    def __init__(self, name: bytes, descriptor: int, where: str, key: str | None) -> None:
+        """A `key` of None was taken back."""
         self.name = name
         """By which the ROUTER knows it."""
         self.descriptor = descriptor
         self.where = where
         """As ZeroMQ tells it: an address, or the user, group and process."""
-        self.key = key
+        self.key = key or ""
         """The name of the key that it has shown; empty: none was asked for."""
+        self.welcome = key is not None
+        """Else it came in before its key was taken back, and is not heard."""
 
     def __repr__(self) -> str:
         return f"<Caller {self.name.hex()} {self.where}>"
@@ -149,18 +156,27 @@ class Door:
             self._hear_endings()
             return False
         self._hear_endings()
-        caller = self._callers.get(name.bytes)
-        if caller is None:
-            descriptor = _descriptor(name)
-            if descriptor is None:  # noise that ZeroMQ takes for its oldest protocol, which tells nothing
-                return True
-            key = self._gatekeeper.name_of(name) if self._gatekeeper is not None else ""
-            if key is None:  # it came in before its key was taken off the list
-                return True
-            caller = self._callers[name.bytes] = Caller(name.bytes, descriptor, sender_of(name), key)
-            self._replace(caller)
-        self._said(caller, [frame.buffer for frame in frames])
+        caller = self._callers.get(name.bytes) or self._meet(name)
+        if caller is not None and caller.welcome:
+            self._said(caller, [frame.buffer for frame in frames])
         return not self._context.closed
+
+    def _meet(self, name: zmq.Frame) -> Caller | None:
+        """Returns who says something for the first time; None: noise that ZeroMQ takes for its oldest protocol.
+
+        Whose key was taken back is told so, once, and remembered until it goes: to look for the key whenever it
+        says something would cost those inside more than it.
+        """
+        descriptor = _descriptor(name)
+        if descriptor is None:
+            return None
+        key = self._gatekeeper.name_of(name) if self._gatekeeper is not None else ""
+        caller = self._callers[name.bytes] = Caller(name.bytes, descriptor, sender_of(name), key)
+        self._replace(caller)
+        if not caller.welcome:
+            self.send(caller, [encode(KEY_TAKEN_BACK)])
+            log.info(event("turned a connection away", code=KEY_TAKEN_BACK.code, reason=KEY_TAKEN_BACK.reason))
+        return caller
 
     def _replace(self, newcomer: Caller) -> None:
         """Whoever had the newcomer's descriptor is gone, and its ending was heard before it was known."""
