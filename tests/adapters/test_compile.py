@@ -79,7 +79,7 @@ def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: C
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
 def test_training_steps_through_the_default_backend_equal_plain(cut: Cut) -> None:
-    """Inductor makes machine code of what lies between two breaks; there are as many as with any backend."""
+    """Inductor makes machine code of what lies between two breaks; there are no more than with the eager one."""
     pair = Pair("llama")
     losses: list[list[float]] = []
     for base in (pair.plain(), pair.remote(cut)):
@@ -103,7 +103,7 @@ def test_training_steps_through_the_default_backend_equal_plain(cut: Cut) -> Non
     assert len(set(losses[0])) == 3
     breaks = counters["graph_break"]
     layers = sum(isinstance(layer, RemoteLayer) for layer in model.modules())
-    assert (layers, breaks.total()) == (LAYERS, BREAKS[cut])
+    assert layers == LAYERS <= breaks.total() <= BREAKS[cut]
     assert [reason for reason in breaks if "_eagerly" not in reason] == []
     assert counters["inductor"], "the default backend compiled something"
 
