@@ -39,6 +39,14 @@ _IMPOSSIBLE: Final = _names("device_mesh distributed_config kernel_config state_
 """Other weights, or other code to compute with them."""
 _SPREADS: Final = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 _BITS: Final = {"": "not quantised", "int8": "held in int8 by torchao", "nf4": "held in nf4 by bitsandbytes"}
+_OLD_WAYS: Final = _names("load_in_4bit load_in_8bit")
+_DOUBLE: Final = "bnb_4bit_use_double_quant"
+_FITTING: Final = {
+    "": "",
+    "int8": ", TorchAoConfig(Int8WeightOnlyConfig())",
+    "nf4": f', BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", {_DOUBLE}=True)',
+}
+"""What a script would write for it."""
 
 
 class Asked(NamedTuple):
@@ -90,13 +98,24 @@ def check_form(asked: Asked, spec: ModelSpec) -> None:
             f"dtype={asked.dtype}: the daemon holds {spec.name} in {held}; leave dtype out, or start a "
             f"daemon with --dtype {asked.dtype}"
         )
-    if asked.quantization is None or (wanted := _kind(asked.quantization)) == spec.quantized:
+    if asked.quantization is None:
         return
-    remedy = f"start a daemon with --quantize {wanted}" if wanted else "ask for what it has"
-    raise UsageError(
-        f"quantization_config={type(asked.quantization).__name__}: the base {spec.name} is "
-        f"{_BITS[spec.quantized]}; leave quantization_config out, or {remedy}"
-    )
+    fields = _fields(asked.quantization)
+    wanted = _kind(fields)
+    if wanted != spec.quantized:
+        name, value = _argument(asked.quantization)
+        remedy = "ask for what it has" + _FITTING[spec.quantized]
+        if wanted:
+            remedy = f"start a daemon with --quantize {wanted}"
+        raise UsageError(
+            f"{name}={value}: the base {spec.name} is {_BITS[spec.quantized]}; leave {name} out, or {remedy}"
+        )
+    if wanted == "nf4" and fields.get(_DOUBLE) is False:
+        warnings.warn(
+            f"{_DOUBLE}=False: passed over, for a daemon with --quantize nf4 quantises doubly; only a checkpoint "
+            "that came in nf4 has it as it came",
+            stacklevel=3,
+        )
 
 
 def name_of(dtype: torch.dtype | str | None) -> str | None:
@@ -141,15 +160,26 @@ def _read_config(source: Any) -> PretrainedConfig:
 
 def _quantization(rest: dict[str, Any]) -> Any:
     """Takes what is said about quantisation out; the two old arguments are what bitsandbytes calls its fields."""
-    old = {key: rest.pop(key) for key in ("load_in_4bit", "load_in_8bit") if key in rest}
+    old = {key: rest.pop(key) for key in sorted(_OLD_WAYS & rest.keys())}
     given = rest.pop("quantization_config", None)
     return given if given is not None or not any(old.values()) else old
 
 
-def _kind(quantization: Any) -> str | None:
-    """Returns the daemon's word for a way to quantise; None: it has none."""
-    fields = quantization if isinstance(quantization, dict) else quantization.to_dict()
+def _argument(quantization: Any) -> tuple[str, str]:
+    """Returns what the user called it, and what he gave."""
+    if isinstance(quantization, dict) and quantization.keys() <= _OLD_WAYS and any(quantization.values()):
+        return next(key for key, value in quantization.items() if value), "True"
+    return "quantization_config", type(quantization).__name__
+
+
+def _fields(quantization: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    return fields
+
+
+def _kind(fields: dict[str, Any]) -> str | None:
+    """Returns the daemon's word for a way to quantise; None: it has none. What is left unsaid is the daemon's."""
     if fields.get("load_in_4bit"):
-        return "nf4" if fields.get("bnb_4bit_quant_type") == "nf4" else None
+        return "nf4" if fields.get("bnb_4bit_quant_type", "nf4") == "nf4" else None
     by_torchao = fields.get("quant_method") == "torchao"
     return "int8" if by_torchao and "int8weightonly" in str(fields.get("quant_type")).lower() else None

@@ -10,7 +10,7 @@ Transformers asks a model for names that are not to be saved; which they are is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 from torch import nn
@@ -29,23 +29,34 @@ def save_own_only(model: nn.Module) -> None:
     vars(model)["_keys_to_ignore_on_save"] = Unsaved(model, names)
 
 
-class Unsaved(set[str]):
-    """The names of a model that are not to be saved at this moment."""
+class Unsaved(Set[str]):
+    """The names of a model that are not to be saved at this moment.
+
+    Not a `set`: `set(unsaved)` would copy a set's own table, and never ask.
+    """
 
     def __init__(self, model: nn.Module, always: Iterable[str]) -> None:
-        super().__init__(always)
         self._model = model
+        self._always = frozenset(always)
         self._told = False
 
+    @classmethod
+    def _from_iterable(cls, it: Iterable[Any]) -> Any:
+        """What `|`, `&` and `-` give: the names of that moment, which belong to no model."""
+        return set(it)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Unsaved:
-        return Unsaved(memo.get(id(self._model), self._model), set.__iter__(self))
+        return Unsaved(memo.get(id(self._model), self._model), self._always)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
 
     def __len__(self) -> int:
         return len(self._names())
 
     def __iter__(self) -> Iterator[str]:
         names = self._names()
-        if not self._told and len(names) > set.__len__(self):
+        if not self._told and len(names) > len(self._always):
             self._told = True
             log.warning(
                 event(
@@ -57,7 +68,7 @@ class Unsaved(set[str]):
         return iter(names)
 
     def _names(self) -> set[str]:
-        names = set(set.__iter__(self))
+        names = set(self._always)
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         if any(parameter.requires_grad for parameter in parameters.values()):
             frozen = {name: each for name, each in parameters.items() if isinstance(each, FrozenWeight)}

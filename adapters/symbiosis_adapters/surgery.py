@@ -15,11 +15,10 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import GenerationConfig, PreTrainedModel
 
-from symbiosis_adapters.arguments import refuse_unknown
 from symbiosis_adapters.checkpoints import undefer_checkpoints
+from symbiosis_adapters.configuration import blaming_fields, configure
 from symbiosis_adapters.cores import watch_forwards
 from symbiosis_adapters.cut import Cut, Plan, plan
 from symbiosis_adapters.deferral import Deferral
@@ -40,7 +39,7 @@ from symbiosis_adapters.saving import save_own_only
 from symbiosis_adapters.siblings import SiblingGroup
 from symbiosis_adapters.ties import untie
 from symbiosis_adapters.unpicklable import refuse_pickling
-from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError
+from symbiosis_core.errors import RefusedError, RemoteProtocolError
 from symbiosis_core.specs import ModelSpec, OpKind, OpSpec, TensorKind, TensorSpec
 from symbiosis_transports.tensors import torch_dtype
 
@@ -67,7 +66,7 @@ def build(
 
     Raises:
         RefusedError: the daemon does not lend its weights, and the cut is LENT.
-        UsageError: this transformers cannot build the model.
+        UsageError: this transformers cannot build the model, or the head's configuration does not fit the base.
         RemoteProtocolError: the catalogue does not fit the model.
     """
     planned = plan(spec, cut)
@@ -75,21 +74,17 @@ def build(
     places = Places(model)
     untie(model, _parameters(spec), spec.ties, places.path)
     deferral = Deferral(rows) if planned.cut is Cut.GRAPH else None
-    if planned.cut is Cut.LENT:
-        assert lender is not None  # the caller has seen to it
-        fetch = _set_lent(model, places, planned, lender.weights(), fetch)
-    else:
-        _make_remote(model, places, planned, rows, deferral, lender)
-        _make_experts(model, places, planned, rows, deferral, lender)
-        fetch = _mapping_large(lender, fetch)
-    _set_tensors(model, places, spec, fetch, deferral)
-    places.initialize_head()
-    left = sorted(set(_meta_names(model)))
-    if left:
-        raise RemoteProtocolError(
-            f"the daemon's catalogue of {spec.name} has neither op nor tensor for {', '.join(left)}; the same "
-            f"release of transformers is needed on both sides (here {transformers.__version__})"
-        )
+    with blaming_fields(spec, model.config):
+        if planned.cut is Cut.LENT:
+            assert lender is not None  # the caller has seen to it
+            fetch = _set_lent(model, places, planned, lender.weights(), fetch)
+        else:
+            _make_remote(model, places, planned, rows, deferral, lender)
+            _make_experts(model, places, planned, rows, deferral, lender)
+            fetch = _mapping_large(lender, fetch)
+        _set_tensors(model, places, spec, fetch, deferral)
+        places.initialize_head()
+        _refuse_what_is_left(model, spec)
     if spec.generation_config_json and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
@@ -111,39 +106,19 @@ def build(
     return model
 
 
-def _skeleton(spec: ModelSpec, head: Head) -> PreTrainedModel:
-    fields: dict[str, Any] = json.loads(spec.config_json)
-    fields.pop("auto_map", None)  # names code to download; the daemon's config is data
-    fields.pop("quantization_config", None)  # what the daemon serves is no longer quantized
-    model_type = fields.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        raise UsageError(
-            f"{spec.name} has model type {model_type!r}, which transformers {transformers.__version__} does not "
-            "know; install the release that the daemon uses"
+def _refuse_what_is_left(model: PreTrainedModel, spec: ModelSpec) -> None:
+    left = sorted(set(_meta_names(model)))
+    if left:
+        raise RemoteProtocolError(
+            f"the daemon's catalogue of {spec.name} has neither op nor tensor for {', '.join(left)}; the same "
+            f"release of transformers is needed on both sides (here {transformers.__version__})"
         )
-    config = _config(model_type, fields, head)
-    config._name_or_path = spec.name_or_path
+
+
+def _skeleton(spec: ModelSpec, head: Head) -> PreTrainedModel:
+    config = configure(spec, head)
     with torch.device("meta"):
         return head.model(config, torch_dtype(spec.dtype))
-
-
-def _config(model_type: str, fields: dict[str, Any], head: Head) -> PretrainedConfig:
-    """Returns the configuration of the daemon's, or the user's own, with the fields that he gave beside."""
-    if head.config is not None:
-        if head.config.model_type != model_type:
-            raise UsageError(f"config= is of model type {head.config.model_type!r}, the base of {model_type!r}")
-        fields = {**head.config.to_dict(), "model_type": model_type}
-        fields.pop("quantization_config", None)
-    turned = {key: value for key, value in head.fields.items() if key.startswith("rope_")}
-    if turned:
-        raise UsageError(
-            f"{', '.join(turned)}: the tables of positions are the daemon's; change the config.json of its base"
-        )
-    made: Any = CONFIG_MAPPING[model_type].from_dict(fields, return_unused_kwargs=True, **head.fields)
-    config: PretrainedConfig = made[0]
-    unknown: dict[str, Any] = made[1]
-    refuse_unknown(unknown)
-    return config
 
 
 def _parameters(spec: ModelSpec) -> Iterator[str]:

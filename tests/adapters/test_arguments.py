@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import transformers
 from transformers import BitsAndBytesConfig, GenerationConfig
 
 from symbiosis_adapters.arguments import check_form, sort
+from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.heads import Head
 from symbiosis_core.errors import UsageError
 from tests.adapters.local import Pair
 
 CAUSAL = transformers.AutoModelForCausalLM
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+SINGLY = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
 FP4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4")
 
 
@@ -74,6 +77,24 @@ def test_the_quantisation_must_be_the_daemons() -> None:
             check_form(sort(None, {"quantization_config": fails}), spec)
 
 
+def test_four_bits_of_no_kind_are_the_daemons_and_its_errors_name_what_was_given() -> None:
+    whole = Pair("llama").spec
+    nf4, int8 = (msgspec.structs.replace(whole, quantized=each) for each in ("nf4", "int8"))
+    check_form(sort(None, {"load_in_4bit": True, "load_in_8bit": False}), nf4)
+    with pytest.raises(UsageError, match=r"^load_in_8bit=True: .*leave load_in_8bit out, .*double_quant=True\)$"):
+        check_form(sort(None, {"load_in_4bit": False, "load_in_8bit": True}), nf4)
+    with pytest.raises(UsageError, match=r"^load_in_4bit=True: .*; leave load_in_4bit out, .*--quantize nf4$"):
+        check_form(sort(None, {"load_in_4bit": True}), whole)
+    with pytest.raises(UsageError, match=r"^quantization_config=BitsAndBytesConfig: .*Int8WeightOnlyConfig"):
+        check_form(sort(None, {"quantization_config": FP4}), int8)
+
+
+def test_a_single_quantisation_is_said_to_be_passed_over() -> None:
+    spec = msgspec.structs.replace(Pair("llama").spec, quantized="nf4")
+    with pytest.warns(UserWarning, match="bnb_4bit_use_double_quant=False: passed over"):
+        check_form(sort(None, {"quantization_config": SINGLY}), spec)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -107,6 +128,33 @@ def test_a_configuration_of_ones_own_counts_and_another_models_is_an_error(tmp_p
     torch.testing.assert_close(remote(ids).logits * 1, plain(ids).logits, rtol=1e-4, atol=1e-5)
     with pytest.raises(UsageError, match="is of model type 'gpt2', the base of 'llama'"):
         pair.remote(head=Head(CAUSAL, {}, transformers.GPT2Config()))
+
+
+def test_positions_of_ones_own_are_an_error_however_they_are_told(tmp_path: Path) -> None:
+    """The daemon's frequencies with a scaling of attention that belongs to others would be neither model."""
+    pair = Pair("llama")
+    pair.save(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 512}
+    config.rope_parameters = yarn
+    for head in (Head(CAUSAL, {}, config), Head(CAUSAL, {"rope_parameters": yarn})):
+        with pytest.raises(UsageError, match=r"rope_parameters.*: the tables of positions are the daemon's"):
+            pair.remote(head=head)
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.LENT])
+@pytest.mark.parametrize(
+    ("field", "value", "base"),
+    [("num_hidden_layers", 2, 3), ("num_hidden_layers", 4, 3), ("vocab_size", 64, 96), ("hidden_size", 64, 32)],
+)
+def test_a_field_of_which_other_weights_follow_is_named_beside_the_bases(
+    field: str, value: int, base: int, cut: Cut
+) -> None:
+    pair = Pair("llama")
+    config = transformers.AutoConfig.for_model(**{**json.loads(pair.spec.config_json), field: value})
+    for head in (Head(CAUSAL, {field: value}), Head(CAUSAL, {}, config)):
+        with pytest.raises(UsageError, match=rf"{field}={value} \(the base has {base}\).*the daemon's"):
+            pair.remote(cut, head)
 
 
 @pytest.mark.parametrize("fields", [{"rope_theta": 5e5}, {"no_such_field": 1}])

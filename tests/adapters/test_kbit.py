@@ -79,6 +79,35 @@ def test_the_layers_make_the_trips_that_they_made() -> None:
     torch.testing.assert_close(logits, prepared_plain(pair)(input_ids=IDS).logits, rtol=2e-2, atol=2e-2)
 
 
+@quietly
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_siblings_share_their_trip_in_every_mode(mode: type[torch.no_grad]) -> None:
+    pair = Pair("llama", DType.BFLOAT16)
+    model = pair.remote(Cut.SIBLINGS)
+    trips = []
+    for prepared in (False, True):
+        if prepared:
+            prepare_model_for_kbit_training(model)
+        for _ in range(3):
+            pair.rows.trips.clear()
+            with mode():
+                model(input_ids=IDS)
+            trips.append(list(pair.rows.forward))
+    assert any("{" in name for name in trips[0])
+    assert trips == [trips[0]] * 6
+
+
+@quietly
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_rows_that_were_changed_in_between_are_rounded_anew(mode: type[torch.no_grad]) -> None:
+    attention = Pair("llama", DType.BFLOAT16).remote(Cut.SIBLINGS).float().model.layers[0].self_attn
+    with mode():
+        x = torch.randn(3, 32)
+        attention.q_proj(x)
+        x.add_(1)
+        torch.testing.assert_close(attention.k_proj(x), attention.k_proj(x.clone()), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
 def test_it_is_said_once_that_the_base_stays_as_it_is(architecture: str, recwarn: pytest.WarningsRecorder) -> None:
     warnings.simplefilter("always")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 import transformers
 from peft import prepare_model_for_kbit_training
 from safetensors.torch import load_file
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from symbiosis_adapters.explanation import explain
 from symbiosis_adapters.heads import Head
+from symbiosis_adapters.placeholder import FrozenWeight
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import VOCABULARY, Pair
@@ -96,6 +99,59 @@ def test_the_log_says_once_that_the_base_is_not_in_the_checkpoint(
     lines = [each.getMessage() for each in caplog.records if each.name == "symbiosis.adapters.saving"]
     assert len(lines) == 1
     assert "left_out=22" in lines[0]
+
+
+def test_whichever_way_the_names_are_asked_for_they_are_those_of_the_base() -> None:
+    """Trainer copies them into a set, to compare them with what a checkpoint lacked."""
+    model = remote(Pair("llama", allow="nobody"))
+    unsaved = model._keys_to_ignore_on_save
+    names = {name for name, each in model.named_parameters() if isinstance(each, FrozenWeight)}
+    assert len(names) == 22
+    assert set(unsaved) == {*unsaved} == unsaved | set() == set() | unsaved == unsaved & names == names
+    assert all(name in unsaved for name in names)
+    assert "score.weight" not in unsaved
+    assert (set(copy.deepcopy(unsaved)), len(unsaved)) == (names, 22)
+
+
+class Wrapped(nn.Module):
+    """A head of somebody's own around the bare base, of which Trainer knows only that it is a module."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base = base
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(self.base(input_ids=input_ids).last_hidden_state[:, -1])
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class HeadOnly(Wrapped):
+    """What docs/gotchas.md advises."""
+
+    _keys_to_ignore_on_save = None
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.head.state_dict(prefix="head.")
+
+
+def test_in_a_module_of_ones_own_the_first_checkpoint_is_refused_and_the_head_alone_is_saved(
+    tmp_path: Path,
+) -> None:
+    pair = Pair("llama", allow="nobody")
+
+    def trained(kind: type[Wrapped], folder: str, resume: str | None = None) -> list[float]:
+        torch.manual_seed(2)
+        run = trainer(kind(pair.remote(head=Head(transformers.AutoModel, {}))), tmp_path / folder)
+        run.train(resume_from_checkpoint=resume)
+        return losses(run)
+
+    with pytest.raises(UsageError, match="lends its weights to nobody"):
+        trained(Wrapped, "whole")
+    whole = trained(HeadOnly, "head")
+    saved = tmp_path / "head" / "checkpoint-2"
+    assert load_file(saved / "model.safetensors").keys() == {"head.weight", "head.bias"}
+    assert trained(HeadOnly, "again", str(saved)) == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_base_of_which_nothing_is_trained_is_not_saved_without_its_weights(tmp_path: Path) -> None:

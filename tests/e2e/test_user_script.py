@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import AutoPeftModelForCausalLM as PlainAutoPeft
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models
 
 from symbiosis_adapters import (
     AutoModelForCausalLM,
@@ -189,3 +191,37 @@ def test_a_saved_adapter_is_opened_on_a_shared_base(
     torch.testing.assert_close(opened(ids).logits * 1, adapted(ids).logits, rtol=1e-5, atol=1e-6)
     assert not any(each.requires_grad for each in opened.parameters())
     opened.symbiosis.close()
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file in", "ignore:Setting `save_embedding_layers`")
+def test_a_saved_adapter_with_tokens_of_its_own_is_opened_as_peft_opens_it(
+    tiny_daemon: DaemonProcess, tiny_path: Path, tmp_path: Path
+) -> None:
+    """With a table as long as the vocabulary of the tokenizer that lies beside the adapter."""
+    tokens = Tokenizer(models.WordLevel({f"w{index}": index for index in range(131)}, unk_token="w0"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokens).save_pretrained(str(tmp_path))
+    torch.manual_seed(0)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32)
+    base.resize_token_embeddings(131)
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(base, config).save_pretrained(str(tmp_path))
+    expected = PlainAutoPeft.from_pretrained(str(tmp_path), dtype=torch.float32).eval()
+    opened = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path), base=tiny_daemon.address)
+    try:
+        ids = torch.tensor([[5, 130, 7]])
+        found = opened(ids).logits * 1
+        assert found.shape[-1] == 131
+        torch.testing.assert_close(found, expected(ids).logits, rtol=1e-5, atol=1e-6)
+    finally:
+        opened.symbiosis.close()
+
+
+def test_an_adapter_of_another_task_is_not_opened(tmp_path: Path) -> None:
+    LoraConfig(task_type="SEQ_CLS").save_pretrained(str(tmp_path))
+    asked: tuple[tuple[dict[str, Any], str], ...] = (
+        ({}, "is an adapter for SEQ_CLS"),
+        ({"output_loading_info": True}, "a PEFT model has none"),
+    )
+    for more, message in asked:
+        with pytest.raises(UsageError, match=message):
+            AutoPeftModelForCausalLM.from_pretrained(str(tmp_path), base="ipc:///nobody/listens", **more)
