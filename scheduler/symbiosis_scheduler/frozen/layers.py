@@ -210,7 +210,9 @@ class FrozenLayers:
 
 def _apart(spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """Returns which of these spans of memory are whole, and which lie in one of those, as siblings do."""
-    whole, parts, end = [], [], 0
+    whole: list[int] = []
+    parts: list[int] = []
+    end = 0
     for index in sorted(range(len(spans)), key=lambda each: (spans[each][0], -spans[each][1])):
         stop = spans[index][1]
         (parts if stop <= end else whole).append(index)
