@@ -254,7 +254,7 @@ def casts(action: Callable[[], Any]) -> list[int]:
             return func(*args, **(kwargs or {}))
 
     noted: list[int] = []
-    with Noting():  # type: ignore[no-untyped-call]
+    with Noting():  # type: ignore[no-untyped-call]  # torch leaves modes untyped
         action()
     return noted
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate import Accelerator  # type: ignore[import-untyped]  # it has no types
 from peft import LoraConfig, get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
