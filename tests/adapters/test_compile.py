@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch._dynamo.utils import counters
 
-from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
-from symbiosis_adapters.modules import RemoteLayer
+from symbiosis_adapters.layers.modules import RemoteLayer
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import Pair
 
 IDS = torch.arange(3, 12).view(1, 9)

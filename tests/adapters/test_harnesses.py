@@ -13,7 +13,7 @@ from peft.utils.hotswap import hotswap_adapter
 from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import Pair
 from tests.adapters.training import QV, adapted, close
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftModel
 from transformers import Trainer, TrainingArguments
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.specs import DType
 from tests.adapters.local import Pair
 from tests.adapters.training import QV, adapt, lora

@@ -21,8 +21,8 @@ from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.heads import Head
+from symbiosis_adapters.model.heads import Head
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.errors import UsageError
 from tests.adapters.local import VOCABULARY, Pair
 from tests.words import tokenizer_of
