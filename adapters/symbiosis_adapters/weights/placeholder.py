@@ -85,6 +85,8 @@ class FrozenWeight(_Tensor):
     """Views of this one; those that live are taken with it."""
     _shown: torch.Tensor | None = None
     """The values, where somebody has asked for their address: they lie there for as long as this one lives."""
+    _apart: bool = False
+    """Whether it is a copy, whose values lie at an address of their own."""
 
     @classmethod
     def of(
@@ -135,7 +137,7 @@ class FrozenWeight(_Tensor):
             wanted = dtype or self.dtype
             lending = self.lending if wanted is self.dtype else self._lending_in(wanted)
             copied = self.of(self.shape, wanted, self.device, self.label, lending)
-            copied.multiplier, copied.computed = self.multiplier, self.computed
+            copied.multiplier, copied.computed, copied._apart = self.multiplier, self.computed, True
             return copied
         whole, make = self._origin
         data = self.as_strided((), ()).clone().expand(self.shape) if dtype is None else None
@@ -158,6 +160,7 @@ class FrozenWeight(_Tensor):
         """Stands for the values in another type from now on. Views of it keep the one they had."""
         global _changes
         before = self._copy()
+        before._apart = self._apart
         for known in self._views:
             if (view := known()) is not None and view._origin is not None:
                 view._origin = before, view._origin[1]
@@ -200,10 +203,17 @@ class FrozenWeight(_Tensor):
     def _lasting(self) -> torch.Tensor:
         """Returns the lent values where they stay, for who asks for their address. Torch functions are off.
 
-        What was cast or moved has none until then, and views of one weight lie in the same memory.
+        What was cast or moved has none until then, and views of one weight lie in the same memory. A copy does
+        not: whoever saves tied weights clones all but one, for a file may not hold one memory twice. It costs
+        none, for it is another mapping of the same pages.
         """
         if self._shown is None:
-            self._shown = self._read() if self._origin is None else self._origin[1](self._origin[0]._lasting())
+            if self._origin is not None:
+                self._shown = self._origin[1](self._origin[0]._lasting())
+            elif self._apart:
+                self._shown = self._checked((self.lending or NOBODY).private(self.label), self.dtype)
+            else:
+                self._shown = self._read()
         return self._shown
 
     def _factor(self) -> Factor | None:
@@ -221,7 +231,7 @@ class FrozenWeight(_Tensor):
         for view in views:
             assert view._origin is not None  # it is a view
             view._become(view._origin[1](self), kind)
-        for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views", "_shown"):
+        for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views", "_shown", "_apart"):
             vars(self).pop(attribute, None)
 
     def _checked(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -398,7 +408,7 @@ def _move(func: Any, weight: FrozenWeight, args: Any, kwargs: dict[str, Any]) ->
         return _lent(
             weight, f"converting it to {moved.dtype}", RETYPE, lambda: func(weight._read(), *args, **kwargs)
         )
-    if func is torch.Tensor.clone:
+    if func in (torch.Tensor.clone, torch.clone):
         copied = weight._copy()
         copied._is_param = False
         return copied
