@@ -207,7 +207,7 @@ def test_reference_probabilities_are_computed_beforehand(cut: Cut, tmp_path: Pat
 
 
 def test_that_is_refused_where_nothing_is_lent(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"DPOTrainer.*lending.allow"):
+    with pytest.raises(UsageError, match=r"DPOTrainer.*lending.allow.*precompute_ref_log_probs"):
         DPOTrainer(
             model=Pair("llama", allow="nobody").remote(),
             args=DPOConfig(**arguments(tmp_path, precompute_ref_log_probs=True)),
