@@ -13,8 +13,9 @@ without. Loading compares what it is given with what the daemon answers, and rep
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, cast
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Final, cast
 
 import torch
 from torch import nn
@@ -33,7 +34,11 @@ from symbiosis_adapters.weights.takes import Takes
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
-__all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "form", "make_remote"]
+__all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "form", "make_remote", "trained_here"]
+
+
+_COPIES: Final = (".modules_to_save.", ".ln_tuning_layers.")
+"""Where in a path PEFT keeps copies of the base's layers that it has made to be changed."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -128,7 +133,7 @@ class RemoteLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        if ".modules_to_save." in f".{prefix}":  # a copy that PEFT has made to be changed
+        if any(part in f".{prefix}" for part in _COPIES):
             for leaf, mine in self._parameters.items():
                 if type(mine) is FrozenWeight and prefix + leaf in state_dict:
                     take(mine, "loading values of its own")
@@ -209,6 +214,7 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
         deferral = getattr(self.remote, "deferral", None)
         if deferral is not None:
             self.trips_before = dict(deferral.trips.made)
+            deferral.begin()
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.linspace(0, weight.shape[0] - 1, PROBES, device=weight.device).long()
@@ -273,6 +279,28 @@ def _let_multiply(layer: RemoteLayer) -> None:
         weight.multiplier = Multiplier(op, biased=bias is not None, across=isinstance(layer, Conv1D))
         if isinstance(bias, FrozenWeight):
             bias.computed = weight.multiplier.bias
+
+
+def trained_here(layers: Iterable[nn.Module]) -> Callable[[], bool]:
+    """Returns what tells whether all of these linears but one were taken, and some are being trained.
+
+    Holds none of them.
+    """
+    linears = [weakref.ref(layer) for layer in layers if isinstance(layer, RemoteLinear | RemoteConv1D)]
+
+    def tell() -> bool:
+        left, trained = 0, False
+        for known in linears:
+            if (layer := known()) is None:
+                continue
+            if not layer.taken:
+                left += 1
+                if left > 1:
+                    return False
+            trained = trained or layer.weight.requires_grad
+        return trained and torch.is_grad_enabled()
+
+    return tell
 
 
 def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:

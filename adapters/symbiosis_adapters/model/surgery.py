@@ -23,7 +23,7 @@ from symbiosis_adapters.deferred.checkpoints import undefer_checkpoints
 from symbiosis_adapters.deferred.functions import give_functions_values
 from symbiosis_adapters.layers.exact_types import pass_for_linears
 from symbiosis_adapters.layers.experts import FrozenExperts, install_expert_rules
-from symbiosis_adapters.layers.modules import form, make_remote
+from symbiosis_adapters.layers.modules import form, make_remote, trained_here
 from symbiosis_adapters.layers.passages import add_passages
 from symbiosis_adapters.model.configuration import blaming_fields, configure
 from symbiosis_adapters.model.heads import CAUSAL_LM, Head, Places
@@ -181,6 +181,8 @@ def _make_remote(
             continue
         alive.extend(layers[path].parameters(recurse=False))
         make_remote(layers[path], path, remote, torch_dtype(planned.ops[path].dtype), placeholders, lending)
+    if deferral is not None:
+        deferral.trained_here = trained_here(layers.values())
 
 
 def _layers(model: PreTrainedModel, places: Places, planned: Plan) -> dict[str, nn.Module]:
