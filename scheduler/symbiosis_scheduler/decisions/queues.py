@@ -205,18 +205,19 @@ class Queues:
                 name = request.lane
                 lane = self._lanes[name]
                 turns, cell = lane.level.turns, lane.level.cells.get(key) or Cell()
-            left = cell.parts.get(request)
+                in_lane, in_cell = lane.waiting, cell.parts
+            left = in_cell.get(request)
             if left is not part and not _continues(part, left):
                 raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")
-            own = turns[request.client]
-            if part.stop < request.rows or len(own) > 1:
+            client, stop = request.client, part.stop
+            if stop < request.rows or len(turns[client]) > 1:
                 self._cut(part, lane, cell)
                 continue
-            rows = part.stop - part.start
+            rows = stop - part.start
             lane.rows -= rows
             cell.rows -= rows
-            del lane.waiting[request], cell.parts[request], turns[request.client]
-            if not cell.parts:
+            del in_lane[request], in_cell[request], turns[client]
+            if not in_cell:
                 del lane.level.cells[key]
 
     def discard(self, request: Request) -> int:
