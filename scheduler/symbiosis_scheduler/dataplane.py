@@ -18,11 +18,10 @@ from typing import Any, Final, NamedTuple
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import BusyError, RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import BaseId, ClientId, Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.telemetry import LatencyHistogram
-from symbiosis_core.wire import TakeTrace, TraceTaken
 from symbiosis_scheduler.decisions.events import (
     Adopt,
     Answer,
@@ -47,7 +46,7 @@ from symbiosis_scheduler.execution.memo import Memo
 from symbiosis_scheduler.frozen.lending import UNASKED, Lent, Withheld
 from symbiosis_scheduler.grants import Grants, Tenant
 from symbiosis_scheduler.programs.program import Program
-from symbiosis_scheduler.simulation.recorder import Recorder
+from symbiosis_scheduler.simulation.recordings import Recordings
 from symbiosis_transports.peers import is_ours
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import Watch, spin_budget_us
@@ -92,6 +91,7 @@ class DataPlane:
         """`lent` says what clients may map of the base of a name; it refuses names that are none."""
         self.seats: Final[dict[ClientId, Seat]] = {}
         self.state = state
+        self.recordings: Final = Recordings(state)
         self._loop = loop
         self._executor = executor
         self._grants = grants
@@ -104,8 +104,6 @@ class DataPlane:
         self._newcomers: dict[ClientId, _Newcomer] = {}
         self._underway: list[Launched] = []
         self._to_ring: set[ServerChannel] = set()
-        self._recording: Recorder | None = None
-        self._recordings = 0
         self._awake = False
         self._draining: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -200,27 +198,6 @@ class DataPlane:
         }
         self.wake()
 
-    def take_trace(self, wanted: TakeTrace, model: str, now_us: int) -> TraceTaken:
-        """Returns what was recorded since the last time; begins and ends recordings.
-
-        Raises:
-            BusyError: somebody else is recording.
-            RefusedError: the recording has ended.
-        """
-        recorder = self._recording
-        if not wanted.recording:
-            if recorder is not None and not recorder.forgotten(now_us):
-                raise BusyError(
-                    RefusalCode.QUOTA, "somebody is recording already", "try again later", retry_after_s=10
-                )
-            self._recordings += 1
-            recorder = self._recording = Recorder(self.state, model, now_us)
-        elif recorder is None or wanted.recording != self._recordings:
-            raise RefusedError(RefusalCode.ORDER, "this recording has ended", "begin another")
-        if wanted.stop:
-            self._recording = None
-        return TraceTaken(self._recordings, recorder.take(now_us), recorder.dropped)
-
     def quota_reached(self, client: ClientId, now_us: int) -> tuple[Reached | None, str]:
         """Returns the quota that keeps a client from beginning a forward, and the client's lane."""
         seat = self.seats.get(client)
@@ -263,7 +240,7 @@ class DataPlane:
         self._gather()
         self._finish()
         running = len(self._underway)
-        if not self.state.idle or self._recording is not None:  # a recording is told that nothing waits
+        if not self.state.idle or self.recordings.under_way:  # a recording is told that nothing waits
             self._tell(Turn(monotonic_us()))
         started = len(self._underway) > running
         if started or any(launched.event and not launched.event.rings for launched in self._underway):
@@ -319,8 +296,8 @@ class DataPlane:
 
     def _tell(self, what: Event) -> None:
         instructions = self.state.handle(what)
-        if self._recording is not None:
-            self._recording.note(what, instructions, monotonic_us())
+        if self.recordings.under_way:
+            self.recordings.note(what, instructions, monotonic_us())
         for instruction in instructions:
             _CARRY_OUT[type(instruction)](self, instruction)
 
