@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
@@ -40,14 +40,13 @@ from symbiosis_scheduler.decisions.events import (
 from symbiosis_scheduler.decisions.policy import Policy
 from symbiosis_scheduler.decisions.quotas import Reached
 from symbiosis_scheduler.decisions.state import SchedulerState
-from symbiosis_scheduler.decisions.users import user_of
 from symbiosis_scheduler.execution.executor import Executor, Launched
 from symbiosis_scheduler.execution.memo import Memo
 from symbiosis_scheduler.frozen.lending import UNASKED, Lent, Withheld
 from symbiosis_scheduler.grants import Grants, Tenant
 from symbiosis_scheduler.programs.program import Program
+from symbiosis_scheduler.reception import Reception
 from symbiosis_scheduler.simulation.recordings import Recordings
-from symbiosis_transports.peers import is_ours
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
 from symbiosis_transports.waiting import Watch, spin_budget_us
 
@@ -65,15 +64,6 @@ class Seat:
         self.channel = channel
         self.tenant = tenant
         self.latency = LatencyHistogram()
-
-
-class _Newcomer(NamedTuple):
-    """Who has redeemed a token, and has no channel yet."""
-
-    tenant: Tenant
-    grant: Grant
-    here: bool
-    """Whether it is a process of this host, as far as the transport knows."""
 
 
 class DataPlane:
@@ -94,14 +84,12 @@ class DataPlane:
         self.recordings: Final = Recordings(state)
         self._loop = loop
         self._executor = executor
-        self._grants = grants
+        self._reception = Reception(grants, config.lanes, lent)
         self._stream_priorities = sorted({lane.priority for lane in config.lanes.values()})
         """Those that there are streams for, since the start."""
-        self._lent = lent
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
         self.watch: Final = Watch(spin_budget_us(config.compute.spin_us))
-        self._newcomers: dict[ClientId, _Newcomer] = {}
         self._underway: list[Launched] = []
         self._to_ring: set[ServerChannel] = set()
         self._awake = False
@@ -111,35 +99,20 @@ class DataPlane:
     # -- what listeners call ---------------------------------------------------------------------------------
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
-        """See `Host.redeem`. Where the kernel says whose process it is, it is this daemon's user's or root's."""
-        here = peer.uid is not None
-        if here:  # at a port the kernel says nothing: keys guard it, or it is the loopback's
-            _check_user(peer)
-        if self._draining is not None:
-            raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")
-        tenant, grant = self._grants.redeem(token, peer.pid, user_of(peer.key, here=here))
-        if tenant.lane not in self._priorities:  # there was one when the place was promised
-            self._grants.release(tenant.client)
-            raise RefusedError(RefusalCode.UNKNOWN_LANE, f"there is no lane {tenant.lane!r} any more")
-        self._newcomers[tenant.client] = _Newcomer(tenant, grant, here)
-        return grant
+        """See `Host.redeem`."""
+        return self._reception.redeem(token, peer)
 
     def lend(self, peer: Peer, model: str) -> int:
-        """See `Host.lend`. Only processes of this daemon's user, and root's, get the weights."""
-        _check_user(peer)
-        lent = self._lent(model)
-        if isinstance(lent, Withheld):
-            raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
-        return lent.memory.fd
+        """See `Host.lend`."""
+        return self._reception.lend(peer, model)
 
     def abandoned(self, grant: Grant) -> None:
         """See `Host.abandoned`."""
-        del self._newcomers[grant.client]
-        self._grants.release(grant.client)
+        self._reception.abandoned(grant.client)
 
     def attached(self, channel: ServerChannel) -> None:
         """See `Host.attached`."""
-        tenant, grant, here = self._newcomers.pop(channel.client)
+        tenant, grant, here = self._reception.attached(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
         self._executor.attach(channel)
         who = (tenant.lane, grant.slot_bytes, tenant.user, tenant.base)
@@ -154,7 +127,7 @@ class DataPlane:
     def gone(self, channel: ServerChannel, reason: str) -> None:
         """See `Host.gone`."""
         seat = self.seats.pop(channel.client, None)
-        self._grants.release(channel.client)
+        self._reception.left(channel.client)
         if seat is not None:
             self._executor.detach(channel.client)
             self._to_ring.discard(channel)
@@ -168,6 +141,7 @@ class DataPlane:
         """Takes nothing new; the future is done when what was taken is answered."""
         if self._draining is None:
             self._draining = self._loop.create_future()
+            self._reception.close()
             self._tell(Drain())
             self.wake()
         return self._draining
@@ -182,7 +156,7 @@ class DataPlane:
         Raises:
             RefusedError: somebody is in a lane that it does not have. Nothing has changed.
         """
-        taken = self.state.lanes_in_use | {newcomer.tenant.lane for newcomer in self._newcomers.values()}
+        taken = self.state.lanes_in_use | self._reception.lanes_promised
         if missing := sorted(taken - set(config.lanes)):
             raise RefusedError(
                 RefusalCode.UNKNOWN_LANE,
@@ -190,6 +164,7 @@ class DataPlane:
                 "keep these lanes until their clients have left",
             )
         self._tell(Adopt(config, policy))
+        self._reception.moved_to(config.lanes)
         order = sorted({lane.priority for lane in config.lanes.values()})
         last = len(self._stream_priorities) - 1
         self._priorities = {
@@ -343,9 +318,3 @@ _CARRY_OUT: Final[Mapping[type[Instruction], Callable[[DataPlane, Any], None]]] 
     Drop: DataPlane._drop_instructed,
     Sleep: DataPlane._sleep,
 }
-
-
-def _check_user(peer: Peer) -> None:
-    """Root is let in, as at every door: it can read this process's memory anyway."""
-    if not is_ours(peer):
-        raise RefusedError(RefusalCode.PERMISSION, f"user {peer.uid} may not use the daemon of user {os.getuid()}")
