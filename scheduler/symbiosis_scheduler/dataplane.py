@@ -5,8 +5,8 @@ are computed beside (see `streams`). One turn:
 
     take what every channel has -> tell the state -> publish what is done -> decide -> compute -> again
 
-and, with nothing left to do, look a little longer (yielding), then ask every client to ring, and sleep. Only
-the methods named `*_threadsafe` may be called from elsewhere.
+and, with nothing left to do, look a little longer (yielding), then ask every client to ring, and sleep. Other
+threads come in by `DataPlaneThread.call`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from typing import Any, Final
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.ids import BaseId, ClientId, Token
 from symbiosis_core.logs import event, get_logger
-from symbiosis_core.telemetry import LatencyHistogram
 from symbiosis_scheduler.decisions.events import (
     Adopt,
     Answer,
@@ -43,27 +42,17 @@ from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.execution.executor import Executor, Launched
 from symbiosis_scheduler.execution.memo import Memo
 from symbiosis_scheduler.frozen.lending import UNASKED, Lent, Withheld
-from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.programs.program import Program
 from symbiosis_scheduler.reception import Reception
+from symbiosis_scheduler.seats import Seat, Seats
 from symbiosis_scheduler.simulation.recordings import Recordings
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
-from symbiosis_transports.waiting import Watch, spin_budget_us
+from symbiosis_transports.waiting import spin_budget_us
 
-__all__ = ["DataPlane", "Seat"]
+__all__ = ["DataPlane"]
 
 log = get_logger(__name__)
-
-
-class Seat:
-    """A connected client: its channel, who it is, and how fast it was served."""
-
-    __slots__ = ("channel", "latency", "tenant")
-
-    def __init__(self, channel: ServerChannel, tenant: Tenant) -> None:
-        self.channel = channel
-        self.tenant = tenant
-        self.latency = LatencyHistogram()
 
 
 class DataPlane:
@@ -79,7 +68,7 @@ class DataPlane:
         lent: Callable[[str], Lent | Withheld] = lambda _: UNASKED,
     ) -> None:
         """`lent` says what clients may map of the base of a name; it refuses names that are none."""
-        self.seats: Final[dict[ClientId, Seat]] = {}
+        self.seats: Final = Seats(spin_budget_us(config.compute.spin_us))
         self.state = state
         self.recordings: Final = Recordings(state)
         self._loop = loop
@@ -89,9 +78,7 @@ class DataPlane:
         """Those that there are streams for, since the start."""
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
-        self.watch: Final = Watch(spin_budget_us(config.compute.spin_us))
         self._underway: list[Launched] = []
-        self._to_ring: set[ServerChannel] = set()
         self._awake = False
         self._draining: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -113,7 +100,7 @@ class DataPlane:
     def attached(self, channel: ServerChannel) -> None:
         """See `Host.attached`."""
         tenant, grant, here = self._reception.attached(channel.client)
-        self.seats[channel.client] = Seat(channel, tenant)
+        self.seats.add(Seat(channel, tenant))
         self._executor.attach(channel)
         who = (tenant.lane, grant.slot_bytes, tenant.user, tenant.base)
         self._tell(ClientJoined(channel.client, *who, here=here, name=tenant.name))
@@ -126,11 +113,10 @@ class DataPlane:
 
     def gone(self, channel: ServerChannel, reason: str) -> None:
         """See `Host.gone`."""
-        seat = self.seats.pop(channel.client, None)
+        seat = self.seats.remove(channel.client)
         self._reception.left(channel.client)
         if seat is not None:
             self._executor.detach(channel.client)
-            self._to_ring.discard(channel)
             self._tell(ClientLeft(channel.client))
             log.info(event("client left", client=channel.client, name=seat.tenant.name, reason=reason))
             self.wake()
@@ -204,8 +190,7 @@ class DataPlane:
         """Something has happened that a turn should see."""
         if not self._awake:
             self._awake = True
-            for seat in self.seats.values():
-                seat.channel.disarm()
+            self.seats.disarm()
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
@@ -235,16 +220,12 @@ class DataPlane:
     def _gather(self) -> None:
         if self._draining is not None:
             return
-        now_us = 0
-        for seat in list(self.seats.values()):
-            try:
-                arrivals = seat.channel.take()
-            except RemoteProtocolError as error:
-                self._drop(seat.channel, str(error))
-                continue
-            if arrivals:
-                now_us = now_us or monotonic_us()
-                self._tell(Arrived(seat.channel.client, arrivals, now_us))
+        for came in self.seats.take():
+            if isinstance(came, Arrived):
+                self._tell(came)
+            else:
+                channel, breach = came
+                self._drop(channel, str(breach))
 
     def _finish(self) -> None:
         for launched in list(self._underway):
@@ -252,20 +233,14 @@ class DataPlane:
                 self._underway.remove(launched)
                 self._executor.finish(launched)
                 self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed, launched.ended_us))
-        self._ring()
+        self.seats.ring()
 
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
-        if self.watch.sees(seat.channel for seat in self.seats.values()):
-            self._loop.call_soon(self._turn)
-            return
-        armed = [seat.channel.arm() for seat in self.seats.values()]
-        if all(armed):
+        if not self.seats.look() and self.seats.arm():
             self._awake = False
-            return
-        for seat in self.seats.values():
-            seat.channel.disarm()
-        self._loop.call_soon(self._turn)
+        else:
+            self._loop.call_soon(self._turn)
 
     # -- instructions ----------------------------------------------------------------------------------------
 
@@ -283,18 +258,7 @@ class DataPlane:
         self._underway.append(launched)
 
     def _answer(self, answer: Answer) -> None:
-        seat = self.seats.get(answer.client)
-        if seat is None:
-            return
-        seat.channel.answer(answer.slot, answer.generation, answer.refusal)
-        self._to_ring.add(seat.channel)
-        now_us = monotonic_us()
-        seat.latency.add(now_us - answer.arrived_us, now_us)
-
-    def _ring(self) -> None:
-        for channel in self._to_ring:
-            channel.ring()
-        self._to_ring.clear()
+        self.seats.answer(answer)
 
     def _drop_instructed(self, drop: Drop) -> None:
         seat = self.seats.get(drop.client)
