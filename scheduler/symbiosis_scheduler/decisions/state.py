@@ -49,15 +49,15 @@ from symbiosis_scheduler.decisions.events import (
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.decisions.invariants import check_rows
 from symbiosis_scheduler.decisions.known import Known
 from symbiosis_scheduler.decisions.plan import Hold, Plan
 from symbiosis_scheduler.decisions.policy import Policy
 from symbiosis_scheduler.decisions.present import OpenRequest, PresentClient
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.quotas import Reached
-from symbiosis_scheduler.decisions.request import Request
-from symbiosis_scheduler.decisions.statistics import ClientStatistics, SchedulerStatistics
-from symbiosis_scheduler.decisions.tallies import Tallies
+from symbiosis_scheduler.decisions.statistics import SchedulerStatistics
+from symbiosis_scheduler.decisions.tallies import Tallies, client_statistics
 from symbiosis_scheduler.decisions.tracks import Track, Tracks
 
 __all__ = ["SchedulerState"]
@@ -162,18 +162,7 @@ class SchedulerState:
 
     def statistics(self) -> SchedulerStatistics:
         """Counters since the start, and what is held now."""
-        clients = tuple(
-            ClientStatistics(
-                client.id,
-                client.lane,
-                client.requests,
-                client.rows,
-                self._queues.held_by(client.id),
-                client.refused,
-                client.base,
-            )
-            for client in self._clients.values()
-        )
+        clients = client_statistics(self._clients.values(), self._queues)
         return SchedulerStatistics(
             clients,
             self._tallies.lanes(self._queues, Counter([client.lane for client in clients])),
@@ -186,24 +175,7 @@ class SchedulerState:
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
-        self._queues.check()
-        flying: Counter[Request] = Counter()
-        for track in self._tracks:
-            assert len(track.in_flight) <= track.most
-        for plan in self._tracks.plans():
-            for part in plan.parts:
-                flying[part.request] += part.rows
-        queued = {request for lane in self._queues.lanes for request in lane.waiting}
-        for client in self._clients.values():
-            for slot, entry in client.open.items():
-                request = entry.request
-                assert (request.client, request.slot, request.lane) == (client.id, slot, client.lane)
-                waiting = request.rows - self._queues.taken(request) if request in queued else 0
-                assert entry.rows_left == waiting + flying[request]
-                assert not (waiting and entry.refusal)
-                assert entry.rows_left, "an open request that nobody will ever finish"
-                queued.discard(request)
-        assert not queued, "queued for a client that is gone"
+        check_rows(self._queues, self._tracks, self._clients.values())
 
     def _joined(self, event: ClientJoined) -> list[Instruction]:
         if event.client in self._clients or not self._queues.has(event.lane):
