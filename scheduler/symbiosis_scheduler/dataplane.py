@@ -143,6 +143,7 @@ class DataPlane:
         """See `Host.attached`."""
         tenant, grant, here = self._newcomers.pop(channel.client)
         self.seats[channel.client] = Seat(channel, tenant)
+        self._grants.arrived(channel.client)
         self._executor.attach(channel)
         who = (tenant.lane, grant.slot_bytes, tenant.user, tenant.base)
         self._tell(ClientJoined(channel.client, *who, here=here, name=tenant.name))

@@ -21,7 +21,7 @@ import pytest
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RefusalCode, RefusedError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
-from symbiosis_transports.ports import Call, ClientChannel
+from symbiosis_transports.ports import MOST_DESCRIPTORS, Call, ClientChannel
 from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import ADD_ONE, NEVER, add_one
 from tests.intensity import cases
@@ -297,6 +297,21 @@ def test_a_daemon_without_descriptors_serves_whom_it_has_and_lets_others_in_late
     late = echo.connect()
     assert add_one(late, b"abc", 3)
     for channel in (late, stayer):
+        channel.close()
+    echo.close()
+
+
+def test_a_client_comes_in_with_as_many_descriptors_as_a_daemon_counts_for_it(name: str, tmp_path: Path) -> None:
+    """The daemon has so many for each and not one more, and both come at once."""
+    echo = Echo(name, tmp_path, str(2 * MOST_DESCRIPTORS))
+    channels: list[ClientChannel] = []
+    comers = [threading.Thread(target=lambda: channels.append(echo.connect())) for _ in range(2)]
+    for comer in comers:
+        comer.start()
+    for comer in comers:
+        comer.join(WITHIN_S)
+    assert [add_one(channel, b"abc", 3) for channel in channels] == [True, True]
+    for channel in channels:
         channel.close()
     echo.close()
 
