@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -110,3 +111,25 @@ def test_a_watch_that_learns_looks_less_where_nothing_comes(learns: bool, looks:
     for _ in range(100):
         watch.sees([])
     assert watch.looks == looks
+
+
+def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where its client can have the core only when the look has lasted for its time."""
+    now_ns = 0
+
+    def clock() -> int:
+        nonlocal now_ns
+        now_ns += 100_000
+        return now_ns
+
+    watch = Watch(20)
+    monkeypatch.setattr(time, "perf_counter_ns", clock)
+    for _ in range(100):
+        watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+    assert watch.looks == watch.hits == 4 + 24
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: 0)
+    for _ in range(100):
+        watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+    assert watch.looks >= 4 + 24 + 97

@@ -112,19 +112,20 @@ class Watch:
         if not self._budget_ns or (self._missing is not None and not self._missing.look_now()):
             return False
         self.looks += 1
-        hit = _look(list(channels), self._budget_ns)
+        end_ns = time.perf_counter_ns() + self._budget_ns
+        hit = _look(list(channels), end_ns)
         self.hits += hit
         if self._missing is not None:
-            self._missing.looked(hit=hit)
+            # What is there too late came while this thread was put aside: whoever sent it had to wait for that.
+            self._missing.looked(hit=hit and time.perf_counter_ns() <= end_ns)
         return hit
 
 
-def _look(channels: list[ServerChannel], budget_ns: int) -> bool:
-    end = time.perf_counter_ns() + budget_ns
+def _look(channels: list[ServerChannel], end_ns: int) -> bool:
     while True:
         if any(channel.waiting() for channel in channels):
             return True
-        if time.perf_counter_ns() > end:
+        if time.perf_counter_ns() > end_ns:
             return False
         os.sched_yield()
 
