@@ -26,10 +26,11 @@ from symbiosis_adapters.trips.narrowing import computed_narrow
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
 from symbiosis_adapters.weights.factors import Multiplier
 from symbiosis_adapters.weights.lenders import Lending
-from symbiosis_adapters.weights.placeholder import FrozenWeight, lent_copy, take
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_adapters.weights.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.weights.refusals import TIE
 from symbiosis_adapters.weights.takes import Takes
+from symbiosis_adapters.weights.taking import lent_copy, take
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
