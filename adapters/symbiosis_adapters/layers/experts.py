@@ -90,8 +90,8 @@ class FrozenExperts(FrozenWeight):
         copied._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
         return copied
 
-    def _cast(self, dtype: torch.dtype) -> None:
-        super()._cast(dtype)
+    def _turn_into(self, value: Valueless) -> None:
+        super()._turn_into(value)
         self._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
 
     @classmethod

@@ -105,7 +105,7 @@ class RemoteLayer(nn.Module):
         x_TD = probe_rows(weight.shape[1], self._dtype, weight.device)
         y_TO = self._alone(x_TD)
         if self._parameters.get("bias") is not None:
-            y_TO = y_TO - self._bias()
+            y_TO = y_TO - self._bias().to(y_TO.device)
         return y_TO, x_TD.to(weight.dtype) @ weight.T
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import torch
 
@@ -59,6 +59,7 @@ def set_data(target: Valueless, value: Any) -> bool:
 
     Raises:
         UsageError: the values would have to be had in another type.
+        RuntimeError: as torch does, where the device's tensors cannot stand there.
     """
     if isinstance(value, torch.Tensor) and value.dtype != target.dtype:
         if not _is_cast_of(value, target):
@@ -67,9 +68,15 @@ def set_data(target: Valueless, value: Any) -> bool:
         if widens(target.dtype, value.dtype) and lender not in _told:
             _told.add(lender)
             warnings.warn(_STAYS.format(held=target.dtype, wide=value.dtype), UserWarning, stacklevel=4)
-        target._cast(value.dtype)
+        target._turn_into(value)
         return True
-    return isinstance(value, Valueless) and root_of(value) is root_of(target) and same_layout(value, target)
+    if not isinstance(value, Valueless) or root_of(value) is not root_of(target):
+        return False
+    if not same_layout(value, target):
+        return False
+    if value.device != target.device:
+        target._turn_into(value)
+    return True
 
 
 def _castable(weight: Valueless, dtype: torch.dtype) -> bool:
@@ -77,7 +84,7 @@ def _castable(weight: Valueless, dtype: torch.dtype) -> bool:
     return dtype is weight.held or widens(weight.dtype, dtype)
 
 
-def _is_cast_of(value: torch.Tensor, target: Valueless) -> bool:
+def _is_cast_of(value: torch.Tensor, target: Valueless) -> TypeGuard[Valueless]:
     """Whether `value` stands for the values of `target` in another type."""
     if not isinstance(value, Valueless) or target._origin is not None or not _castable(target, value.dtype):
         return False

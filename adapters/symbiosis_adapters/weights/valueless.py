@@ -61,7 +61,8 @@ class Valueless(_Tensor):
     ) -> Self:
         """Returns one that is a parameter; it takes the memory of one element."""
         with torch.inference_mode(False):  # it may become a parameter that outlives the mode
-            made = cls._guard(_blank(shape, dtype, device), label, lending, None)
+            data = torch.full((), torch.nan, dtype=dtype, device=device).expand(*shape)
+            made = cls._guard(data, label, lending, None)
         made._is_param = True
         return made
 
@@ -102,16 +103,29 @@ class Valueless(_Tensor):
         """The daemon's type, where this one is wider; else None."""
         return self.lending.held if type(self.lending) is Widened else None
 
-    def _cast(self, dtype: torch.dtype) -> None:
-        """Stands for the values in another type from now on. Views of it keep the one they had."""
-        before = self._copy()
+    def _turn_into(self, value: Valueless) -> None:
+        """Stands for the same values in the type of `value` and on its device from now on.
+
+        Views of it keep what they had, and one that is a view itself shares no memory with its whole any more: as
+        in torch, where a cast or a move has memory of its own.
+
+        Raises:
+            RuntimeError: torch has no such tensors take each other's place; nothing has changed.
+        """
+        before, own = self._copy(), self.dtype
+        self.data = value
         for known in self._views:
             if (view := known()) is not None and view._origin is not None:
                 view._origin = before, view._origin[1]
                 before._views.append(known)
         self._views, self._shown = [], None
-        self.lending = in_another_type(self.lending, self.dtype)
-        self.data = _blank(self.shape, dtype, self.device)
+        if self._origin is not None:
+            whole, device = self._origin[0], value.device
+            whole._views = [known for known in whole._views if known() is not self]
+            self._origin = before, lambda values: values.to(device)
+            before._views.append(weakref.ref(self))
+        if value.dtype is not own:
+            self.lending = in_another_type(self.lending, own)
         note_change()
 
     def _layout(self) -> torch.Tensor:
@@ -123,10 +137,6 @@ class Valueless(_Tensor):
             return make(whole._layout())
         except NotImplementedError:  # it is there on another device, which changes no strides
             return whole._layout()
-
-
-def _blank(shape: Iterable[int], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
-    return torch.full((), torch.nan, dtype=dtype, device=device).expand(*shape)
 
 
 def root_of(weight: Valueless) -> Valueless:
@@ -162,11 +172,11 @@ def unbound(weight: Valueless, dim: int = 0) -> tuple[Valueless, ...]:
 
 
 def note_change() -> None:
-    """Notes that one was taken or cast, so that whoever relied on it looks again."""
+    """Notes that one was taken, cast or moved, so that whoever relied on it looks again."""
     global _changes
     _changes += 1
 
 
 def changes() -> int:
-    """Returns how often one was taken, or cast into another type, in this process."""
+    """Returns how often one was taken, cast into another type, or moved to another device, in this process."""
     return _changes
