@@ -29,7 +29,7 @@ from symbiosis_adapters.captured.turns import Tracing
 from symbiosis_adapters.deferred.tensor import values_in
 from symbiosis_adapters.layers.modules import RemoteLayer, form
 from symbiosis_adapters.recorded.deferral import Deferral
-from symbiosis_adapters.weights.placeholder import changes
+from symbiosis_adapters.weights.valueless import changes
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.logs import event, get_logger
 

@@ -24,7 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from symbiosis_adapters.layers.experts import FrozenExperts
 from symbiosis_adapters.layers.modules import RemoteLayer
 from symbiosis_adapters.trips.cut import Cut
-from symbiosis_adapters.weights.placeholder import FrozenWeight, withheld
+from symbiosis_adapters.weights.placeholder import FrozenWeight
+from symbiosis_adapters.weights.values import withheld
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import LAYERS, Pair

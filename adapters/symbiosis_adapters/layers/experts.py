@@ -20,6 +20,7 @@ from symbiosis_adapters.trips.remote import FrozenLinear
 from symbiosis_adapters.weights.lenders import Lending
 from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_adapters.weights.probing import agree, probe_rows
+from symbiosis_adapters.weights.valueless import Valueless
 from symbiosis_core.errors import UsageError
 
 __all__ = ["FrozenExperts", "install_expert_rules"]
@@ -66,7 +67,6 @@ class FrozenExperts(FrozenWeight):
         op = remotes[0].spec
         shape = (op.width_in, op.width_out) if op.transposed else (op.width_out, op.width_in)
         made = cls.of((len(remotes), *shape), remotes[0].dtype, device, label, lending)
-        assert isinstance(made, FrozenExperts)
         made._divide(remotes)
         return made
 
@@ -80,19 +80,18 @@ class FrozenExperts(FrozenWeight):
             return whole[index]
 
         made = FrozenMatrix._guard(take(self), remote.spec.name, self.lending, (self, take))
-        assert isinstance(made, FrozenMatrix)
         made.remote = remote
         self._views.append(weakref.ref(made))
         return made
 
-    def _copy(self, dtype: torch.dtype | None = None) -> FrozenWeight:
+    def _copy(self, dtype: torch.dtype | None = None) -> Valueless:
         copied = super()._copy(dtype)
         assert isinstance(copied, FrozenExperts)
         copied._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
         return copied
 
-    def _cast(self, dtype: torch.dtype) -> None:
-        super()._cast(dtype)
+    def _turn_into(self, value: Valueless) -> None:
+        super()._turn_into(value)
         self._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
 
     @classmethod

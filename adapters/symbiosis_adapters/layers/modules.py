@@ -27,10 +27,11 @@ from symbiosis_adapters.trips.narrowing import computed_narrow
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
 from symbiosis_adapters.weights.factors import Multiplier
 from symbiosis_adapters.weights.lenders import Lending
-from symbiosis_adapters.weights.placeholder import FrozenWeight, lent_copy, take
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_adapters.weights.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.weights.refusals import TIE
 from symbiosis_adapters.weights.takes import Takes
+from symbiosis_adapters.weights.taking import lent_copy, take
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
@@ -109,7 +110,7 @@ class RemoteLayer(nn.Module):
         x_TD = probe_rows(weight.shape[1], self._dtype, weight.device)
         y_TO = self._alone(x_TD)
         if self._parameters.get("bias") is not None:
-            y_TO = y_TO - self._bias()
+            y_TO = y_TO - self._bias().to(y_TO.device)
         return y_TO, x_TD.to(weight.dtype) @ weight.T
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
+from symbiosis_adapters.names import names
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import ModelSpec
 from symbiosis_transports.tensors import torch_dtype
@@ -21,25 +22,21 @@ from symbiosis_transports.tensors import torch_dtype
 __all__ = ["Asked", "check_form", "name_of", "refuse_unknown", "sort"]
 
 
-def _names(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_FINDING: Final = _names(
+_FINDING: Final = names(
     "_commit_hash _fast_init _from_auto _from_pipeline adapter_kwargs adapter_name allow_all_kernels cache_dir "
     "code_revision disable_mmap force_download from_flax from_tf ignore_mismatched_sizes key_mapping "
     "local_files_only low_cpu_mem_usage max_memory mirror offload_buffers offload_folder offload_state_dict "
     "proxies resume_download token tqdm_class trust_remote_code use_auth_token use_safetensors weights_only"
 )
 """How a checkpoint is found, read and placed. Passed over in silence: no result depends on it."""
-_WHICH: Final = _names("experts_implementation fusion_config gguf_file revision subfolder variant")
+_WHICH: Final = names("experts_implementation fusion_config gguf_file revision subfolder variant")
 """Which weights, and how they are computed with: the daemon has decided. Passed over, which is said."""
 _HARMLESS: Final = (None, False, "", "main", "eager")
-_IMPOSSIBLE: Final = _names("device_mesh distributed_config kernel_config state_dict tp_plan tp_size use_kernels")
+_IMPOSSIBLE: Final = names("device_mesh distributed_config kernel_config state_dict tp_plan tp_size use_kernels")
 """Other weights, or other code to compute with them."""
 _SPREADS: Final = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})
 _BITS: Final = {"": "not quantised", "int8": "held in int8 by torchao", "nf4": "held in nf4 by bitsandbytes"}
-_OLD_WAYS: Final = _names("load_in_4bit load_in_8bit")
+_OLD_WAYS: Final = names("load_in_4bit load_in_8bit")
 _DOUBLE: Final = "bnb_4bit_use_double_quant"
 _FITTING: Final = {
     "": "",

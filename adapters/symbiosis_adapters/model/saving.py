@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from symbiosis_adapters.weights.placeholder import FrozenWeight, withheld
+from symbiosis_adapters.weights.placeholder import FrozenWeight
+from symbiosis_adapters.weights.values import withheld
 from symbiosis_core.logs import event, get_logger
 
 __all__ = ["Unsaved", "save_own_only"]

@@ -23,14 +23,11 @@ from symbiosis_adapters.trips.remote import FrozenLinear, RemoteRows
 from symbiosis_core.segments import Fn, Node, Segment
 from symbiosis_core.specs import Direction, Plane
 
-__all__ = ["PRODUCTS", "Factor", "Multiplier", "product"]
+__all__ = ["Factor", "Multiplier"]
 
-PRODUCTS: Final = {"mm": 1, "matmul": 1, "__matmul__": 1, "linear": 1, "addmm": 2, "addmm_": 2}
-"""The functions of torch that multiply rows by a matrix, and where among their arguments that stands."""
 _MOST_COLUMNS: Final = 256
 """Of how many parts of one op, with itself, there is one: a vocabulary of 256 k in tiles of 1024, but not all that
 there can be."""
-_NAMED: Final = frozenset({"alpha", "beta", "bias", "out"})
 
 
 class FrozenColumns(FrozenLinear):
@@ -194,38 +191,3 @@ class Factor(NamedTuple):
             ):
                 return found
         return None
-
-
-def product(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], dtype: torch.dtype) -> Any:
-    """Returns what a function among `PRODUCTS` makes of rows and a factor; NotImplemented for anything else.
-
-    `dtype` is the element type of the matrix, to those who see it. With a `beta` of 0 nothing is read of what the
-    product would be added to, so memory that nobody has written will do.
-
-    Raises:
-        RuntimeError: the element types or widths do not fit, as with a matrix that is here.
-    """
-    place = PRODUCTS[name]
-    x, matrix = args[place - 1 : place + 1]
-    bias = kwargs.get("bias", args[2] if name == "linear" and len(args) > 2 else None)
-    if not isinstance(x, Tensor) or not kwargs.keys() <= _NAMED:
-        return NotImplemented
-    y = _times(x, matrix.transposed() if name == "linear" else matrix, dtype, kwargs.get("out"))
-    if bias is not None:
-        y = y + bias
-    if place == 2:
-        added, alpha, beta = args[0], kwargs.get("alpha", 1), kwargs.get("beta", 1)
-        if name == "addmm_":
-            return (added.mul_(beta) if beta else added.zero_()).add_(y, alpha=alpha)
-        y = torch.add(added * beta, y, alpha=alpha) if beta else y * alpha
-    out = kwargs.get("out")
-    return y if out is None else out.copy_(y)
-
-
-def _times(x: Tensor, factor: Factor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and out is None:
-        dtype = torch.get_autocast_dtype(device)
-    elif x.dtype != dtype:
-        raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {x.dtype} != {dtype}")
-    return factor.times(x, dtype)

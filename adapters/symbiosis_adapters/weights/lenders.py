@@ -10,7 +10,7 @@ from symbiosis_adapters.trips.widening import WIDE
 from symbiosis_adapters.weights.takes import Takes
 from symbiosis_core.errors import RefusalCode, RefusedError
 
-__all__ = ["NOBODY", "Lending", "Widened"]
+__all__ = ["NOBODY", "Lending", "Widened", "in_another_type", "in_own_type"]
 
 
 class Lending(Protocol):
@@ -68,3 +68,13 @@ class Widened:
     def withheld(self) -> bool:
         """See `Lending.withheld`."""
         return self.narrow.withheld
+
+
+def in_own_type(lending: Lending | None) -> Lending:
+    """Returns who has the values in the daemon's own type."""
+    return lending.narrow if isinstance(lending, Widened) else lending or NOBODY
+
+
+def in_another_type(lending: Lending | None, dtype: torch.dtype) -> Lending:
+    """Returns who has the values in the other type than `dtype`: the wider one, or the daemon's own again."""
+    return lending.narrow if isinstance(lending, Widened) else Widened(lending or NOBODY, dtype)

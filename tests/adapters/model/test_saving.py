@@ -13,7 +13,7 @@ import transformers
 from peft import prepare_model_for_kbit_training
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from symbiosis_adapters.explanation import explain
 from symbiosis_adapters.model.heads import Head
@@ -21,6 +21,7 @@ from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import VOCABULARY, Pair
+from tests.adapters.trainers import few_steps, losses
 
 IDS = torch.randint(3, VOCABULARY, (8, 10), generator=torch.Generator().manual_seed(1))
 DATA = [{"input_ids": ids, "labels": torch.tensor(row % 3)} for row, ids in enumerate(IDS)]
@@ -29,24 +30,7 @@ FIELDS: dict[str, Any] = {"num_labels": 3}
 
 
 def trainer(model: Any, folder: Path) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=4,
-        per_device_train_batch_size=2,
-        learning_rate=5e-2,
-        logging_steps=1,
-        save_steps=2,
-        use_cpu=True,
-        report_to=[],
-        seed=1,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-    )
-    return Trainer(model=model, args=arguments, train_dataset=DATA)
-
-
-def losses(trained: Trainer) -> list[float]:
-    return [entry["loss"] for entry in trained.state.log_history if "loss" in entry]
+    return Trainer(model=model, args=few_steps(folder, learning_rate=5e-2), train_dataset=DATA)
 
 
 def remote(pair: Pair) -> Any:

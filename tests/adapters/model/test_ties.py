@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from symbiosis_adapters.trips.cut import Cut
-from symbiosis_adapters.weights.placeholder import changes
+from symbiosis_adapters.weights.valueless import changes
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import CONFIGS, VOCABULARY, LocalBase, Pair

@@ -22,6 +22,20 @@ def make(dtype: torch.dtype = torch.float32) -> FrozenWeight:
     return FrozenWeight.of((4, 6), dtype, "cpu", "model.q_proj.weight")
 
 
+class Ones:
+    """Lends a weight of ones."""
+
+    withheld = False
+
+    def __init__(self) -> None:
+        self.takes = Takes()
+
+    def frozen(self, name: str) -> torch.Tensor:
+        return torch.ones(4, 6)
+
+    private = frozen
+
+
 def bytes_of(weight: FrozenWeight) -> int:
     with torch._C.DisableTorchFunctionSubclass():
         return weight.untyped_storage().nbytes()
@@ -110,6 +124,49 @@ def test_it_moves_with_its_module() -> None:
     meta = layer.weight.to("meta")
     assert isinstance(meta, FrozenWeight)
     assert meta.is_meta
+
+
+def beside(weight: FrozenWeight) -> FrozenWeight:
+    """Returns `weight` on a device to which torch can move a parameter in place, which it could not to meta.
+
+    It is meta in the likeness of a GPU; there need not be one.
+    """
+    with torch._C.DisableTorchFunctionSubclass():
+        blank = torch.empty(weight.shape, device="meta")
+        keys: Any = {"device_for_backend_keys": torch.device("cuda")}  # torch's stub leaves it out
+        likeness = torch.Tensor._make_subclass(torch.Tensor, blank, False, **keys)
+        return weight._view(lambda values: values.to("meta"), likeness)
+
+
+def test_it_moves_in_place_as_a_module_moves_its_parameters() -> None:
+    """PEFT puts an adapter where the weight says that it is. Views of it stay where they were."""
+    weight = FrozenWeight.of((4, 6), torch.float32, "cpu", "w", Ones())
+    part = weight[1:3]
+    weight.data = beside(weight)
+    assert isinstance(weight, FrozenWeight)
+    assert isinstance(weight, nn.Parameter)
+    assert (weight.device.type, weight.shape, weight.dtype) == ("meta", (4, 6), torch.float32)
+    assert (weight * 1).is_meta
+    assert torch.equal(part * 1, torch.ones(2, 6))
+
+
+def test_a_view_that_moves_in_place_leaves_its_whole_where_it_is() -> None:
+    weight = FrozenWeight.of((4, 6), torch.float32, "cpu", "w", Ones())
+    moved = nn.Parameter(weight.data, requires_grad=False)
+    assert isinstance(moved, FrozenWeight)
+    moved.data = beside(moved)
+    assert (moved.device.type, weight.device.type) == ("meta", "cpu")
+    assert (moved * 1).is_meta
+    weight.add_(1)
+    assert torch.equal(weight, torch.full((4, 6), 2.0))
+    assert isinstance(moved, FrozenWeight)
+
+
+def test_a_move_in_place_that_torch_does_not_have_is_torchs_error() -> None:
+    for weight in (nn.Parameter(torch.ones(4, 6), requires_grad=False), make()):
+        with pytest.raises(RuntimeError, match="incompatible tensor type"):
+            weight.data = weight.to("meta")
+        assert weight.device.type == "cpu"
 
 
 ROWS = torch.ones(2, 6)
@@ -221,15 +278,6 @@ def test_strides_are_those_of_the_values() -> None:
 
 
 def test_one_that_is_made_in_inference_mode_can_be_taken_and_trained_outside() -> None:
-    class Ones:
-        withheld = False
-        takes = Takes()
-
-        def frozen(self, name: str) -> torch.Tensor:
-            return torch.ones(4, 6)
-
-        private = frozen
-
     with torch.inference_mode():
         weight = FrozenWeight.of((4, 6), torch.float32, "cpu", "w", Ones()).clone()
         weight += 1
