@@ -195,7 +195,7 @@ class ControlPlane:
 
     async def _take_trace(self, wanted: TakeTrace) -> Reply:
         models = ", ".join(self._bases.names)
-        return await self._data.call(lambda: self._data.plane.take_trace(wanted, models, monotonic_us()))
+        return await self._data.call(lambda: self._data.plane.recordings.take(wanted, models, monotonic_us()))
 
     async def _borrow(self, borrow: Borrow) -> Reply:
         layers = self._bases.find(borrow.model).layers

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 
-from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_core.config import BatchingConfig, ComputeConfig, DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec
@@ -86,7 +86,7 @@ def test_status_tells_how_often_the_idle_daemon_looked_and_what_came(
     for _ in range(1000):
         pipeline.run(op, Direction.FORWARD, [torch.randn(3, op.width_in)])
         time.sleep(0.001)  # the daemon has begun to look, most of the time
-        if running.thread.plane.watch.hits:
+        if running.thread.plane.seats.watch.hits:
             break
 
     def told(plane: DataPlane) -> DaemonStatus:
