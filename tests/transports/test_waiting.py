@@ -165,6 +165,17 @@ def test_the_kind_that_followed_last_time_is_the_one_that_is_announced(monkeypat
     assert ways.lead_us() == 0
 
 
+def test_kinds_that_never_come_again_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor those that were answered before anybody waited for them."""
+    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    ways = client_ways()
+    for op in range(100_000):
+        ways.publishes((op, 0, 1))
+        ways.of((op, 1, 1))
+    assert all(len(kept) <= 4096 for kept in (ways._learned, ways._notices, ways._next))
+
+
 def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

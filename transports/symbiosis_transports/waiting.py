@@ -79,6 +79,9 @@ class Ways:
             return None
         notice = self._notices.get(kind)
         if notice is None:
+            if len(self._notices) >= _MOST_KINDS:
+                self._notices.clear()
+                self._next.clear()
             notice = self._notices[kind] = Notice()
         self._next[self._latest] = notice
         self._latest = kind
@@ -86,8 +89,7 @@ class Ways:
 
     def _begin(self, kind: Kind) -> Way:
         if len(self._learned) >= _MOST_KINDS:
-            for known in (self._learned, self._notices, self._next):
-                known.clear()
+            self._learned.clear()
         way = self._learned[kind] = Habit(Switches())
         return way
 
