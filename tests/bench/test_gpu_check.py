@@ -16,7 +16,12 @@ import pytest
 import torch
 
 from symbiosis_bench.gpu_check.__main__ import BUDGET_S, DEVICE, end_to_end_found, steps
+from symbiosis_bench.gpu_check.parts.parity import wish
 from symbiosis_bench.gpu_check.steps import Step, run
+from symbiosis_transports.cuda_ipc import WISH_VARIABLE, CudaIpc
+from symbiosis_transports.fake_cuda import FakeDevices
+from symbiosis_transports.negotiate import choose
+from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 
 HOUSE = Path(__file__).resolve().parents[2]
 DOOR = HOUSE / "bench" / "gpu_check.sh"
@@ -148,6 +153,24 @@ def test_figures_that_were_cut_off_cost_nobody_the_report(tmp_path: Path, writte
     assert end_to_end_found(file) == {}
     file.write_bytes(written)
     assert list(end_to_end_found(file)) == [key]
+
+
+@pytest.mark.parametrize(
+    ("client", "daemons", "chosen"),
+    [("cuda:0", "cuda:0", "cuda_ipc"), ("cpu", "cuda:0", "posix_shm"), ("cuda:1", "cuda:0", "posix_shm")],
+)
+def test_rows_travel_as_the_parity_of_each_client_wants_although_it_sees_every_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str, daemons: str, chosen: str
+) -> None:
+    """Over two fake devices; the daemon has always asked for them."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    transport = CudaIpc(FakeDevices(*folders))
+    monkeypatch.setenv(WISH_VARIABLE, "1")
+    offered = [transport.placed(daemons).capability(), POSIX_SHM.capability()]
+    monkeypatch.setenv(WISH_VARIABLE, wish(client, daemons))
+    assert choose(offered, [transport.capability(), POSIX_SHM.capability()]).transport == chosen
 
 
 @pytest.mark.long
