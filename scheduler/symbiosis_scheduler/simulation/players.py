@@ -38,6 +38,7 @@ class Player:
         "again",
         "answers",
         "asked_us",
+        "asks_us",
         "at",
         "begins",
         "device",
@@ -69,6 +70,8 @@ class Player:
         self.waiting = False
         """Whether its next step is in the calendar."""
         self.slots = 0
+        self.asks_us = 0
+        """When it is to ask for the step that is in the calendar, or asked for the last one that was."""
         self.asked_us: dict[int, tuple[int, int]] = {}
         """When each open request was asked for, and its step."""
         self.again: list[int] = []

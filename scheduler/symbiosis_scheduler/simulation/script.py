@@ -151,7 +151,7 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 clients.pop(fields[1], None)
             case Kind.ASK:
                 us, client, slot, op, direction, rows, late_us = fields
-                looks.note_found(us, us - late_us)
+                looks.note_found(us, us - late_us, lanes.get(client, ""), client)
                 if (watched := clients.get(client)) is not None:
                     watched.ask(us - late_us, slot, (OpId(op), Direction(direction), rows))
             case Kind.ANSWER:
@@ -165,7 +165,7 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 if in_flight > 1:
                     lag_us = 0  # a device computes the plan before meanwhile
                 elif kind == Kind.BATCH:
-                    looks.note_batch(us)
+                    looks.note_batch(us, lanes.get(lead, ""), lead)
                 batch = OpId(op), Direction(direction), rows
                 service.note(Way(lanes.get(lead, ""), kind == Kind.BESIDE), batch, took_us + lag_us)
     asking = [script for script in scripts if len(script)]

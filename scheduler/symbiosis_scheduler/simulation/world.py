@@ -26,6 +26,9 @@ from symbiosis_transports.calls import Arrival, Call
 
 __all__ = ["World"]
 
+_THINKS_US: Final = 20_000
+"""Who asks again within that time has had its core all the while; who does later has slept, and waited for
+something."""
 _SLOT_BYTES: Final = 1 << 40
 _OUT_OFFSET: Final = 1 << 39
 _ASK, _DONE, _LOOK = range(3)
@@ -109,7 +112,8 @@ class World:
         if player.waiting or not player.ready:
             return
         player.waiting = True
-        self._put(max(self.now_us + delay_us, player.resumes_us), _ASK, player)
+        player.asks_us = max(self.now_us + delay_us, player.resumes_us)
+        self._put(player.asks_us, _ASK, player)
 
     def _ask(self, player: Player) -> None:
         if self.now_us < player.resumes_us:  # it was refused after this was put into the calendar
@@ -124,7 +128,7 @@ class World:
         if script.begins_forward(step, self._load.starts):
             player.begins = slot
         arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET, asked_us=self.now_us))
-        self._wake(player.device)
+        self._wake(player.device, script.lane)
         player.device.unseen.append((player, arrival))
         self._plan_next(player)
 
@@ -139,11 +143,11 @@ class World:
             assert isinstance(instruction, Answer)  # refused: a quota
             self._answered(player, instruction, again=False)
 
-    def _wake(self, device: Device) -> None:
+    def _wake(self, device: Device, lane: str) -> None:
         """There will be something to find. Who is awake, or was woken before, is not there any sooner for that."""
         if device.sleeps:
             device.sleeps = False
-            self._look_at(device, self.now_us + round(self._load.looks.woken_us(device.tape)))
+            self._look_at(device, self.now_us + round(self._load.looks.woken_us(device.tape, lane)))
 
     def _look_at(self, device: Device, us: int) -> None:
         if device.looks_us < 0 or us < device.looks_us:
@@ -185,13 +189,21 @@ class World:
         self._put(begins_us + max(1, round(drawn_us)), _DONE, _Ran(device, plan))
 
     def _finish(self, device: Device, plan: Plan, *, again: bool) -> None:
-        self._wake(device)
+        self._wake(device, self.players[plan.lead.client].script.lane)
         device.ended.append(plan)
         if device.running is plan:
             device.running = None
             self._see_ended(device, again=again)  # before it looks: who waits for an answer need not wait for that
             device.looks_us = -1  # an alarm of before finds it awake
-            self._look_at(device, self.now_us + round(self._load.looks.after_batch_us(device.tape)))
+            self._look_after(device, self.players[plan.lead.client])
+
+    def _look_after(self, device: Device, player: Player) -> None:
+        """A batch for the sake of that client is done: looks soon, or when the client has had the core."""
+        after_us, asked_us = self._load.looks.after_batch(device.tape, player.script.lane)
+        at_us = self.now_us + after_us
+        if asked_us is not None and player.waiting and player.asks_us - self.now_us <= _THINKS_US:
+            at_us = player.asks_us + asked_us
+        self._look_at(device, round(at_us))
 
     def _see_ended(self, device: Device, *, again: bool) -> None:
         ended, device.ended = device.ended, []
