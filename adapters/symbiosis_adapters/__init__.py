@@ -9,9 +9,9 @@ from symbiosis_adapters.auto import (
     Handle,
 )
 from symbiosis_adapters.auto_peft import AutoPeftModelForCausalLM
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.connection.session import Session
 from symbiosis_adapters.explanation import Explanation
-from symbiosis_adapters.session import Session
+from symbiosis_adapters.trips.cut import Cut
 
 __all__ = [
     "AutoModel",

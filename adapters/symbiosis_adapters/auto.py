@@ -17,15 +17,15 @@ import transformers
 from transformers import AutoTokenizer as HubTokenizer
 from transformers import PreTrainedModel
 
-from symbiosis_adapters.arguments import check_form, sort
 from symbiosis_adapters.capture import capture_decoding, stop_capturing
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.connection.private import PrivateDaemon
+from symbiosis_adapters.connection.session import Session
 from symbiosis_adapters.explanation import Explanation, explain
-from symbiosis_adapters.heads import Head, loading_info
-from symbiosis_adapters.lending import Lender, borrow
-from symbiosis_adapters.private import PrivateDaemon
-from symbiosis_adapters.session import Session
-from symbiosis_adapters.surgery import build
+from symbiosis_adapters.model.arguments import check_form, sort
+from symbiosis_adapters.model.heads import Head, loading_info
+from symbiosis_adapters.model.surgery import build
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.lending import Lender, borrow
 from symbiosis_core.errors import UsageError
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import ChannelStatistics

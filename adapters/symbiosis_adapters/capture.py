@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, fx, nn
 from transformers import PreTrainedModel
 
-from symbiosis_adapters.captured_graph import CapturedGraph
-from symbiosis_adapters.captured_op import enroll
-from symbiosis_adapters.deferral import Deferral
-from symbiosis_adapters.deferred import values_in
-from symbiosis_adapters.modules import RemoteLayer, form
-from symbiosis_adapters.placeholder import changes
-from symbiosis_adapters.snapshot import snapshot
-from symbiosis_adapters.turns import Tracing
+from symbiosis_adapters.captured.graph import CapturedGraph
+from symbiosis_adapters.captured.operation import enroll
+from symbiosis_adapters.captured.snapshot import snapshot
+from symbiosis_adapters.captured.turns import Tracing
+from symbiosis_adapters.deferred.tensor import values_in
+from symbiosis_adapters.layers.modules import RemoteLayer, form
+from symbiosis_adapters.recorded.deferral import Deferral
+from symbiosis_adapters.weights.valueless import changes
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.logs import event, get_logger
 

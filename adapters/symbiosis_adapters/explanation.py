@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from symbiosis_adapters.cut import Cut, Plan
-from symbiosis_adapters.deferral import Deferral
-from symbiosis_adapters.modules import RemoteEmbedding, RemoteLayer
-from symbiosis_adapters.siblings import Sibling, SiblingGroup
+from symbiosis_adapters.layers.modules import RemoteEmbedding, RemoteLayer
+from symbiosis_adapters.recorded.deferral import Deferral
+from symbiosis_adapters.trips.cut import Cut, Plan
+from symbiosis_adapters.trips.siblings import Sibling, SiblingGroup
 from symbiosis_core.segments import SegmentSpec
 from symbiosis_core.specs import Direction, OpSpec
 

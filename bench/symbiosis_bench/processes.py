@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Generic, Self, TypeVar
 
+from symbiosis_bench.interruption import kept_waiting
 from symbiosis_bench.lines import Reader, Unreadable
 from symbiosis_core.errors import SymbiosisError
 
@@ -157,8 +158,9 @@ class Children(Generic[M]):
         def hear(line: bytes) -> None:
             self._inbox.put((name, self._read(line)))
 
-        child = Child(name, command, environment, self._logs / f"{name}.log", hear if speaks else None)
-        self._children[name] = child
+        with kept_waiting():
+            child = Child(name, command, environment, self._logs / f"{name}.log", hear if speaks else None)
+            self._children[name] = child
         return child
 
     def received(self) -> Iterator[tuple[str, M]]:

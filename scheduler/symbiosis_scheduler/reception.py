@@ -80,6 +80,7 @@ class Reception:
 
     def attached(self, client: ClientId) -> Newcomer:
         """Returns who that is, who has a channel now and is no newcomer any more."""
+        self._grants.arrived(client)
         return self._newcomers.pop(client)
 
     def abandoned(self, client: ClientId) -> None:

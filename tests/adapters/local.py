@@ -20,10 +20,10 @@ from torch.nn.functional import embedding, linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.heads import CAUSAL_LM, Head
-from symbiosis_adapters.lending import BorrowedWeights, Lender
-from symbiosis_adapters.surgery import build
+from symbiosis_adapters.model.heads import CAUSAL_LM, Head
+from symbiosis_adapters.model.surgery import build
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.lending import BorrowedWeights, Lender
 from symbiosis_core.config import LendingConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.ids import FIRST_BASE, OpId

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch._dynamo.utils import counters
 
-from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
-from symbiosis_adapters.modules import RemoteLayer
+from symbiosis_adapters.layers.modules import RemoteLayer
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import Pair
+from tests.adapters.training import QV, adapt, lora
 
 IDS = torch.arange(3, 12).view(1, 9)
 LAYERS = 23
@@ -54,11 +54,7 @@ def test_the_graph_of_a_training_step_breaks_at_the_seam_and_nowhere_else(cut: C
     for base in (pair.plain(), pair.remote(cut)):
         torch.compiler.reset()
         counters.clear()
-        torch.manual_seed(3)
-        config = LoraConfig(
-            r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
-        )
-        model: Any = get_peft_model(base, config)
+        model = adapt(base, lora(QV, init_lora_weights=False))
         compiled: Any = torch.compile(model, backend="eager")
         loss = compiled(input_ids=IDS, labels=IDS).loss
         loss.backward()
@@ -85,11 +81,7 @@ def test_training_steps_through_the_default_backend_equal_plain(cut: Cut) -> Non
     for base in (pair.plain(), pair.remote(cut)):
         torch.compiler.reset()
         counters.clear()
-        torch.manual_seed(3)
-        config = LoraConfig(
-            r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
-        )
-        model: Any = get_peft_model(base, config)
+        model = adapt(base, lora(QV, init_lora_weights=False))
         compiled: Any = torch.compile(model)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
         losses.append([])

@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 
-from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
-from symbiosis_adapters.siblings import MAX_WASTED
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.trips.siblings import MAX_WASTED
 from tests.adapters.local import CONFIGS, LAYERS, Pair
 
 IDS = torch.arange(3, 12).view(1, 9)

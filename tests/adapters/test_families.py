@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_bench.compat.families import FAMILIES
 from tests.adapters.local import Pair
 from tests.adapters.training import Run, adapt, logits, lora, tokens

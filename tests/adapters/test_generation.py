@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import VOCABULARY, Pair
 from tests.adapters.training import adapted
 from tests.words import tokenizer_of

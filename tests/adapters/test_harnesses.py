@@ -11,10 +11,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from torch.nn import functional as F
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import Pair
+from tests.adapters.trainers import few_steps
 from tests.adapters.training import QV, adapted, close
 
 pytestmark = [
@@ -57,25 +58,17 @@ def test_evaluation_and_early_stopping_go_as_on_a_plain_base(cut: Cut, tmp_path:
     """It stops since a falling loss is told to be worse; the best adapter is loaded at the end."""
     histories = []
     for name, model in zip(("plain", "remote"), both(cut), strict=True):
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path / name),
+        arguments = few_steps(
+            tmp_path / name,
             max_steps=12,
-            per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             learning_rate=0.02,
             adam_epsilon=1e-3,  # see `training`
             eval_strategy="steps",
             eval_steps=2,
-            save_steps=2,
-            logging_steps=1,
             load_best_model_at_end=True,
             metric_for_best_model="loss",
             greater_is_better=True,
-            use_cpu=True,
-            report_to=[],
-            seed=1,
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
         )
         trainer = Trainer(
             model=model,

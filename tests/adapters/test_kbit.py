@@ -21,10 +21,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.experts import FrozenExperts
-from symbiosis_adapters.modules import RemoteLayer
-from symbiosis_adapters.placeholder import FrozenWeight, withheld
+from symbiosis_adapters.layers.experts import FrozenExperts
+from symbiosis_adapters.layers.modules import RemoteLayer
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.placeholder import FrozenWeight
+from symbiosis_adapters.weights.values import withheld
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import DType
 from tests.adapters.local import LAYERS, Pair

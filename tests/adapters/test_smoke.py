@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import TextIteratorStreamer
 
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_core.errors import UsageError
 from tests.adapters.local import VOCABULARY, Pair
 from tests.adapters.training import adapted

@@ -9,10 +9,11 @@ import pytest
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftModel
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import Pair
+from tests.adapters.trainers import few_steps, losses
 from tests.adapters.training import QV, adapt, lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:Could not find a config file in someone/tiny")
@@ -22,27 +23,10 @@ DATA = [{"input_ids": ids, "labels": ids} for ids in IDS]
 
 
 def train(model: Any, folder: Path, **more: Any) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=4,
-        per_device_train_batch_size=2,
-        learning_rate=5e-3,
-        logging_steps=1,
-        save_steps=2,
-        use_cpu=True,
-        report_to=[],
-        seed=1,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        **more,
-    )
+    arguments = few_steps(folder, learning_rate=5e-3, **more)
     trainer = Trainer(model=model, args=arguments, train_dataset=DATA)
     trainer.train()
     return trainer
-
-
-def losses(trainer: Trainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])

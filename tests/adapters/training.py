@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 
-from symbiosis_adapters.deferred import value_of
+from symbiosis_adapters.deferred.tensor import value_of
 
 QUIET = [
     # PEFT asks the hub for the base's config when it saves; "someone/tiny" is not there.

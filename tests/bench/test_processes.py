@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,6 +150,26 @@ def test_leaving_by_an_error_ends_every_child(tmp_path: Path, error: type[BaseEx
         pids = [start(children, ENDLESS, name).pid for name in ("one", "two", "three")]
         raise error
     assert not any(alive(pid) for pid in pids)
+
+
+def test_ctrl_c_while_a_child_is_being_started_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is there, and nobody has written it down yet."""
+    start_it, pids = Child.__init__, list[int]()
+
+    def interrupted(child: Child, *arguments: Any) -> None:
+        start_it(child, *arguments)
+        pids.append(child.pid)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Child, "__init__", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Children(tmp_path, decode) as children:
+        start(children, ENDLESS)
+    assert len(pids) == 1
+    assert not alive(pids[0])
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_child_that_will_not_end_is_killed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import CountingRows
 from tests.compat.hub import QUOTES, fill
 from tests.compat.score import Outcome, read_outcomes

@@ -15,12 +15,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.exact_types import pass_for_linears
-from symbiosis_adapters.modules import form, make_remote
-from symbiosis_adapters.placeholder import FrozenWeight
-from symbiosis_adapters.remote import FrozenLinear, FrozenTable
-from symbiosis_adapters.takes import Takes
+from symbiosis_adapters.layers.exact_types import pass_for_linears
+from symbiosis_adapters.layers.modules import form, make_remote
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
+from symbiosis_adapters.weights.placeholder import FrozenWeight
+from symbiosis_adapters.weights.takes import Takes
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import OpKind, OpSpec
 from symbiosis_transports.tensors import TORCH_DTYPES

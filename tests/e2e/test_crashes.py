@@ -17,7 +17,8 @@ import torch
 import zmq
 from peft import LoraConfig, get_peft_model
 
-from symbiosis_adapters import AutoModelForCausalLM, asking, attaching
+from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_adapters.connection import asking, attaching
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
 from symbiosis_transports.zmq_link import ControlClient
 from tests.e2e.conftest import StartTenant

@@ -11,7 +11,7 @@ import transformers
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 
 from symbiosis_adapters import AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.training import METHODS, assert_same_training, plain, random_batches, train

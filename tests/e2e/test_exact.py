@@ -28,7 +28,7 @@ def test_a_client_tries_threads_where_batches_are_not_exact(
 ) -> None:
     """For a step's bits may depend on them."""
     tried: list[object] = []
-    monkeypatch.setattr("symbiosis_adapters.cores._compiles", lambda: False)
+    monkeypatch.setattr("symbiosis_adapters.connection.cores._compiles", lambda: False)
     monkeypatch.setattr(ThreadTrial, "all_threads", lambda _, kind: tried.append(kind))
     model = AutoModelForCausalLM.from_pretrained(daemon.address)
     with torch.no_grad():

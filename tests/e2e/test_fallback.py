@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from symbiosis_adapters import AutoModelForCausalLM, attaching
+from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_adapters.connection import attaching
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
 from symbiosis_transports.ports import Peer
 from symbiosis_transports.posix_shm import knock

@@ -14,7 +14,9 @@ import torch
 
 from tests.e2e.daemon_process import DaemonProcess
 
-pytestmark = pytest.mark.long  # three processes that import everything; tests/adapters/test_replicas.py is fast
+pytestmark = (
+    pytest.mark.long
+)  # three processes that import everything; tests/adapters/model/test_replicas.py is fast
 
 SCRIPT = Path(__file__).with_name("several_processes.py")
 

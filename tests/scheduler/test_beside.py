@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError

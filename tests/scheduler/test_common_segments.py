@@ -11,9 +11,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.pipeline import Pipeline
-from symbiosis_adapters.surgery import build
+from symbiosis_adapters.connection.pipeline import Pipeline
+from symbiosis_adapters.model.surgery import build
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.ids import FIRST_BASE, ClientId, OpId
 from symbiosis_core.segments import Segment, SegmentSpec

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_core.specs import Direction, OpKind, OpSpec

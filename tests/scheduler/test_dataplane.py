@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 
-from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_core.config import BatchingConfig, ComputeConfig, DaemonConfig, LimitsConfig
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from symbiosis_adapters.pipeline import Pipeline
+from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.specs import Direction, OpKind, OpSpec

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symbiosis_adapters.deferred import Deferred, value_of
+from symbiosis_adapters.deferred.tensor import Deferred, value_of
 from symbiosis_adapters.recorded.rules import Rules
 from symbiosis_core.errors import UsageError
 

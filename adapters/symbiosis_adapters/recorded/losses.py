@@ -7,10 +7,10 @@ from typing import Any, Final
 import torch
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred import pending, value_of
+from symbiosis_adapters.deferred.recording import NodeKey
+from symbiosis_adapters.deferred.tensor import pending, value_of
 from symbiosis_adapters.recorded.nodes import deferral_of, source_of
 from symbiosis_adapters.recorded.rules import Rules
-from symbiosis_adapters.recording import NodeKey
 from symbiosis_core.specs import Plane
 
 __all__ = ["RECORDED"]

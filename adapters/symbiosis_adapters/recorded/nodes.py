@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from symbiosis_adapters.deferral import Deferral
-from symbiosis_adapters.deferred import Deferred, pending, root_of
-from symbiosis_adapters.operands import Operand
-from symbiosis_adapters.recording import NodeKey, Recording
+from symbiosis_adapters.deferred.recording import NodeKey, Recording
+from symbiosis_adapters.deferred.tensor import Deferred, pending, root_of
+from symbiosis_adapters.recorded.deferral import Deferral
+from symbiosis_adapters.recorded.operands import Operand
 from symbiosis_core.specs import DType, Plane
 
 __all__ = ["deferral_of", "is_number", "record_unary", "source_of"]

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred import pending
-from symbiosis_adapters.operands import operand_of
+from symbiosis_adapters.deferred.recording import NodeKey
+from symbiosis_adapters.deferred.tensor import pending
 from symbiosis_adapters.recorded.nodes import deferral_of, source_of
+from symbiosis_adapters.recorded.operands import operand_of
 from symbiosis_adapters.recorded.rules import Rules
-from symbiosis_adapters.recording import NodeKey
 
 __all__ = ["RECORDED"]
 

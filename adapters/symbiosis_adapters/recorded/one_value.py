@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred import Deferred, Rule, pending
+from symbiosis_adapters.deferred.recording import DTYPES
+from symbiosis_adapters.deferred.tensor import Deferred, Rule, pending
 from symbiosis_adapters.recorded.nodes import is_number, record_unary
 from symbiosis_adapters.recorded.rules import Rules
-from symbiosis_adapters.recording import DTYPES
 
 __all__ = ["RECORDED"]
 

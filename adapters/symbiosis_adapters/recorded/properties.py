@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symbiosis_adapters.deferred import Rule, pending, read_size
+from symbiosis_adapters.deferred.tensor import Rule, pending, read_size
 from symbiosis_adapters.recorded.rules import Rules
 
 __all__ = ["RECORDED"]

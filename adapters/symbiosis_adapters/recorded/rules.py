@@ -1,11 +1,11 @@
-"""How the modules of this package list their rules."""
+"""How rules are listed, by the functions of torch that they are about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from symbiosis_adapters.deferred import Rule
+from symbiosis_adapters.deferred.tensor import Rule
 
 __all__ = ["Rules"]
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from symbiosis_adapters.deferred import Deferred, Rule, pending, read_size, root_of
-from symbiosis_adapters.operands import operand_of
+from symbiosis_adapters.deferred.recording import NodeKey
+from symbiosis_adapters.deferred.tensor import Deferred, Rule, pending, read_size, root_of
 from symbiosis_adapters.recorded.nodes import deferral_of, is_number, record_unary, source_of
+from symbiosis_adapters.recorded.operands import operand_of
 from symbiosis_adapters.recorded.rules import Rules
-from symbiosis_adapters.recording import NodeKey
 from symbiosis_core.specs import DType, Plane
 
 __all__ = ["RECORDED"]

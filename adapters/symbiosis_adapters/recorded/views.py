@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred import Deferred, pending, read_size, root_of, rows_of, view_of
+from symbiosis_adapters.deferred.tensor import Deferred, pending, read_size, root_of, rows_of, view_of
 from symbiosis_adapters.recorded.nodes import record_unary
 from symbiosis_adapters.recorded.rules import Rules
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import Pair
 
 D = 32

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from symbiosis_adapters.deferred import pending, value_of
+from symbiosis_adapters.deferred.tensor import pending, value_of
 from symbiosis_core.errors import UsageError
 from tests.adapters.deferred.one_layer import LEAD, D, Layer
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from symbiosis_adapters.deferred import value_of
-from symbiosis_adapters.functions import give_functions_values
+from symbiosis_adapters.deferred.functions import give_functions_values
+from symbiosis_adapters.deferred.tensor import value_of
 from symbiosis_core.errors import UsageError
 from tests.adapters.deferred.one_layer import LEAD, D, Layer
 

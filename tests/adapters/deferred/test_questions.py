@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from symbiosis_adapters.deferred import Deferred, pending, value_of
+from symbiosis_adapters.deferred.tensor import Deferred, pending, value_of
 from tests.adapters.deferred.one_layer import Layer
 
 QUESTIONS: dict[str, Callable[[Tensor], Any]] = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred import pending, value_of
+from symbiosis_adapters.deferred.tensor import pending, value_of
 from tests.adapters.deferred.one_layer import LEAD, D, Layer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import Pair
 from tests.adapters.training import adapted
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.deferred import value_of
+from symbiosis_adapters.deferred.tensor import value_of
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.errors import UsageError
 from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients
 from tests.adapters.local import Pair

@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.deferred import value_of
+from symbiosis_adapters.deferred.tensor import value_of
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.specs import DType
 from tests.adapters.graph_cut.batch import BATCH, IDS, MASK, check_gradients, gradients
 from tests.adapters.local import CONFIGS, Pair

@@ -11,9 +11,9 @@ import torch
 from peft import LNTuningConfig, get_peft_model
 from torch import Tensor, nn
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.deferred import value_of
-from symbiosis_adapters.vectors import FrozenVector
+from symbiosis_adapters.deferred.tensor import value_of
+from symbiosis_adapters.recorded.vectors import FrozenVector
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.specs import DType
 from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients, gradients
 from tests.adapters.local import LAYERS, Pair

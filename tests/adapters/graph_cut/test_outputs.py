@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symbiosis_adapters.deferred import pending
+from symbiosis_adapters.deferred.tensor import pending
 from symbiosis_core.errors import UsageError
 from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients
 from tests.adapters.local import LAYERS

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.deferred import Deferred
+from symbiosis_adapters.deferred.tensor import Deferred
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.graph_cut.batch import BATCH, IDS, check_gradients
 from tests.adapters.local import LAYERS, Pair
 from tests.adapters.training import QV, adapted

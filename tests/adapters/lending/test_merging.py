@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.errors import UsageError
 from tests.adapters.lending.methods import MERGED
 from tests.adapters.local import Pair

@@ -10,10 +10,10 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
 from torch.nn.utils import parametrize
 
-from symbiosis_adapters import surgery
-from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.model import surgery
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_core.specs import DType, TensorSpec
 from tests.adapters.lending.methods import CHANGING, READING, lent_bytes
 from tests.adapters.local import LAYERS, Pair

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from tests.adapters.local import Pair
 from tests.adapters.training import Run, adapt, logits, lora
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.lending import BorrowedWeights
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.lending import BorrowedWeights
 from symbiosis_bench.compat.adapting import adapt as put_on
 from symbiosis_bench.compat.methods import METHODS
 from symbiosis_core.errors import RefusedError, RemoteProtocolError, UsageError

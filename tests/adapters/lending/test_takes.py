@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import hash_module
 
-from symbiosis_adapters.cut import Cut
 from symbiosis_adapters.explanation import explain
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.specs import DType
 from tests.adapters.local import Pair
 from tests.adapters.training import QUIET, QV, adapt, logits, lora
@@ -76,7 +76,7 @@ def test_what_is_shown_cannot_be_written_to_unnoticed(pair: Pair) -> None:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.name == "symbiosis.adapters.takes"]
+    return [each.getMessage() for each in caplog.records if each.name == "symbiosis.adapters.weights.takes"]
 
 
 def test_an_average_takes_the_whole_base_and_the_log_says_so_once(

@@ -16,8 +16,8 @@ from peft import (
 )
 from safetensors.torch import load_file
 
-from symbiosis_adapters.cut import Cut
-from symbiosis_adapters.placeholder import FrozenWeight
+from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_core.errors import UsageError
 from tests.adapters.local import Pair
 from tests.adapters.plain_peft.methods import CASES

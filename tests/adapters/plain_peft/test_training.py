@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from symbiosis_core.specs import DType
 from tests.adapters.local import Pair
 from tests.adapters.plain_peft.methods import CASES

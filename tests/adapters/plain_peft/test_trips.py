@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from symbiosis_adapters.cut import Cut
+from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import LAYERS, Pair
 from tests.adapters.training import QV, adapt, batches, lora
 

@@ -1,0 +1,1 @@
+"""Tensors without a value yet, and the recording behind them. They know neither trips nor daemons."""

@@ -1,0 +1,1 @@
+"""What crosses the border at once: one frozen op, siblings, or the segment that a recording becomes."""

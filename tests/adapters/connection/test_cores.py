@@ -1,0 +1,229 @@
+"""A forward over a few rows runs in one thread unless all were faster; afterwards torch has as many as before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from symbiosis_adapters.connection import cores
+from symbiosis_adapters.connection.cores import FEW_ROWS, before_wait, watch_forwards
+from symbiosis_core.thread_trial import ThreadTrial
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+class Waiting(nn.Module):
+    """Waits for the daemon in its forward, and says how many threads it had then."""
+
+    def __init__(self, rows: int, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.rows, self.inner = rows, inner
+
+    def forward(self, fail: bool = False) -> int:
+        before_wait(self.rows)
+        if self.inner is not None:
+            self.inner()
+        if fail:
+            raise ValueError("the model's own")
+        return torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def watched(model: nn.Module) -> nn.Module:
+    watch_forwards(model)
+    return model
+
+
+def test_few_rows_take_one_thread_until_the_forward_returns() -> None:
+    assert watched(Waiting(FEW_ROWS))() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_many_rows_keep_their_threads() -> None:
+    assert watched(Waiting(FEW_ROWS + 1))() == 2
+
+
+def test_a_forward_that_fails_gives_the_threads_back() -> None:
+    with pytest.raises(ValueError, match="own"):
+        watched(Waiting(1))(fail=True)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_model_inside_of_a_model_gives_them_back_at_the_end_of_the_outer() -> None:
+    assert watched(Waiting(1, watched(Waiting(1))))() == 1
+    assert torch.get_num_threads() == 2
+
+
+class Clock:
+    """A clock that goes by as much as one thread, or all, would take between two waits."""
+
+    def __init__(self, one_us: int, all_us: int) -> None:
+        self.now_us, self.one_us, self.all_us = 0, one_us, all_us
+
+    def __call__(self) -> int:
+        self.now_us += self.one_us if torch.get_num_threads() == 1 else self.all_us
+        return self.now_us
+
+
+class Layered(nn.Module):
+    """Waits several times in a forward, and returns how many threads it had after each."""
+
+    def __init__(self, trial: ThreadTrial | None, rows: int = 1) -> None:
+        super().__init__()
+        self.trial, self.rows = trial, rows
+
+    def forward(self, layers: int, kinds: int) -> list[int]:
+        seen = []
+        for layer in range(layers):
+            before_wait(self.rows, layer % kinds, self.trial)
+            seen.append(torch.get_num_threads())
+        return seen
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no test before had."""
+    monkeypatch.setattr(cores, "_compiles", lambda: False)
+
+
+@pytest.mark.parametrize(("all_us", "most"), [(70, 2), (150, 1)])
+def test_few_rows_take_all_threads_where_that_was_seen_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, all_us: int, most: int
+) -> None:
+    monkeypatch.setattr(cores, "monotonic_us", Clock(100, all_us))
+    model = watched(Layered(ThreadTrial()))
+    seen = [threads for _ in range(20) for threads in model(10, 3)]
+    assert seen[:12] == [1] * 12, "what one thread takes has to be known first"
+    assert 2 in seen[12:20]
+    assert seen[-36:].count(most) >= 33
+    assert torch.get_num_threads() == 2
+
+
+def test_what_comes_between_two_forwards_is_not_taken_for_a_part_of_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, trial = Clock(100, 70), ThreadTrial()
+    monkeypatch.setattr(cores, "monotonic_us", clock)
+    model = watched(Layered(trial))
+    for _ in range(40):
+        model(2, 2)
+        clock.now_us += 1_000_000
+    assert trial._kinds[0].one_us == 100
+
+
+def test_nor_is_what_comes_after_a_backward_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, trial = Clock(100, 70), ThreadTrial()
+    monkeypatch.setattr(cores, "monotonic_us", clock)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="own"):
+            backward_of(1, fail=True, trial=trial)
+        clock.now_us += 1_000_000
+    backward_of(1, trial=trial)
+    assert trial._kinds[1].one_us == 100
+    assert torch.get_num_threads() == 2
+
+
+def test_without_a_trial_and_where_something_is_compiled_it_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "monotonic_us", Clock(100, 70))
+    assert set(watched(Layered(None))(100, 1)) == {1}
+    monkeypatch.setattr(cores, "_compiles", lambda: True)
+    assert set(watched(Layered(ThreadTrial()))(100, 1)) == {1}
+
+
+def test_many_rows_after_few_have_all_threads_again() -> None:
+    model = Layered(None)
+    watch_forwards(model)
+    model.register_forward_pre_hook(lambda *_: before_wait(1))
+    assert model(1, 1) == [1]
+    model.rows = FEW_ROWS + 1
+    assert model(1, 1) == [2]
+
+
+class Passing(torch.autograd.Function):
+    """Waits for the daemon in its backward, and notes how many threads it had then."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, rows: int, seen: list[int], fail: bool, trial: ThreadTrial | None
+    ) -> torch.Tensor:
+        ctx.asked = rows, seen, fail, trial
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *dys: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, seen, fail, trial = ctx.asked
+        before_wait(rows, rows, trial)
+        seen.append(torch.get_num_threads())
+        if fail:
+            raise ValueError("the model's own")
+        return dys[0], None, None, None, None
+
+
+def backward_of(rows: int, *, fail: bool = False, trial: ThreadTrial | None = None) -> list[int]:
+    seen: list[int] = []
+    x = torch.ones(1, requires_grad=True)
+    for _ in range(2):
+        x = Passing.apply(x, rows, seen, fail, trial)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    x.sum().backward()
+    return seen
+
+
+def test_a_backward_of_few_rows_takes_one_thread_until_it_returns() -> None:
+    assert backward_of(FEW_ROWS) == [1, 1]
+    assert torch.get_num_threads() == 2
+    assert backward_of(FEW_ROWS + 1) == [2, 2]
+
+
+def test_after_a_backward_that_failed_the_next_forward_gives_the_threads_back() -> None:
+    with pytest.raises(ValueError, match="own"):
+        backward_of(1, fail=True)
+    assert watched(Waiting(FEW_ROWS + 1))() == 2
+
+
+def test_outside_of_a_forward_nothing_is_changed() -> None:
+    before_wait(1)
+    assert torch.get_num_threads() == 2
+
+
+SCRIPT = """
+import os, time, torch
+from symbiosis_adapters.connection.cores import before_wait
+torch.set_num_threads(2)
+x = torch.ones(1 << 20)
+def burned():
+    x.exp()
+    before_wait(1000)
+    start = time.process_time()
+    time.sleep(0.05)
+    return time.process_time() - start
+burned()
+print(min(burned() for _ in range(5)))
+"""
+
+
+def test_waiting_burns_no_processor_time() -> None:
+    """With the threads kept, OpenMP's would look for work for some milliseconds after each operation."""
+    burned = {}
+    for keep in ("0", "1"):
+        environment = {**os.environ, "SYMBIOSIS_KEEP_THREADS": keep, "OMP_NUM_THREADS": "2"}
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], env=environment, check=True, capture_output=True, text=True
+        )
+        burned[keep] = float(done.stdout)
+    assert burned["0"] < burned["1"]
