@@ -23,7 +23,8 @@ from symbiosis_adapters.deferred.checkpoints import undefer_checkpoints
 from symbiosis_adapters.deferred.functions import give_functions_values
 from symbiosis_adapters.layers.exact_types import pass_for_linears
 from symbiosis_adapters.layers.experts import FrozenExperts, install_expert_rules
-from symbiosis_adapters.layers.modules import form, make_remote
+from symbiosis_adapters.layers.making import make_remote
+from symbiosis_adapters.layers.modules import form
 from symbiosis_adapters.layers.passages import add_passages
 from symbiosis_adapters.model.configuration import blaming_fields, configure
 from symbiosis_adapters.model.heads import CAUSAL_LM, Head, Places
