@@ -54,14 +54,14 @@ from symbiosis_scheduler.segments import Segments
 from symbiosis_scheduler.survey import survey
 from symbiosis_transports.address import parse
 from symbiosis_transports.negotiate import choose
-from symbiosis_transports.ports import Transport
+from symbiosis_transports.ports import MOST_DESCRIPTORS, Transport
 from symbiosis_transports.posix_shm import TRANSPORT as POSIX_SHM
 from symbiosis_transports.zmq_link import ControlServer
 
 __all__ = ["ControlPlane"]
 
 _SPARE_DESCRIPTORS: Final = 32
-"""Kept for those who are inside or on their way, and for questions: without any the daemon would be silent."""
+"""Kept for those who are inside, and for questions: without any the daemon would be silent."""
 
 
 class ControlPlane:
@@ -129,11 +129,17 @@ class ControlPlane:
             raise RefusedError(
                 RefusalCode.UNKNOWN_LANE, f"there is no lane {lane!r}", f"the daemon's lanes are: {lanes}"
             )
-        _check_descriptors()
         ours = [transport.capability() for transport in self._transports.values()]
         choice = choose(ours, hello.capabilities, parse(address).scheme)
         client, token = self._grants.issue(
-            hello.name, lane, hello.pid, choice.transport, choice.reasons, user=user, base=base.id
+            hello.name,
+            lane,
+            hello.pid,
+            choice.transport,
+            choice.reasons,
+            user=user,
+            base=base.id,
+            check=_check_descriptors,
         )
         return Welcome(
             client=client,
@@ -189,7 +195,7 @@ class ControlPlane:
 
     async def _take_trace(self, wanted: TakeTrace) -> Reply:
         models = ", ".join(self._bases.names)
-        return await self._data.call(lambda: self._data.plane.take_trace(wanted, models, monotonic_us()))
+        return await self._data.call(lambda: self._data.plane.recordings.take(wanted, models, monotonic_us()))
 
     async def _borrow(self, borrow: Borrow) -> Reply:
         layers = self._bases.find(borrow.model).layers
@@ -224,17 +230,18 @@ class ControlPlane:
         return survey(plane, self._bases, self._threads, policy, where, self._since_us)
 
 
-def _check_descriptors() -> None:
+def _check_descriptors(coming: int) -> None:
     """Refuses a client while few files and sockets are left: with none the daemon could not even refuse.
 
-    Places that are promised are not counted, for what they take depends on how their clients come: whoever was
-    promised one before may still take the last. Then those inside are served, and others find the daemon silent.
+    What is left is not that client's before those have come, `coming` of them, who were promised a place earlier.
     """
     left = descriptors_left()
-    if left is not None and left < _SPARE_DESCRIPTORS:
+    needed = _SPARE_DESCRIPTORS + (coming + 1) * MOST_DESCRIPTORS
+    if left is not None and left < needed:
         raise BusyError(
             RefusalCode.QUOTA,
-            f"the daemon may open {left} more files and sockets, and keeps {_SPARE_DESCRIPTORS}",
+            f"the daemon may open {left} more files and sockets; with what it keeps, and what {coming} others "
+            f"who are about to come may take, it must have {needed}",
             "wait until a client has left, or raise the daemon's limit (ulimit -n)",
         )
 

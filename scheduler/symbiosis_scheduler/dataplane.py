@@ -5,8 +5,8 @@ are computed beside (see `streams`). One turn:
 
     take what every channel has -> tell the state -> publish what is done -> decide -> compute -> again
 
-and, with nothing left to do, look a little longer (yielding), then ask every client to ring, and sleep. Only
-the methods named `*_threadsafe` may be called from elsewhere.
+and, with nothing left to do, look a little longer (yielding), then ask every client to ring, and sleep. Other
+threads come in by `DataPlaneThread.call`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.config import DaemonConfig
-from symbiosis_core.errors import BusyError, RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.ids import BaseId, ClientId, Token
 from symbiosis_core.logs import event, get_logger
-from symbiosis_core.telemetry import LatencyHistogram
-from symbiosis_core.wire import TakeTrace, TraceTaken
 from symbiosis_scheduler.decisions.events import (
     Adopt,
     Answer,
@@ -41,40 +39,20 @@ from symbiosis_scheduler.decisions.events import (
 from symbiosis_scheduler.decisions.policy import Policy
 from symbiosis_scheduler.decisions.quotas import Reached
 from symbiosis_scheduler.decisions.state import SchedulerState
-from symbiosis_scheduler.decisions.users import user_of
 from symbiosis_scheduler.execution.executor import Executor, Launched
 from symbiosis_scheduler.execution.memo import Memo
 from symbiosis_scheduler.frozen.lending import UNASKED, Lent, Withheld
-from symbiosis_scheduler.grants import Grants, Tenant
+from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.programs.program import Program
-from symbiosis_scheduler.simulation.recorder import Recorder
-from symbiosis_transports.peers import is_ours
+from symbiosis_scheduler.reception import Reception
+from symbiosis_scheduler.seats import Seat, Seats
+from symbiosis_scheduler.simulation.recordings import Recordings
 from symbiosis_transports.ports import Grant, Peer, ServerChannel
-from symbiosis_transports.waiting import Watch, spin_budget_us
+from symbiosis_transports.waiting import spin_budget_us
 
-__all__ = ["DataPlane", "Seat"]
+__all__ = ["DataPlane"]
 
 log = get_logger(__name__)
-
-
-class Seat:
-    """A connected client: its channel, who it is, and how fast it was served."""
-
-    __slots__ = ("channel", "latency", "tenant")
-
-    def __init__(self, channel: ServerChannel, tenant: Tenant) -> None:
-        self.channel = channel
-        self.tenant = tenant
-        self.latency = LatencyHistogram()
-
-
-class _Newcomer(NamedTuple):
-    """Who has redeemed a token, and has no channel yet."""
-
-    tenant: Tenant
-    grant: Grant
-    here: bool
-    """Whether it is a process of this host, as far as the transport knows."""
 
 
 class DataPlane:
@@ -90,22 +68,17 @@ class DataPlane:
         lent: Callable[[str], Lent | Withheld] = lambda _: UNASKED,
     ) -> None:
         """`lent` says what clients may map of the base of a name; it refuses names that are none."""
-        self.seats: Final[dict[ClientId, Seat]] = {}
+        self.seats: Final = Seats(spin_budget_us(config.compute.spin_us))
         self.state = state
+        self.recordings: Final = Recordings(state)
         self._loop = loop
         self._executor = executor
-        self._grants = grants
+        self._reception = Reception(grants, config.lanes, lent)
         self._stream_priorities = sorted({lane.priority for lane in config.lanes.values()})
         """Those that there are streams for, since the start."""
-        self._lent = lent
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
-        self.watch: Final = Watch(spin_budget_us(config.compute.spin_us))
-        self._newcomers: dict[ClientId, _Newcomer] = {}
         self._underway: list[Launched] = []
-        self._to_ring: set[ServerChannel] = set()
-        self._recording: Recorder | None = None
-        self._recordings = 0
         self._awake = False
         self._draining: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -113,36 +86,21 @@ class DataPlane:
     # -- what listeners call ---------------------------------------------------------------------------------
 
     def redeem(self, token: Token, peer: Peer) -> Grant:
-        """See `Host.redeem`. Where the kernel says whose process it is, it is this daemon's user's or root's."""
-        here = peer.uid is not None
-        if here:  # at a port the kernel says nothing: keys guard it, or it is the loopback's
-            _check_user(peer)
-        if self._draining is not None:
-            raise RefusedError(RefusalCode.DRAINING, "the daemon is stopping", "connect to the next one")
-        tenant, grant = self._grants.redeem(token, peer.pid, user_of(peer.key, here=here))
-        if tenant.lane not in self._priorities:  # there was one when the place was promised
-            self._grants.release(tenant.client)
-            raise RefusedError(RefusalCode.UNKNOWN_LANE, f"there is no lane {tenant.lane!r} any more")
-        self._newcomers[tenant.client] = _Newcomer(tenant, grant, here)
-        return grant
+        """See `Host.redeem`."""
+        return self._reception.redeem(token, peer)
 
     def lend(self, peer: Peer, model: str) -> int:
-        """See `Host.lend`. Only processes of this daemon's user, and root's, get the weights."""
-        _check_user(peer)
-        lent = self._lent(model)
-        if isinstance(lent, Withheld):
-            raise RefusedError(RefusalCode.NOT_LENT, lent.reason, lent.remedy)
-        return lent.memory.fd
+        """See `Host.lend`."""
+        return self._reception.lend(peer, model)
 
     def abandoned(self, grant: Grant) -> None:
         """See `Host.abandoned`."""
-        del self._newcomers[grant.client]
-        self._grants.release(grant.client)
+        self._reception.abandoned(grant.client)
 
     def attached(self, channel: ServerChannel) -> None:
         """See `Host.attached`."""
-        tenant, grant, here = self._newcomers.pop(channel.client)
-        self.seats[channel.client] = Seat(channel, tenant)
+        tenant, grant, here = self._reception.attached(channel.client)
+        self.seats.add(Seat(channel, tenant))
         self._executor.attach(channel)
         who = (tenant.lane, grant.slot_bytes, tenant.user, tenant.base)
         self._tell(ClientJoined(channel.client, *who, here=here, name=tenant.name))
@@ -155,11 +113,10 @@ class DataPlane:
 
     def gone(self, channel: ServerChannel, reason: str) -> None:
         """See `Host.gone`."""
-        seat = self.seats.pop(channel.client, None)
-        self._grants.release(channel.client)
+        seat = self.seats.remove(channel.client)
+        self._reception.left(channel.client)
         if seat is not None:
             self._executor.detach(channel.client)
-            self._to_ring.discard(channel)
             self._tell(ClientLeft(channel.client))
             log.info(event("client left", client=channel.client, name=seat.tenant.name, reason=reason))
             self.wake()
@@ -170,6 +127,7 @@ class DataPlane:
         """Takes nothing new; the future is done when what was taken is answered."""
         if self._draining is None:
             self._draining = self._loop.create_future()
+            self._reception.close()
             self._tell(Drain())
             self.wake()
         return self._draining
@@ -184,7 +142,7 @@ class DataPlane:
         Raises:
             RefusedError: somebody is in a lane that it does not have. Nothing has changed.
         """
-        taken = self.state.lanes_in_use | {newcomer.tenant.lane for newcomer in self._newcomers.values()}
+        taken = self.state.lanes_in_use | self._reception.lanes_promised
         if missing := sorted(taken - set(config.lanes)):
             raise RefusedError(
                 RefusalCode.UNKNOWN_LANE,
@@ -192,6 +150,7 @@ class DataPlane:
                 "keep these lanes until their clients have left",
             )
         self._tell(Adopt(config, policy))
+        self._reception.moved_to(config.lanes)
         order = sorted({lane.priority for lane in config.lanes.values()})
         last = len(self._stream_priorities) - 1
         self._priorities = {
@@ -199,27 +158,6 @@ class DataPlane:
             for name, lane in config.lanes.items()
         }
         self.wake()
-
-    def take_trace(self, wanted: TakeTrace, model: str, now_us: int) -> TraceTaken:
-        """Returns what was recorded since the last time; begins and ends recordings.
-
-        Raises:
-            BusyError: somebody else is recording.
-            RefusedError: the recording has ended.
-        """
-        recorder = self._recording
-        if not wanted.recording:
-            if recorder is not None and not recorder.forgotten(now_us):
-                raise BusyError(
-                    RefusalCode.QUOTA, "somebody is recording already", "try again later", retry_after_s=10
-                )
-            self._recordings += 1
-            recorder = self._recording = Recorder(self.state, model, now_us)
-        elif recorder is None or wanted.recording != self._recordings:
-            raise RefusedError(RefusalCode.ORDER, "this recording has ended", "begin another")
-        if wanted.stop:
-            self._recording = None
-        return TraceTaken(self._recordings, recorder.take(now_us), recorder.dropped)
 
     def quota_reached(self, client: ClientId, now_us: int) -> tuple[Reached | None, str]:
         """Returns the quota that keeps a client from beginning a forward, and the client's lane."""
@@ -252,8 +190,7 @@ class DataPlane:
         """Something has happened that a turn should see."""
         if not self._awake:
             self._awake = True
-            for seat in self.seats.values():
-                seat.channel.disarm()
+            self.seats.disarm()
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
@@ -263,7 +200,7 @@ class DataPlane:
         self._gather()
         self._finish()
         running = len(self._underway)
-        if not self.state.idle or self._recording is not None:  # a recording is told that nothing waits
+        if not self.state.idle or self.recordings.under_way:  # a recording is told that nothing waits
             self._tell(Turn(monotonic_us()))
         started = len(self._underway) > running
         if started or any(launched.event and not launched.event.rings for launched in self._underway):
@@ -283,16 +220,12 @@ class DataPlane:
     def _gather(self) -> None:
         if self._draining is not None:
             return
-        now_us = 0
-        for seat in list(self.seats.values()):
-            try:
-                arrivals = seat.channel.take()
-            except RemoteProtocolError as error:
-                self._drop(seat.channel, str(error))
-                continue
-            if arrivals:
-                now_us = now_us or monotonic_us()
-                self._tell(Arrived(seat.channel.client, arrivals, now_us))
+        for came in self.seats.take():
+            if isinstance(came, Arrived):
+                self._tell(came)
+            else:
+                channel, breach = came
+                self._drop(channel, str(breach))
 
     def _finish(self) -> None:
         for launched in list(self._underway):
@@ -300,27 +233,21 @@ class DataPlane:
                 self._underway.remove(launched)
                 self._executor.finish(launched)
                 self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed, launched.ended_us))
-        self._ring()
+        self.seats.ring()
 
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
-        if self.watch.sees(seat.channel for seat in self.seats.values()):
-            self._loop.call_soon(self._turn)
-            return
-        armed = [seat.channel.arm() for seat in self.seats.values()]
-        if all(armed):
+        if not self.seats.look() and self.seats.arm():
             self._awake = False
-            return
-        for seat in self.seats.values():
-            seat.channel.disarm()
-        self._loop.call_soon(self._turn)
+        else:
+            self._loop.call_soon(self._turn)
 
     # -- instructions ----------------------------------------------------------------------------------------
 
     def _tell(self, what: Event) -> None:
         instructions = self.state.handle(what)
-        if self._recording is not None:
-            self._recording.note(what, instructions, monotonic_us())
+        if self.recordings.under_way:
+            self.recordings.note(what, instructions, monotonic_us())
         for instruction in instructions:
             _CARRY_OUT[type(instruction)](self, instruction)
 
@@ -331,18 +258,7 @@ class DataPlane:
         self._underway.append(launched)
 
     def _answer(self, answer: Answer) -> None:
-        seat = self.seats.get(answer.client)
-        if seat is None:
-            return
-        seat.channel.answer(answer.slot, answer.generation, answer.refusal)
-        self._to_ring.add(seat.channel)
-        now_us = monotonic_us()
-        seat.latency.add(now_us - answer.arrived_us, now_us)
-
-    def _ring(self) -> None:
-        for channel in self._to_ring:
-            channel.ring()
-        self._to_ring.clear()
+        self.seats.answer(answer)
 
     def _drop_instructed(self, drop: Drop) -> None:
         seat = self.seats.get(drop.client)
@@ -366,9 +282,3 @@ _CARRY_OUT: Final[Mapping[type[Instruction], Callable[[DataPlane, Any], None]]] 
     Drop: DataPlane._drop_instructed,
     Sleep: DataPlane._sleep,
 }
-
-
-def _check_user(peer: Peer) -> None:
-    """Root is let in, as at every door: it can read this process's memory anyway."""
-    if not is_ours(peer):
-        raise RefusedError(RefusalCode.PERMISSION, f"user {peer.uid} may not use the daemon of user {os.getuid()}")

@@ -6,7 +6,7 @@ The control plane issues, the data plane redeems, in two threads; this table is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from symbiosis_core.clock import monotonic_us
@@ -46,6 +46,8 @@ class Grants:
         self._lock = threading.Lock()
         self._issued: dict[Token, Tenant] = {}
         self._tenants: dict[ClientId, Tenant] = {}
+        self._coming: set[ClientId] = set()
+        """Those of the tenants who have no channel yet."""
         self._last = 0
 
     def adopt(self, limits: LimitsConfig, lanes: Mapping[str, LaneConfig]) -> None:
@@ -63,11 +65,13 @@ class Grants:
         *,
         user: str,
         base: BaseId = FIRST_BASE,
+        check: Callable[[int], None] = lambda _: None,
     ) -> tuple[ClientId, Token]:
         """Promises a place for `VALID_S` seconds, to that user and nobody else.
 
-        Where no place is left, one that was promised to the same asker, who has not come, is promised anew: it is
-        back because it found the door shut.
+        `check` is told how many have a promise and no channel, and raises BusyError where the system has nothing
+        for one more. Where no place is left, one that was promised to the same asker, who has not come, is
+        promised anew: it is back because it found the door shut.
 
         Raises:
             BusyError: every place is taken or promised: all of them, the lane's, or the user's in it.
@@ -76,11 +80,11 @@ class Grants:
         with self._lock:
             self._lapse(now_us)
             try:
-                self._check_room(lane, user)
+                self._check_room(lane, user, check)
             except BusyError:
                 if not self._withdraw(name, lane, pid, user):
                     raise
-                self._check_room(lane, user)
+                self._check_room(lane, user, check)
             self._last += 1
             client, token = ClientId(self._last), new_token()
             self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us, user, base)
@@ -108,15 +112,23 @@ class Grants:
             del self._issued[token]
             tenant = promised._replace(pid=pid or promised.pid)
             self._tenants[tenant.client] = tenant
+            self._coming.add(tenant.client)
             return tenant, Grant(tenant.client, self._limits.slots, self._limits.slot_bytes)
+
+    def arrived(self, client: ClientId) -> None:
+        """The client has its channel: what it takes of the system, it has."""
+        with self._lock:
+            self._coming.discard(client)
 
     def release(self, client: ClientId) -> None:
         """Frees the place of a client that has left."""
         with self._lock:
             self._tenants.pop(client, None)
+            self._coming.discard(client)
 
-    def _check_room(self, lane: str, user: str) -> None:
+    def _check_room(self, lane: str, user: str, check: Callable[[int], None]) -> None:
         """Raises BusyError where no place is left for one more of that user in that lane."""
+        check(len(self._issued) + len(self._coming))
         held = [*self._issued.values(), *self._tenants.values()]
         _check_places("limits.max_clients", self._limits.max_clients, len(held))
         config = self._lanes.get(lane)

@@ -46,7 +46,7 @@ def survey(
         memory=MemoryStatus(base=held_bytes, arenas=sum(client.arena_bytes for client in clients), pss=0),
         holds=statistics.holds,
         memo=MemoStatus(plane.memo.bytes, plane.memo.budget_bytes, plane.memo.hits, plane.memo.misses),
-        spins=SpinStatus(plane.watch.looks, plane.watch.hits),
+        spins=SpinStatus(plane.seats.watch.looks, plane.seats.watch.hits),
         device=str(bases[FIRST_BASE].layers.device),
         threads_policy="; ".join(filter(None, (threads.policy, waiting_told()))),
         models=models,

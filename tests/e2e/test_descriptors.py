@@ -12,21 +12,48 @@ import torch
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_core.errors import BusyError, DaemonGoneError, DaemonSilentError, RefusalCode, RefusedError
 from symbiosis_core.ids import Token
-from symbiosis_transports.ports import ClientChannel
+from symbiosis_transports.ports import MOST_DESCRIPTORS, ClientChannel
 from symbiosis_transports.posix_shm import TRANSPORT
 from tests.e2e.daemon_process import DaemonProcess
 from tests.e2e.greeting import greet
 
 WITHIN_S = 60.0
+KEPT = 32
+"""The daemon's own, which it promises nobody."""
 LEFT = 40
-"""More than the daemon keeps, and less than eight clients take besides."""
+"""More than that, and less than eight clients take besides."""
 PLACES = 48
+
+
+def test_whoever_was_promised_a_place_comes_in_however_few_descriptors_are_left(
+    fresh_daemon: DaemonProcess,
+) -> None:
+    """All are promised theirs before the first comes, and all are inside before the next one asks."""
+    assert fresh_daemon.process is not None
+    endpoint = TRANSPORT.endpoint(fresh_daemon.address)
+    greet(fresh_daemon.address, "first of all", "training")
+    before, places = fresh_daemon.descriptors(), 6
+    limit = before + KEPT + MOST_DESCRIPTORS * (1 + places)
+    resource.prlimit(fresh_daemon.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    tokens: list[Token] = []
+    with pytest.raises(BusyError, match="about to come") as refused:
+        while len(tokens) < PLACES:
+            tokens.append(greet(fresh_daemon.address, f"number {len(tokens)}", "training").token)
+    assert refused.value.code is RefusalCode.QUOTA
+    assert places - 2 <= len(tokens) <= places  # a connection that asks, or has just asked, takes some
+    inside = [TRANSPORT.connect(endpoint, token, 20) for token in tokens]
+    assert fresh_daemon.descriptors() <= limit - KEPT
+    for channel in inside:
+        channel.close()
+    fresh_daemon.wait_status(lambda status: not status.clients, "all have left")
+    token = greet(fresh_daemon.address, "later", "training").token
+    TRANSPORT.connect(endpoint, token, 20).close()
 
 
 def test_a_daemon_out_of_descriptors_serves_whom_it_has_refuses_others_and_recovers(
     fresh_daemon: DaemonProcess,
 ) -> None:
-    """All have been promised a place before. They come until the daemon cannot let anybody in any more."""
+    """Its limit is lowered after all have been promised a place. They come until it can let nobody in any more."""
     assert fresh_daemon.process is not None
     endpoint = TRANSPORT.endpoint(fresh_daemon.address)
     stayer = AutoModelForCausalLM.from_pretrained(fresh_daemon.address)
@@ -48,6 +75,8 @@ def test_a_daemon_out_of_descriptors_serves_whom_it_has_refuses_others_and_recov
     for channel in inside:
         channel.close()
     until(lambda: fresh_daemon.descriptors() <= before + 2)  # who asked last may still be seen to leave
+    while tokens:  # what they were promised is kept for them until they have come
+        TRANSPORT.connect(endpoint, tokens.pop(), 20).close()
     fresh_daemon.wait_status(lambda status: len(status.clients) == 1, "all others have left")
     late = AutoModelForCausalLM.from_pretrained(fresh_daemon.address)
     for model in (late, stayer):

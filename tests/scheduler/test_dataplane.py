@@ -86,7 +86,7 @@ def test_status_tells_how_often_the_idle_daemon_looked_and_what_came(
     for _ in range(1000):
         pipeline.run(op, Direction.FORWARD, [torch.randn(3, op.width_in)])
         time.sleep(0.001)  # the daemon has begun to look, most of the time
-        if running.thread.plane.watch.hits:
+        if running.thread.plane.seats.watch.hits:
             break
 
     def told(plane: DataPlane) -> DaemonStatus:

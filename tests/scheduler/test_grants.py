@@ -51,6 +51,36 @@ def test_promises_count_against_the_limit_and_places_come_back() -> None:
     assert grants.issue("c", "training", 3, "posix_shm", user="me")[0] == 3
 
 
+def test_who_has_a_promise_and_no_channel_is_on_its_way() -> None:
+    """So many are told to whoever says whether the system has what one more takes."""
+    told: list[int] = []
+    grants = Grants(LimitsConfig())
+    issued = [grants.issue(name, "training", 1, "posix_shm", user="me", check=told.append) for name in "abc"]
+    assert told == [0, 1, 2]
+    clients = [client for client, _ in issued]
+    for _, token in issued:
+        grants.redeem(token, 1, "me")
+    grants.arrived(clients[0])
+    grants.release(clients[1])
+    grants.issue("d", "training", 1, "posix_shm", user="me", check=told.append)
+    assert told[3:] == [1]
+
+
+def test_who_is_refused_for_want_of_something_else_has_no_place_and_one_that_asks_again_has_its_own() -> None:
+    def one_alone(coming: int) -> None:
+        if coming:
+            raise BusyError(RefusalCode.QUOTA, "nothing is left")
+
+    grants = Grants(LimitsConfig())
+    _, lost = grants.issue("a", "training", 1, "posix_shm", user="me", check=one_alone)
+    with pytest.raises(BusyError, match="nothing is left"):
+        grants.issue("b", "training", 2, "posix_shm", user="me", check=one_alone)
+    _, token = grants.issue("a", "training", 1, "posix_shm", user="me", check=one_alone)
+    grants.redeem(token, 1, "me")
+    with pytest.raises(RefusedError):
+        grants.redeem(lost, 1, "me")
+
+
 def test_a_promise_that_nobody_redeems_lapses(monkeypatch: pytest.MonkeyPatch) -> None:
     now_us = 0
     monkeypatch.setattr("symbiosis_scheduler.grants.monotonic_us", lambda: now_us)

@@ -15,8 +15,8 @@ import resource
 import sys
 from pathlib import Path
 
-from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import EchoDaemon
+from tests.transports.carriers import carrier
 
 
 def held() -> dict[str, int]:
@@ -40,7 +40,7 @@ def held() -> dict[str, int]:
 def main() -> None:
     """Serves until standard input ends."""
     name, endpoint, slot_bytes, *limit = sys.argv[1:]
-    daemon = EchoDaemon(transport(name), endpoint, slots=4, slot_bytes=int(slot_bytes))
+    daemon = EchoDaemon(carrier(name, endpoint), endpoint, slots=4, slot_bytes=int(slot_bytes))
     if limit:
         free = len(list(Path("/proc/self/fd").iterdir())) + int(limit[0])
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))

@@ -53,21 +53,40 @@ def test_what_the_system_did_not_let_it_read_is_read_later_although_nothing_has_
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """And is said once. In the meantime those of before hold."""
-    allowed = AllowList(folder)
+    """And is said once. In the meantime those of before hold. It is tried once a second, however many come."""
+    now_s = 100.0
+    allowed = AllowList(folder, lambda: now_s)
+    tries = 0
     (tmp_path / "stranger.key").rename(folder / "stranger.key")
     (folder / "friend.key").unlink()
     with monkeypatch.context() as no_files_left:
 
         def fail(file: Path) -> None:
+            nonlocal tries
+            tries += 1
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         no_files_left.setattr(zmq.auth, "load_certificate", fail)
-        for _ in range(3):
-            assert (allowed.name_of(friend), allowed.name_of(stranger)) == ("friend", None)
+        for second in range(3):
+            for _ in range(50):
+                assert (allowed.name_of(friend), allowed.name_of(stranger)) == ("friend", None)
+            assert tries == second + 1
+            now_s += 1
     (said,) = caplog.messages
     assert os.strerror(errno.EMFILE) in said
     assert (allowed.name_of(friend), allowed.name_of(stranger)) == (None, "stranger")
+
+
+def test_a_change_is_read_at_once_although_the_last_try_failed_just_now(
+    folder: Path, friend: bytes, stranger: bytes
+) -> None:
+    """As when a link to nothing, in the place of a key, is taken away; its clock stands still."""
+    allowed = AllowList(folder, lambda: 100.0)
+    (folder / "stranger.key").symlink_to("nowhere")
+    assert allowed.name_of(stranger) is None
+    (folder / "stranger.key").unlink()
+    (folder.parent / "stranger.key").rename(folder / "stranger.key")
+    assert allowed.name_of(stranger) == "stranger"
 
 
 def test_trouble_that_lasts_is_said_once(folder: Path, friend: bytes, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,11 +21,12 @@ import pytest
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RefusalCode, RefusedError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
-from symbiosis_transports.ports import Call, ClientChannel
+from symbiosis_transports.ports import MOST_DESCRIPTORS, Call, ClientChannel
 from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import ADD_ONE, NEVER, add_one
 from tests.intensity import cases
 from tests.jumping_clock import PRELOAD, jumping_clock
+from tests.transports.carriers import carrier
 from tests.transports.doom import lines
 from tests.transports.ports import free_pair
 
@@ -57,7 +58,7 @@ class Echo:
         assert self._out.readline() == "ready\n"
 
     def connect(self) -> ClientChannel:
-        return transport(self.name).connect(self.endpoint, Token("good"), 20)
+        return carrier(self.name, self.endpoint).connect(self.endpoint, Token("good"), 20)
 
     def held(self, slot_bytes: str = "") -> dict[str, int]:
         self._in.write(f"{slot_bytes}\n")
@@ -131,6 +132,32 @@ def test_thousands_of_requests_leave_nothing_behind(echo: Echo) -> None:
     if "rss_bytes" in before:  # not every kernel tells
         assert after["rss_bytes"] - before["rss_bytes"] <= MIB
     channel.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["posix_shm", "zmq_ipc", "zmq_tcp", "cuda_ipc"])
+def test_ten_thousand_requests_and_two_hundred_killed_clients_leave_the_memory_of_the_start(
+    name: str, tmp_path: Path
+) -> None:
+    """In the life of one daemon, after a few of each. `cuda_ipc` is over the fake device: its memory is files."""
+    echo = Echo(name, tmp_path)
+    stayer = echo.connect()
+
+    def live(requests: int, victims: int) -> dict[str, int]:
+        for _ in range(requests):
+            assert add_one(stayer, b"abc", 3)
+        done = echo.victims("crowd", str(victims))
+        assert done.returncode == 0, done.stderr
+        return echo.wait(lambda held: held["channels"] == 1)
+
+    before = live(500, 5)
+    after = live(10_000, 200)
+    assert (after["served"] - before["served"], after["gone"] - before["gone"]) == (10_000, 200)
+    echo.wait(lambda held: held["descriptors"] == before["descriptors"])
+    if "rss_bytes" in before:  # not every kernel tells
+        assert after["rss_bytes"] - before["rss_bytes"] <= MIB
+    stayer.close()
+    echo.close()
 
 
 AT_LINES = pytest.mark.parametrize(
@@ -297,6 +324,21 @@ def test_a_daemon_without_descriptors_serves_whom_it_has_and_lets_others_in_late
     late = echo.connect()
     assert add_one(late, b"abc", 3)
     for channel in (late, stayer):
+        channel.close()
+    echo.close()
+
+
+def test_a_client_comes_in_with_as_many_descriptors_as_a_daemon_counts_for_it(name: str, tmp_path: Path) -> None:
+    """The daemon has so many for each and not one more, and both come at once."""
+    echo = Echo(name, tmp_path, str(2 * MOST_DESCRIPTORS))
+    channels: list[ClientChannel] = []
+    comers = [threading.Thread(target=lambda: channels.append(echo.connect())) for _ in range(2)]
+    for comer in comers:
+        comer.start()
+    for comer in comers:
+        comer.join(WITHIN_S)
+    assert [add_one(channel, b"abc", 3) for channel in channels] == [True, True]
+    for channel in channels:
         channel.close()
     echo.close()
 

@@ -89,6 +89,59 @@ def ends() -> Iterator[tuple[ShmClientChannel, server.ShmServerChannel, Woken]]:
 CALL = Call(ADD_ONE, Direction.FORWARD, 1, 0, 64)
 
 
+def test_a_call_that_is_announced_wakes_the_daemon_once_and_is_none_yet(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs, host = ends
+    monkeypatch.setattr(ours._ways, "lead_us", lambda: 70)
+    assert theirs.arm()
+    slot = ours.lease_nowait()
+    theirs._readable()
+    assert host.woken == 1
+    assert not theirs.waiting()
+    assert theirs.take() == []
+    assert [theirs.announced_us(), theirs.announced_us()] == [70, 0]
+    theirs.disarm()
+    ours.publish(slot, CALL)
+    assert theirs.waiting()
+    assert theirs.announced_us() == 0
+    with pytest.raises(BlockingIOError):
+        theirs._sock.recv(1)  # it was awake, so it was not rung again
+    (arrival,) = theirs.take()
+    theirs.answer(slot, arrival.generation)
+    ours.wait(slot, 1)
+    ours.release(slot)
+    ours.lease_nowait()
+    assert theirs.announced_us() == 70
+    theirs.close("the end")
+    assert theirs.announced_us() == 0
+
+
+def test_an_announcement_to_a_daemon_that_has_gone_is_not_what_says_so(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs, _ = ends
+    monkeypatch.setattr(ours._ways, "lead_us", lambda: 70)
+    assert theirs.arm()
+    theirs.close("the end")
+    slot = ours.lease_nowait()
+    with pytest.raises(DaemonGoneError, match="the end"):
+        ours.publish(slot, CALL)
+
+
+@pytest.mark.usefixtures("_unordered")
+def test_unordered_words_are_never_announced_for_every_doorbell_is_a_call(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs, _ = ends
+    monkeypatch.setattr(ours._ways, "lead_us", lambda: 70)
+    assert theirs.arm()
+    ours.lease_nowait()
+    assert theirs.announced_us() == 0
+    with pytest.raises(BlockingIOError):
+        theirs._sock.recv(1)
+
+
 @pytest.mark.usefixtures("_unordered")
 def test_unordered_words_of_a_call_are_not_read_before_its_doorbell(
     ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken],

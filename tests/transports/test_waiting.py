@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
 from symbiosis_transports.calls import Call
 from symbiosis_transports.habits import SHORT_NS, Habit
+from symbiosis_transports.notices import LONGEST_LEAD_US
 from symbiosis_transports.waiting import SPIN_VARIABLE, Switches, Watch, client_ways, kind_of, spin_budget_us
 
 KIND = kind_of(Call(OpId(3), Direction.FORWARD, 4, 0, 64))
@@ -82,8 +84,13 @@ def test_what_one_thread_has_lost_is_not_held_against_another(monkeypatch: pytes
 class Channel:
     """Something is there at the n-th look."""
 
-    def __init__(self, nth: int) -> None:
+    def __init__(self, nth: int, *, announced_us: int = 0) -> None:
         self._left = nth
+        self._announced_us = announced_us
+
+    def announced_us(self) -> int:
+        announced_us, self._announced_us = self._announced_us, 0
+        return announced_us
 
     def waiting(self) -> bool:
         self._left -= 1
@@ -110,3 +117,78 @@ def test_a_watch_that_learns_looks_less_where_nothing_comes(learns: bool, looks:
     for _ in range(100):
         watch.sees([])
     assert watch.looks == looks
+
+
+def test_what_was_announced_is_looked_for_although_nothing_comes_else() -> None:
+    """And its look says nothing about those that nobody asked for."""
+    watch = Watch(1)
+    for _ in range(8):
+        watch.sees([])
+    looks = watch.looks
+    for _ in range(3):
+        assert watch.sees([Channel(0, announced_us=50)])  # type: ignore[list-item]  # all that is asked of it
+    assert (watch.looks - looks, watch.hits) == (3, 3)
+    assert not watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+
+
+def test_an_announced_call_is_looked_for_as_long_as_it_says_and_no_longer_than_is_bearable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever says that it is worth a day; the clock ticks at every look."""
+    now_ns = 0
+
+    def clock() -> int:
+        nonlocal now_ns
+        now_ns += 1000
+        return now_ns
+
+    monkeypatch.setattr(time, "perf_counter_ns", clock)
+    for announced_us, most_us in ((50, 50), (86_400_000_000, LONGEST_LEAD_US), (0, 1)):
+        begin_ns = now_ns
+        assert not Watch(1).sees([Channel(10**9, announced_us=announced_us)])  # type: ignore[list-item]  # as above
+        assert most_us <= (now_ns - begin_ns) // 1000 <= most_us + 3
+    assert not Watch(0).sees([Channel(0, announced_us=50)])  # type: ignore[list-item]  # as above
+
+
+def test_the_kind_that_followed_last_time_is_the_one_that_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    ways, large, small = client_ways(), (1, 0, 10), (2, 0, 1)
+    for _ in range(50):
+        for kind, fill_ns in ((large, 70_000), (small, 1000)):
+            announced = ways.lead_us() > 0
+            notice = ways.publishes(kind)
+            assert notice is not None
+            notice.answered(fill_ns, 10_000 if announced else 50_000)
+    assert ways.lead_us() > 0
+    ways.publishes(large)
+    assert ways.lead_us() == 0
+
+
+def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where its client can have the core only when the look has lasted for its time."""
+    now_ns = 0
+
+    def clock() -> int:
+        nonlocal now_ns
+        now_ns += 100_000
+        return now_ns
+
+    watch = Watch(20)
+    monkeypatch.setattr(time, "perf_counter_ns", clock)
+    for _ in range(100):
+        watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+    assert watch.looks == watch.hits == 4 + 24
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: 0)
+    for _ in range(100):
+        watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+    assert watch.looks >= 4 + 24 + 97
+
+
+def test_who_has_said_how_long_to_look_announces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SPIN_VARIABLE, "20")
+    ways = client_ways()
+    assert ways.publishes(KIND) is None
+    assert ways.lead_us() == 0

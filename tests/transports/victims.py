@@ -24,17 +24,17 @@ from symbiosis_core.errors import ClosedError
 from symbiosis_core.ids import Token
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call, Transport
-from symbiosis_transports.registry import transport
 from symbiosis_transports.testing import ADD_ONE, NEVER, add_one
+from tests.transports.carriers import carrier
 from tests.transports.doom import Doom, one_after_the_other
 
 
-def crowd(carrier: Transport, endpoint: str, count: int) -> None:
+def crowd(transport: Transport, endpoint: str, count: int) -> None:
     """Nothing is opened in this process, so forking is safe."""
     for _ in range(count):
         child = os.fork()
         if child == 0:
-            channel = carrier.connect(endpoint, Token("good"), 20)
+            channel = transport.connect(endpoint, Token("good"), 20)
             for slot in [channel.lease_nowait() for _ in range(channel.slots)]:
                 channel.buffer(slot)[:] = bytes(channel.slot_bytes)
                 channel.publish(slot, Call(NEVER, Direction.FORWARD, 1, 0, 64, in_bytes=64, out_bytes=64))
@@ -43,10 +43,10 @@ def crowd(carrier: Transport, endpoint: str, count: int) -> None:
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
-def three_trips(carrier: Transport, endpoint: str, doom: Doom) -> None:
+def three_trips(transport: Transport, endpoint: str, doom: Doom) -> None:
     """Every line is one at which a client can be hit: of attaching, of each trip, of leaving."""
     sys.settrace(doom.trace)
-    channel = carrier.connect(endpoint, Token("good"), 20)
+    channel = transport.connect(endpoint, Token("good"), 20)
     for _ in range(3):
         doom.again()
         slot = channel.lease_nowait()
@@ -59,12 +59,12 @@ def three_trips(carrier: Transport, endpoint: str, doom: Doom) -> None:
     sys.settrace(None)
 
 
-def fork(carrier: Transport, endpoint: str) -> None:
+def fork(transport: Transport, endpoint: str) -> None:
     """The child tries to use the channel, and looks whether it has any connection.
 
     It waits at a pipe of its own: were it to read standard input as well, either could take the other's line.
     """
-    channel = carrier.connect(endpoint, Token("good"), 20)
+    channel = transport.connect(endpoint, Token("good"), 20)
     assert add_one(channel, b"abc", 3)
     slot = channel.lease_nowait()
     call = Call(ADD_ONE, Direction.FORWARD, 4, 0, 64, in_bytes=4, out_bytes=4)
@@ -107,13 +107,13 @@ def connections() -> list[str]:
 def main() -> None:
     """See above."""
     name, endpoint, how, *number = sys.argv[1:]
-    carrier = transport(name)
+    transport = carrier(name, endpoint)
     if how == "crowd":
-        crowd(carrier, endpoint, int(number[0]))
+        crowd(transport, endpoint, int(number[0]))
     elif how == "fork":
-        fork(carrier, endpoint)
+        fork(transport, endpoint)
     else:
-        one_after_the_other(signal.Signals[how], int(number[0]), partial(three_trips, carrier, endpoint))
+        one_after_the_other(signal.Signals[how], int(number[0]), partial(three_trips, transport, endpoint))
 
 
 if __name__ == "__main__":

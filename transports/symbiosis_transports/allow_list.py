@@ -2,15 +2,17 @@
 
 The folder is looked at whenever somebody comes in, and read when it has changed: all of it, or, where a file in it
 is no key, nothing. So nobody has to tell the daemon, and a file that is half written lets nobody in or out. What
-the system does not let us read, it may let us read later, with nothing changed: that is tried again each time.
+the system does not let us read, it may let us read later, with nothing changed: that is tried again, but at most
+once a second, for whoever comes may come often.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import zmq.auth
 from zmq.utils import z85
@@ -23,6 +25,8 @@ __all__ = ["AllowList", "read_key"]
 log = get_logger(__name__)
 
 _KEY_BYTES = 32
+_PAUSE_S: Final = 1.0
+"""Between two tries to read what could not be read, and has not changed."""
 
 _Look = tuple[tuple[str, tuple[int, ...] | None], ...]
 """The name of each file, and when it, or its mode, was changed, its size and its inode; None: nobody says."""
@@ -34,20 +38,25 @@ class _Seen(NamedTuple):
     names: Mapping[bytes, str]
     trouble: str = ""
     """Why they are those of before; empty: they are what the folder holds."""
-    passing: bool = False
-    """Whether the trouble may end without the folder having changed."""
+    again_s: float | None = None
+    """When to read again although nothing has changed; None: never, for this trouble does not pass by itself."""
+
+    def due(self, look: _Look | None, now_s: float) -> bool:
+        """Whether the folder is to be read."""
+        return look != self.look or (self.again_s is not None and now_s >= self.again_s)
 
 
 class AllowList:
     """Asked by several threads at once. What it knows is replaced as a whole."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
         """Reads the folder.
 
         Raises:
             UsageError: it is not there, or holds a file that is no key, or no key at all.
         """
         self._folder = folder
+        self._clock_s = clock_s
         look = _look(folder)
         names = _read(folder) if look else {}
         if not names:
@@ -60,7 +69,7 @@ class AllowList:
     def name_of(self, key: bytes) -> str | None:
         """Returns whose key it is, the name of its file without `.key`; None: it is not allowed."""
         look, seen = _look(self._folder), self._seen
-        if look != seen.look or seen.passing:
+        if seen.due(look, self._clock_s()):
             seen = self._seen = self._read_again(look, seen)
         return seen.names.get(key)
 
@@ -75,8 +84,10 @@ class AllowList:
                 raise UsageError("the folder cannot be read")
             names = _read(self._folder)
         except Exception as error:  # noqa: BLE001  whatever stands in a file, see above
-            seen = _Seen(look, before.names, str(error), isinstance(error.__cause__ or error, OSError))
-            if seen != before:
+            passes = isinstance(error.__cause__ or error, OSError)
+            again_s = self._clock_s() + _PAUSE_S if passes else None
+            seen = _Seen(look, before.names, str(error), again_s)
+            if (seen.look, seen.trouble) != (before.look, before.trouble):
                 log.error(event("keys not read, those of before hold", folder=self._folder, error=error))
             return seen
         log.info(event("keys read", folder=self._folder, names=",".join(sorted(names.values()))))

@@ -25,14 +25,17 @@ from symbiosis_transports.ports import Call
 
 __all__ = [
     "ALIGNMENT",
+    "ANNOUNCED",
     "CLIENT_SLEEPS",
     "DAEMON_SLEEPS",
     "PAGE_BYTES",
     "PUBLISHED",
     "WORDS_ARE_ORDERED",
     "Layout",
+    "announcement",
     "code_of",
     "fence",
+    "lead_us_of",
     "pack_call",
     "refusal_of",
     "unpack_call",
@@ -52,6 +55,11 @@ DAEMON_SLEEPS: Final = 1 * _LINE // _WORD
 CLIENT_SLEEPS: Final = 2 * _LINE // _WORD
 """Written by the client: 1 while it wants to be rung."""
 
+ANNOUNCED: Final = PUBLISHED + 1
+"""Written by the client: that it is writing a call, as `announcement` packs it; 0: it has published that."""
+
+_LEAD_BITS: Final = 16
+_WORD_MASK: Final = (1 << 64) - 1
 _SLOTS_AT: Final = 256
 _SLOT_HEADER: Final = 2 * _LINE
 _CALL: Final = struct.Struct("<IIIIQQQ")  # op, direction, rows, memo, in_offset, out_offset, asked_us
@@ -97,6 +105,16 @@ class Layout(NamedTuple):
     def call_at(self, slot: SlotIndex) -> int:
         """Where the call of `slot` is described, in bytes."""
         return self.request_word(slot) * _WORD + _WORD
+
+
+def announcement(number: int, lead_us: int) -> int:
+    """Returns the word that says how long the call that is being written is worth looking for, by its number."""
+    return number << _LEAD_BITS & _WORD_MASK | lead_us
+
+
+def lead_us_of(word: int) -> int:
+    """Returns how long that is."""
+    return word & ((1 << _LEAD_BITS) - 1)
 
 
 def pack_call(arena: memoryview, at: int, call: Call) -> None:

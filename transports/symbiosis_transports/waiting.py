@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from symbiosis_core.errors import UsageError
 from symbiosis_transports.calls import Call
 from symbiosis_transports.habits import Habit, Missing
+from symbiosis_transports.notices import LONGEST_LEAD_US, Notice
 from symbiosis_transports.ports import ServerChannel
 
 __all__ = ["SPIN_VARIABLE", "Kind", "Switches", "Watch", "Way", "Ways", "client_ways", "kind_of", "spin_budget_us"]
@@ -53,19 +54,40 @@ class _Fixed:
 
 
 class Ways:
-    """How a client waits for each kind of call."""
+    """How a client waits for each kind of call, and which kinds it announces."""
 
     def __init__(self, fixed: Way | None) -> None:
         self._fixed = fixed
         self._learned: dict[Kind, Way] = {}
+        self._notices: dict[Kind, Notice] = {}
+        self._next: dict[Kind, Notice] = {}
+        """Of the kind that came after that one, the last time."""
+        self._latest: Kind = (0, 0, 0)
 
     def of(self, kind: Kind) -> Way:
         """Returns the way for that kind."""
         return self._fixed or self._learned.get(kind) or self._begin(kind)
 
+    def lead_us(self) -> int:
+        """Returns how long the daemon should look for the call that is probably next; 0: it is not to be woken."""
+        notice = self._next.get(self._latest)
+        return notice.lead_us if notice is not None else 0
+
+    def publishes(self, kind: Kind) -> Notice | None:
+        """The next call is of that kind. Returns who is to be told how long it took; None: nobody."""
+        if self._fixed is not None:
+            return None
+        notice = self._notices.get(kind)
+        if notice is None:
+            notice = self._notices[kind] = Notice()
+        self._next[self._latest] = notice
+        self._latest = kind
+        return notice
+
     def _begin(self, kind: Kind) -> Way:
         if len(self._learned) >= _MOST_KINDS:
-            self._learned.clear()
+            for known in (self._learned, self._notices, self._next):
+                known.clear()
         way = self._learned[kind] = Habit(Switches())
         return way
 
@@ -108,23 +130,31 @@ class Watch:
         return f"<Watch of {self._budget_ns // 1000} us, {self.hits} of {self.looks} hit>"
 
     def sees(self, channels: Iterable[ServerChannel]) -> bool:
-        """Whether something comes while it looks. False at once where no look is due."""
-        if not self._budget_ns or (self._missing is not None and not self._missing.look_now()):
+        """Whether something comes while it looks. False at once where no look is due.
+
+        What was announced is looked for as long as its client says, within limits; where nobody looks, not at all.
+        """
+        if not self._budget_ns:
+            return False
+        everybody = list(channels)
+        lead_us = max([channel.announced_us() for channel in everybody], default=0)
+        if not lead_us and self._missing is not None and not self._missing.look_now():
             return False
         self.looks += 1
-        hit = _look(list(channels), self._budget_ns)
+        end_ns = time.perf_counter_ns() + max(self._budget_ns, 1000 * min(lead_us, LONGEST_LEAD_US))
+        hit = _look(everybody, end_ns)
         self.hits += hit
-        if self._missing is not None:
-            self._missing.looked(hit=hit)
+        if self._missing is not None and not lead_us:
+            # What is there too late came while this thread was put aside: whoever sent it had to wait for that.
+            self._missing.looked(hit=hit and time.perf_counter_ns() <= end_ns)
         return hit
 
 
-def _look(channels: list[ServerChannel], budget_ns: int) -> bool:
-    end = time.perf_counter_ns() + budget_ns
+def _look(channels: list[ServerChannel], end_ns: int) -> bool:
     while True:
         if any(channel.waiting() for channel in channels):
             return True
-        if time.perf_counter_ns() > end:
+        if time.perf_counter_ns() > end_ns:
             return False
         os.sched_yield()
 

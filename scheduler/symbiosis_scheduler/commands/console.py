@@ -1,13 +1,16 @@
-"""Where tables are printed, as wide as a terminal or wide enough without one, and what clients may put there."""
+"""Where tables are printed, as wide as a terminal or wide enough without one, and what may be put there."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["verbatim", "wide_console"]
+from symbiosis_core.errors import UsageError
+
+__all__ = ["check_writable", "verbatim", "wide_console"]
 
 _LOG_WIDTH: Final = 160
 """Columns where there is no terminal."""
@@ -22,3 +25,17 @@ def wide_console() -> Console:
 def verbatim(text: str) -> Text:
     """Returns what a client says of itself to be read and no more: no markup, nothing that moves a cursor."""
     return Text("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text))
+
+
+def check_writable(file: Path | None) -> None:
+    """Empties the file, if any: minutes are not spent on figures that then cannot be written.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if file is None:
+        return
+    try:
+        file.write_text("")  # the figures of an earlier run shall not pass for those of one that failed
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from symbiosis_core import toml_check
 from symbiosis_core.wire import Configure, Configured
-from symbiosis_scheduler.commands.console import wide_console
+from symbiosis_scheduler.commands.console import check_writable, wide_console
 from symbiosis_scheduler.config_warnings import warnings
 from symbiosis_scheduler.decisions.explanations import Delay, explain
 from symbiosis_scheduler.policies import load_checked, policy_class
@@ -100,6 +100,8 @@ def simulate(
     from symbiosis_scheduler.commands.simulation import run, show, write
 
     settings = {str(file): load_checked(file) for file in policies}
+    for file in (json, plot):
+        check_writable(file)
     worlds = run(trace, settings, clients=clients, devices=devices, requests=requests, seed=seed)
     show(worlds)
     write(worlds, json, plot)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from io import FileIO
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Self
 
 import typer
 
@@ -25,26 +26,50 @@ def _trace() -> None:
 def record(
     out: Annotated[Path, typer.Argument(help="Where the trace is written.")],
     address: Annotated[str, typer.Option(help="The daemon's address.", show_default=False)] = "",
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For how long.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For how long, or until Ctrl-C.")] = 30.0,
 ) -> None:
     """Write down who asked for what and when, for `symbiosis policy simulate`: names and users, and no content."""
     from symbiosis_scheduler.simulation.fetching import fetch_trace
     from symbiosis_transports.zmq_link import ControlClient
 
-    ends = time.monotonic() + seconds
+    began, ends = time.monotonic(), time.monotonic() + seconds
 
     def wait(most_s: float) -> bool:
-        time.sleep(min(most_s, max(0.0, ends - time.monotonic())))
+        try:
+            time.sleep(min(most_s, max(0.0, ends - time.monotonic())))
+        except KeyboardInterrupt:
+            return True  # whoever is at the terminal has seen enough
         return time.monotonic() >= ends
 
-    with ControlClient(address or default_address()) as link, _opened(out) as file:
+    with ControlClient(address or default_address()) as link, _Out(out) as file:
         dropped = fetch_trace(link, file.write, wait)
-    size = out.stat().st_size
-    typer.echo(f"{out}: {size / 1e3:.1f} kB in {seconds:g} s" + (f", {dropped} records lost" if dropped else ""))
+    size, took_s = out.stat().st_size, time.monotonic() - began
+    typer.echo(f"{out}: {size / 1e3:.1f} kB in {took_s:.3g} s" + (f", {dropped} records lost" if dropped else ""))
 
 
-def _opened(out: Path) -> BinaryIO:
-    try:
-        return out.open("wb")
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another path") from error
+class _Out:
+    """A file that is begun with the first that is written to it: until then the one before is still there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, data: bytes) -> None:
+        """Writes it through.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        try:
+            if self._file is None:
+                self._file = self._path.open("wb", buffering=0)
+            self._file.write(data)
+        except OSError as error:
+            raise UsageError(f"cannot write {self._path}: {error.strerror}; choose another path") from error

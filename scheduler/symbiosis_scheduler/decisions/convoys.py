@@ -66,8 +66,10 @@ class Convoys:
             return None
         level = queues.lane(lead.lane).level
         cell = level.cells[lead.op, lead.direction]
-        latest_us = _latest_us(cell, level)
         held = self.holds.of(lead)
+        if held is None and len(level.cells) == 1 and len(level.turns) == self._travellers.count(level.lane_names):
+            return None  # everybody there is waits for the same
+        latest_us = _latest_us(cell, level)
         here = frozenset(map(_CLIENT, cell.parts))
         if latest_us <= now_us:
             if held is not None:

@@ -7,39 +7,33 @@ the next thirty tokens; the middle of the last nine is wrong for none.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["Estimate"]
 
 _KEPT: Final = 9
-_NOTHING: Final = (-1.0,)
 
 
 class Estimate:
-    """Of times in microseconds, by the last nine. Negative until something was added."""
+    """Of times in microseconds, by the last nine.
 
-    __slots__ = ("_latest", "_sorted")
+    It is asked far more often than it learns, by every decision about everybody: so answers are attributes.
+    """
+
+    __slots__ = ("_latest", "_ordered", "known", "usual")
 
     def __init__(self) -> None:
         self._latest: deque[float] = deque(maxlen=_KEPT)
-        self._sorted: list[float] | None = None
-        """The latest in order; None: not since one was added."""
+        self._ordered: list[float] = []
+        self.known = False
+        """Whether there is anything to go by."""
+        self.usual = -1.0
+        """The middle one. Negative until something was added."""
 
     def __repr__(self) -> str:
         return f"<Estimate {self.usual:.0f} +- {self.deviation:.0f} us>" if self.known else "<Estimate of nothing>"
-
-    @property
-    def known(self) -> bool:
-        """Whether there is anything to go by."""
-        return bool(self._latest)
-
-    @property
-    def usual(self) -> float:
-        """The middle one."""
-        ordered = self._sorted or self._in_order()
-        return ordered[len(ordered) // 2]
 
     @property
     def deviation(self) -> float:
@@ -51,16 +45,14 @@ class Estimate:
 
     def add(self, us: float) -> None:
         """Takes one more time into account."""
+        ordered = self._ordered
+        if len(ordered) == _KEPT:
+            del ordered[bisect_left(ordered, self._latest[0])]
         self._latest.append(us)
-        self._sorted = None
+        insort(ordered, us)
+        self.known, self.usual = True, ordered[len(ordered) // 2]
 
     def at(self, share: float) -> float:
-        """Returns the time that this share of the latest did not exceed."""
-        ordered = self._sorted or self._in_order()
-        return ordered[int(share * (len(ordered) - 1) + 0.5)]
-
-    def _in_order(self) -> Sequence[float]:
-        if not self._latest:
-            return _NOTHING
-        self._sorted = ordered = sorted(self._latest)
-        return ordered
+        """Returns the time that this share of the latest did not exceed; as `usual`, where nothing is known."""
+        ordered = self._ordered
+        return ordered[int(share * (len(ordered) - 1) + 0.5)] if ordered else self.usual

@@ -49,11 +49,14 @@ def chunk(left: Part, most: int) -> Part:
 
 def take_along(cell: Cell, lead: Request, parts: list[Part], budgets: dict[str, int], room: int) -> int:
     """Adds rows of all in `cell` but the lead, as far as budgets and room last; returns the room that is left."""
-    riders = list(cell.parts.values())
     rows = cell.rows
     if (own := cell.parts.get(lead)) is not None:
+        rows -= own.stop - own.start
+        if not rows:
+            return room
+    riders = list(cell.parts.values())
+    if own is not None:
         riders.remove(own)
-        rows -= own.rows
     if rows <= room and rows <= min(budgets.values()):
         parts += riders
         return room - rows

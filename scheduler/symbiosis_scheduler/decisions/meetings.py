@@ -62,12 +62,8 @@ class Meeting(NamedTuple):
     """For how long the lead is held at most."""
 
 
-class _Coming(NamedTuple):
-    """Somebody on the way to where the lead is."""
-
-    due_us: float
-    client: ClientId
-    traveller: Traveller
+_Coming = tuple[float, ClientId, Traveller]
+"""Somebody on the way to where the lead is: when he is due, and who he is."""
 
 
 def best_meeting(scene: Scene, costs: Costs, travellers: Travellers) -> Meeting | None:
@@ -80,38 +76,43 @@ def best_meeting(scene: Scene, costs: Costs, travellers: Travellers) -> Meeting 
     if scene.here.issuperset(map(_CLIENT, active)):
         return None  # nobody is away
     curve = costs.curve(lead.op, lead.direction)
-    alone_us = curve.expected_us(lead.rows)
-    if alone_us is None:
-        return None
-    coming = _coming(scene, active, traveller, alone_us)
+    coming = _coming(scene, active, traveller, curve)
     if not coming:
         return None
-    apart_us = sum([curve.expected_us(other.rows) or 0.0 for other in active])
-    if apart_us <= traveller.thinking.usual + alone_us:
+    expected_us = curve.expected_us
+    apart_us = sum([expected_us(other.rows) or 0.0 for other in active])
+    if apart_us <= traveller.thinking.usual + (expected_us(lead.rows) or 0.0):
         return None  # there is time for each by itself
     return _best(_Alone(scene, traveller, curve, apart_us, len(active)), coming, travellers.lasting)
 
 
-def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, service_us: float) -> list[_Coming]:
-    """Returns who of those that are elsewhere is on the way to where the lead is, the soonest first."""
+def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, curve: Curve) -> list[_Coming]:
+    """Returns who of those that are elsewhere is on the way to where the lead is, the soonest first.
+
+    Nobody, where it was never measured what a batch takes there.
+    """
     lead, here, now_us = scene.lead, scene.here, scene.now_us
-    place = (lead.op, lead.direction)
-    found = []
+    place, lane = (lead.op, lead.direction), lead.lane
+    service_us: float | None = None
+    found: list[_Coming] = []
     for other in active:
-        if other.client in here or other.distrusted:
+        client = other.client
+        if client in here or other.distrusted:
             continue
         away = other.answered_us >= 0
-        if not away and other.lane != lead.lane:
+        if not away and other.lane != lane:
             continue  # what waits in another lane may be planned only after the lead
-        trips = other.trips_to(place)
+        trips = other.trips_to(place) if place in other.trip_of else None
         if trips is None:
-            if not away or other.client not in traveller.company:
+            if not away or client not in traveller.company:
                 continue
             trips = 1  # on its first way through the model it is thought to go where its company goes
+        if service_us is None and (service_us := curve.expected_us(lead.rows)) is None:
+            return []
         due_us = other.due_us(now_us, service_us)
         if trips > 1:
             due_us += (trips - 1) * (service_us + max(0.0, other.thinking.usual))
-        found.append(_Coming(due_us, other.client, other))
+        found.append((due_us, client, other))
     found.sort()
     return found
 
@@ -136,8 +137,9 @@ def _best(alone: _Alone, coming: Sequence[_Coming], lasting: float) -> Meeting |
     saved_us, slowest_us = expected_us(rows) or 0.0, traveller.thinking.usual
     best_us, best = 0.0, (0, 0.0, 0.0, 0.0)
     for due_us, client, other in coming:
-        if due_us > scene.latest_us:
-            break
+        wait_us = due_us - scene.now_us
+        if due_us > scene.latest_us or (round_us - slowest_us) * lasting - wait_us <= _NEARLY * best_us:
+            break  # nobody is waited for so long; or whoever else comes, neither slower nor later would be better
         if rows + other.rows > scene.max_rows:
             continue
         rows += other.rows
@@ -147,7 +149,7 @@ def _best(alone: _Alone, coming: Sequence[_Coming], lasting: float) -> Meeting |
         saved_us += expected_us(other.rows) or 0.0
         slowest_us = max(slowest_us, other.thinking.at(together / (together + 1)))
         shorter_us = round_us - max(slowest_us + joint_us, active / together * joint_us)
-        patience_us, wait_us = shorter_us * lasting, due_us - scene.now_us
+        patience_us = shorter_us * lasting
         if patience_us - wait_us > _NEARLY * best_us:
             best_us = patience_us - wait_us
             best = len(joining), wait_us, saved_us - joint_us, patience_us

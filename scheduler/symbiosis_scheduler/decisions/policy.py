@@ -25,7 +25,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
@@ -106,19 +106,15 @@ class LatencyFirst:
         """Returns the request that leads because of somebody's age, if there is one."""
         oldest: Request | None = None
         oldest_ticket, oldest_lane = 0, None
-        delayed: Level | None = None
         for level in levels:
-            for lane in level.lanes:
-                if not lane.config.max_wait_us:
-                    continue  # it does not age
+            for lane in level.ageing:
                 for request, ticket in lane.waiting.items():
                     if _is_aged(request, lane, now_us) and (oldest is None or ticket < oldest_ticket):
                         oldest, oldest_ticket, oldest_lane = request, ticket, lane
                     break  # the first is the oldest of the lane
-            if delayed is None and self._has_delayed(level):
-                delayed = level
         if oldest is None or oldest_lane is None:
             return None
+        delayed = next(filter(self._has_delayed, levels), None)
         if delayed is not None and delayed.rank < oldest_lane.level.rank:
             return next(delayed.heads())
         heads = oldest_lane.level.heads()
@@ -128,7 +124,7 @@ class LatencyFirst:
         aged = (head for head in heads if head.lane == oldest.lane and _is_aged(head, oldest_lane, now_us))
         return next(aged, oldest)
 
-    def _has_delayed(self, level: Level, parts: Iterable[Part] = ()) -> bool:
+    def _has_delayed(self, level: Level, parts: Sequence[Part] = ()) -> bool:
         """Whether a request waits in the level that was delayed once and is not finished by `parts`."""
         mark = self._delayed[level.rank]
         finished: set[Request] | None = None
@@ -136,6 +132,8 @@ class LatencyFirst:
             for request, ticket in lane.waiting.items():
                 if ticket > mark:
                     break
+                if not parts or request.op != parts[0].request.op:
+                    return True
                 if finished is None:
                     finished = {part.request for part in parts if part.stop == part.request.rows}
                 if request not in finished:
@@ -153,18 +151,25 @@ class LatencyFirst:
             most = min(most, (self._max_rows + 1) // 2)
         first = chunk(own.cells[key].parts[lead], most)
         parts = [first]
-        room = self._max_rows - first.rows
-        budgets[lead.lane] -= first.rows
-        for position, level in enumerate(queues.levels):
+        rows = first.stop - first.start
+        room = self._max_rows - rows
+        budgets[lead.lane] -= rows
+        passed: list[Level] = []
+        """Levels of which something is left."""
+        for level in queues.levels:
             cell = level.cells.get(key)
             if cell is None or not room:
+                passed.append(level)
                 continue
-            if any(self._has_delayed(upper, parts) for upper in queues.levels[:position]):
+            if passed and any(self._has_delayed(upper, parts) for upper in passed):
                 break  # rule 3
             before = room
             room = take_along(cell, lead, parts, budgets, room)
             if room != before:
                 lowest = max(lowest, level.rank)
+            taken = before - room + (rows if level is own else 0)
+            if taken < cell.rows or len(cell.parts) < level.count:
+                passed.append(level)
         return parts, lowest
 
 

@@ -30,8 +30,8 @@ from typing import Any, Final
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError, RefusalCode
 from symbiosis_core.ids import BaseId, ClientId, OpId
-from symbiosis_core.specs import Direction, Op
-from symbiosis_scheduler.decisions.admission import Admission
+from symbiosis_core.specs import Op
+from symbiosis_scheduler.decisions.admission_control import AdmissionControl
 from symbiosis_scheduler.decisions.at_work import AtWork
 from symbiosis_scheduler.decisions.costs import Costs
 from symbiosis_scheduler.decisions.events import (
@@ -49,22 +49,18 @@ from symbiosis_scheduler.decisions.events import (
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.decisions.invariants import check_rows
 from symbiosis_scheduler.decisions.known import Known
-from symbiosis_scheduler.decisions.numbering import Numbering
 from symbiosis_scheduler.decisions.plan import Hold, Plan
 from symbiosis_scheduler.decisions.policy import Policy
 from symbiosis_scheduler.decisions.present import OpenRequest, PresentClient
 from symbiosis_scheduler.decisions.queues import Queues
-from symbiosis_scheduler.decisions.quotas import Quotas, Reached
-from symbiosis_scheduler.decisions.request import Request
-from symbiosis_scheduler.decisions.statistics import ClientStatistics, SchedulerStatistics
-from symbiosis_scheduler.decisions.tallies import Tallies
+from symbiosis_scheduler.decisions.quotas import Reached
+from symbiosis_scheduler.decisions.statistics import SchedulerStatistics
+from symbiosis_scheduler.decisions.tallies import Tallies, client_statistics
 from symbiosis_scheduler.decisions.tracks import Track, Tracks
-from symbiosis_transports.calls import Call
 
 __all__ = ["SchedulerState"]
-
-_DIRECTIONS: Final = tuple(Direction)
 
 
 class SchedulerState:
@@ -87,10 +83,8 @@ class SchedulerState:
         """
         self.known = Known(costs)
         """What was learned of ops and clients."""
-        self._numbering = Numbering(len(catalogues))
-        self._admissions = [Admission((), config.limits) for _ in catalogues]
+        self._admission = AdmissionControl(len(catalogues), config, self.known.travellers)
         self._queues = Queues(config.lanes)
-        self._quotas = Quotas(config.lanes)
         self._policy = policy
         for base, ops in enumerate(catalogues):
             for op in ops:
@@ -99,13 +93,12 @@ class SchedulerState:
         self._can_beside = beside
         self._tracks = self._laid(config)
         self._clients: dict[ClientId, PresentClient] = {}
-        self._draining = False
         self._at_work = AtWork()
         self._exact = config.batching.exact
         self._tallies = Tallies(config.lanes, len(catalogues))
 
     def __repr__(self) -> str:
-        draining = ", draining" if self._draining else ""
+        draining = ", draining" if self._admission.draining else ""
         return (
             f"<SchedulerState {len(self._clients)} clients, {len(self._queues)} queued, "
             f"{self._tracks.in_flight} in flight{draining}>"
@@ -143,22 +136,21 @@ class SchedulerState:
 
     def quota_reached(self, client: ClientId, now_us: int) -> Reached | None:
         """Returns the quota that keeps a client from beginning a forward; None: there is none."""
-        return self._quotas.reached(client, now_us)
+        return self._admission.reached(client, now_us)
 
     def learn(self, base: BaseId, op: Op) -> OpId:
         """From now on a base's clients may ask for `op`, whose id is the number of the base's ops before it.
 
         Returns the number by which plans name it.
         """
-        self._admissions[base].learn(op)
-        number = self._numbering.add(base)
+        number = self._admission.learn(base, op)
         self.known.introduce(op, number, base)
         return number
 
     def number(self, client: ClientId, op: int) -> OpId | None:
         """Returns the number by which plans name an op of a client's base; None: there is no such op or client."""
         known = self._clients.get(client)
-        return None if known is None else self._numbering.number(known.base, op)
+        return None if known is None else self._admission.number(known.base, op)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Returns what is to be done about an event, in this order.
@@ -170,18 +162,7 @@ class SchedulerState:
 
     def statistics(self) -> SchedulerStatistics:
         """Counters since the start, and what is held now."""
-        clients = tuple(
-            ClientStatistics(
-                client.id,
-                client.lane,
-                client.requests,
-                client.rows,
-                self._queues.held_by(client.id),
-                client.refused,
-                client.base,
-            )
-            for client in self._clients.values()
-        )
+        clients = client_statistics(self._clients.values(), self._queues)
         return SchedulerStatistics(
             clients,
             self._tallies.lanes(self._queues, Counter([client.lane for client in clients])),
@@ -189,41 +170,24 @@ class SchedulerState:
             self.known.hold_status(),
             self._tallies.bases(),
             self._tracks.in_flight,
-            self._draining,
+            self._admission.draining,
         )
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
-        self._queues.check()
-        flying: Counter[Request] = Counter()
-        for track in self._tracks:
-            assert len(track.in_flight) <= track.most
-        for plan in self._tracks.plans():
-            for part in plan.parts:
-                flying[part.request] += part.rows
-        queued = {request for lane in self._queues.lanes for request in lane.waiting}
-        for client in self._clients.values():
-            for slot, entry in client.open.items():
-                request = entry.request
-                assert (request.client, request.slot, request.lane) == (client.id, slot, client.lane)
-                waiting = request.rows - self._queues.taken(request) if request in queued else 0
-                assert entry.rows_left == waiting + flying[request]
-                assert not (waiting and entry.refusal)
-                assert entry.rows_left, "an open request that nobody will ever finish"
-                queued.discard(request)
-        assert not queued, "queued for a client that is gone"
+        check_rows(self._queues, self._tracks, self._clients.values())
 
     def _joined(self, event: ClientJoined) -> list[Instruction]:
         if event.client in self._clients or not self._queues.has(event.lane):
             raise LocalProtocolError(f"{event} joins twice or in no lane")
-        self._clients[event.client] = PresentClient(event)
-        self._quotas.join(event.client, event.lane, event.user)
+        client = self._clients[event.client] = PresentClient(event)
+        self._admission.joined(client)
         return []
 
     def _left(self, event: ClientLeft) -> list[Instruction]:
         if self._clients.pop(event.client, None) is not None:
             self._queues.remove(event.client)
-            self._quotas.leave(event.client)
+            self._admission.left(event.client)
             self._at_work.ended(event.client)
             self.known.left(event.client)
         return []
@@ -233,45 +197,22 @@ class SchedulerState:
         if client is None:
             return []
         instructions: list[Instruction] = []
-        admission, number = self._admissions[client.base], self._numbering.number
-        for slot, generation, call in event.arrivals:
+        for arrival in event.arrivals:
+            slot = arrival.slot
             if slot in client.open:
                 self._left(ClientLeft(client.id))
                 instructions.append(Drop(client.id, f"slot {slot} was published before it was answered"))
                 break
-            refusal = admission.refusal(call, client.slot_bytes)
-            op = number(client.base, call.op)
-            if self._draining:
-                refusal = RefusalCode.DRAINING
-            elif op is not None and refusal is None and not self._charged(client.id, op, call, event.now_us):
-                refusal = RefusalCode.QUOTA
-            if refusal is not None or op is None:
+            request = self._admission.admit(client, arrival, event.now_us)
+            if isinstance(request, RefusalCode):
                 client.refused += 1
-                instructions.append(Answer(client.id, slot, generation, refusal, event.now_us))
+                instructions.append(Answer(client.id, slot, arrival.generation, request, event.now_us))
                 continue
-            request = Request(
-                client.id,
-                slot,
-                generation,
-                client.lane,
-                op,
-                _DIRECTIONS[call.direction],
-                call.rows,
-                event.now_us,
-                call.in_offset,
-                call.out_offset,
-                call.memo,
-            )
             client.open[slot] = OpenRequest(request)
             self._at_work.ended(client.id)
             self._queues.push(request)
             self.known.arrived(request)
         return instructions
-
-    def _charged(self, client: ClientId, op: OpId, call: Call, now_us: int) -> bool:
-        """Charges a call to its client's quotas; False: one is used up, and nothing was charged."""
-        begins = self.known.travellers.begins(client, op, _DIRECTIONS[call.direction])
-        return self._quotas.charge(client, call.rows, now_us, begins=begins)
 
     def _turn(self, event: Turn) -> list[Instruction]:
         runs: list[Instruction] = []
@@ -316,7 +257,7 @@ class SchedulerState:
             raise LocalProtocolError("a plan is done that is not in flight")
         if not self._tracks.in_flight:
             self._tallies.idle(event.now_us)
-        self._tallies.computed(plan, self._numbering.base(plan.op))
+        self._tallies.computed(plan, self._admission.base(plan.op))
         self.known.finished(plan, took_us, event.now_us, failed=bool(event.failed))
         answers: list[Instruction] = []
         for part in plan.parts:
@@ -352,10 +293,7 @@ class SchedulerState:
         if self.lanes_in_use - set(lanes):
             raise LocalProtocolError("somebody's lane is not in the configuration that is to be adopted")
         self._queues = self._queues.moved_to(lanes)
-        members = {client.id: (client.lane, client.user) for client in self._clients.values()}
-        self._quotas = self._quotas.moved_to(lanes, members)
-        for admission in self._admissions:
-            admission.limit(event.config.limits)
+        self._admission.moved_to(event.config, self._clients.values())
         self._tallies.moved_to(lanes)
         self._policy = event.policy
         self._exact = event.config.batching.exact
@@ -369,7 +307,7 @@ class SchedulerState:
         return Tracks(self._queues, self._max_in_flight, beside=beside)
 
     def _drain(self, _: Drain) -> list[Instruction]:
-        self._draining = True
+        self._admission.draining = True
         return []
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from symbiosis_core.ids import BaseId
 from symbiosis_core.wire import BatchStatus, LaneStatus
 from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.present import PresentClient
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
-from symbiosis_scheduler.decisions.statistics import BaseStatistics
+from symbiosis_scheduler.decisions.statistics import BaseStatistics, ClientStatistics
 
-__all__ = ["Tallies"]
+__all__ = ["Tallies", "client_statistics"]
 
 
 class _Served:
@@ -105,3 +106,19 @@ class Tallies:
     def bases(self) -> tuple[BaseStatistics, ...]:
         """Returns what was computed over each base, by `BaseId`."""
         return tuple([BaseStatistics(each.batches, each.rows) for each in self._bases])
+
+
+def client_statistics(clients: Iterable[PresentClient], queues: Queues) -> tuple[ClientStatistics, ...]:
+    """Returns what every client that is here was answered, and has waiting, in order of joining."""
+    return tuple(
+        ClientStatistics(
+            client.id,
+            client.lane,
+            client.requests,
+            client.rows,
+            queues.held_by(client.id),
+            client.refused,
+            client.base,
+        )
+        for client in clients
+    )

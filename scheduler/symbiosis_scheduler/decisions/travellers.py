@@ -62,9 +62,11 @@ class Traveller:
         "client",
         "company",
         "distrusted",
+        "expected_us",
         "first_token",
         "forwards",
         "lane",
+        "pace",
         "place",
         "rows",
         "rows_before",
@@ -102,11 +104,15 @@ class Traveller:
         """When it asked or was answered last."""
         self.answered_us = -1
         """When its last request was answered; -1: it is waiting for an answer."""
+        self.expected_us = 0.0
+        """When its next request was expected as it was answered."""
         self.place: Place | None = None
         self.rows = 1
         """Of its last request."""
         self.thinking = Estimate()
         """From an answer to the next request."""
+        self.pace = self.thinking
+        """The same where it was answered last, as far as it was there before."""
         self.thought_us: int | None = None
         """The same before its last request; None: that was its first, or an earlier one was not answered."""
         self.by_place: dict[Place, Estimate] = {}
@@ -134,6 +140,13 @@ class Traveller:
         self.distrusted = self._distrust
         self._distrust = min(2 * self._distrust, _LONGEST_DISTRUST)
 
+    def answered(self, place: Place, now_us: int) -> None:
+        """Its request for this was answered."""
+        self.answered_us = now_us
+        self.place = place
+        self.pace = pace = self.by_place.get(place) or self.thinking
+        self.expected_us = now_us + (pace.usual if pace.known else _UNKNOWN_US)
+
     def trust(self) -> None:
         """It has come."""
         self._distrust = _FIRST_DISTRUST
@@ -142,13 +155,9 @@ class Traveller:
         """Returns when its next request is expected; what it waits for takes `service_us`."""
         if self.answered_us < 0:
             return now_us + service_us + (self.thinking.usual if self.thinking.known else _UNKNOWN_US)
-        known = self.by_place.get(self.place) if self.place is not None else None
-        if known is None or not known.known:
-            known = self.thinking
-        if not known.known:
-            return self.answered_us + _UNKNOWN_US
-        expected_us = self.answered_us + known.usual
-        return expected_us if expected_us > now_us else now_us + known.deviation  # overdue: any moment now
+        if self.expected_us > now_us or not self.pace.known:
+            return self.expected_us
+        return now_us + self.pace.deviation  # overdue: any moment now
 
 
 _NOBODY: Final[dict[ClientId, Traveller]] = {}
@@ -213,7 +222,7 @@ class Travellers:
             if traveller is None:
                 continue
             self._seen(traveller, now_us)
-            traveller.answered_us, traveller.place = now_us, place
+            traveller.answered(place, now_us)
             if len(clients) > 1:
                 traveller.trust()
             if len(clients & traveller.company) > 1:
@@ -234,12 +243,17 @@ class Travellers:
         if not latest:
             del self._latest[traveller.lane]
 
+    def count(self, lanes: Sequence[str]) -> int:
+        """Returns how many of these lanes have ever asked, and are here."""
+        return sum([len(self._latest.get(lane, _NOBODY)) for lane in lanes])
+
     def active(self, lanes: Sequence[str], most: int, now_us: int) -> list[Traveller]:
         """Returns who of these lanes asked or was answered a moment ago: `most` at most, the latest first."""
-        by_lane = [islice(reversed(self._latest.get(lane, _NOBODY).values()), most) for lane in lanes]
-        found = list(by_lane[0])
-        if len(by_lane) > 1:
-            found = sorted(chain(found, *by_lane[1:]), key=_SEEN_US, reverse=True)[:most]
+        latest = [self._latest.get(lane, _NOBODY) for lane in lanes]
+        found = list(islice(reversed(latest[0].values()), most))
+        if len(latest) > 1:
+            others = [islice(reversed(each.values()), most) for each in latest[1:]]
+            found = sorted(chain(found, *others), key=_SEEN_US, reverse=True)[:most]
         since_us = now_us - _ACTIVE_US
         if found and found[-1].seen_us < since_us:
             found = [traveller for traveller in found if traveller.seen_us >= since_us]

@@ -135,6 +135,41 @@ def test_what_is_taken_together_is_for_the_same_op_and_each_once() -> None:
             queues.take(*parts)
 
 
+def test_all_that_waits_is_taken_at_once_and_nothing_else_is_touched() -> None:
+    queues = Queues(LANES)
+    everybody = [request(client, ("inference", "training", "tuning")[client % 3]) for client in range(90)]
+    for each in (*everybody, other := request(99, "bulk", op=1)):
+        queues.push(each)
+    parts = [part for level in queues.levels[:2] for part in level.cells[OpId(0), FORWARD].parts.values()]
+    assert lines_run(lambda: queues.take(*parts)) < len(parts), "one by one"
+    assert (len(queues), queues.rows, heads(queues, 2)) == (1, other.rows, [other])
+    queues.check()
+    with pytest.raises(LocalProtocolError):
+        queues.take(*parts)
+    queues.check()
+
+
+@pytest.mark.parametrize("left_out", [0, 13, 29])
+def test_where_one_is_left_the_others_are_taken_all_the_same(left_out: int) -> None:
+    queues = Queues(LANES)
+    everybody = [request(client, ("inference", "training", "tuning")[client % 3]) for client in range(30)]
+    for each in everybody:
+        queues.push(each)
+    stays = everybody.pop(left_out)
+    queues.take(*[Part(each, 0, each.rows) for each in everybody])
+    assert [each for each, _ in waiting(queues, OpId(0), FORWARD)] == [stays]
+    queues.check()
+
+
+def test_nothing_is_taken_twice_among_many() -> None:
+    queues = Queues(LANES)
+    for client in range(10):
+        queues.push(request(client))
+    parts = list(queues.levels[1].cells[OpId(0), FORWARD].parts.values())
+    with pytest.raises(LocalProtocolError):
+        queues.take(*parts[:9], parts[0])
+
+
 def test_what_does_not_wait_cannot_be_taken_and_discarding_it_is_harmless() -> None:
     queues = Queues(LANES)
     gone = request(1)
@@ -273,6 +308,22 @@ class QueuesMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
+    def take_all(self, data: st.DataObject) -> None:
+        """All that waits for one op, or all of it in one level."""
+        first = data.draw(st.sampled_from(list(self.model)))
+        key, own = (first.op, first.direction), data.draw(st.booleans())
+        levels = [level for level in self.queues.levels if key in level.cells]
+        if own:
+            levels = [self.queues.lane(first.lane).level]
+        parts = [part for level in levels for part in level.cells[key].parts.values()]
+        self.queues.take(*parts)
+        for part in parts:
+            if self.of(part.request.client)[0] is part.request:
+                self.joined[part.request.lane, part.request.client] = self.tick()
+            del self.model[part.request]
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:
         gone = data.draw(st.sampled_from(list(self.model)))
         self.queues.discard(gone)
@@ -316,3 +367,20 @@ class QueuesMachine(RuleBasedStateMachine):
 
 QueuesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestQueuesMachine = QueuesMachine.TestCase
+
+
+class FewAreManyMachine(QueuesMachine):
+    """The same where any number of riders is looked at for whether they are all that waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._many = queues_module._MANY
+        queues_module._MANY = 1  # type: ignore[misc]  # a constant but for this
+
+    def teardown(self) -> None:
+        queues_module._MANY = self._many  # type: ignore[misc]  # as it was
+        super().teardown()
+
+
+FewAreManyMachine.TestCase.settings = QueuesMachine.TestCase.settings
+TestFewAreManyMachine = FewAreManyMachine.TestCase

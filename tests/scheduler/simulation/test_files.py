@@ -6,9 +6,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner
 
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import ClientId, OpId
+from symbiosis_scheduler.commands.policy import policy
 from symbiosis_scheduler.simulation.picture import draw
 from symbiosis_scheduler.simulation.report import quantile
 from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode, read_trace, records
@@ -122,3 +124,23 @@ def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:
 def test_quantiles() -> None:
     assert [quantile([1, 2, 3, 4], q) for q in (0, 0.5, 0.99, 1)] == [1, 3, 4, 4]
     assert quantile([], 0.5) == 0
+
+
+def test_where_figures_cannot_go_is_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may take minutes, and its figures would be lost with it."""
+    path, settings = tmp_path / "a.trace", tmp_path / "a.toml"
+    path.write_bytes(b"".join(encode(*record) for record in mixed(forwards=1)))
+    settings.write_text("")
+    given = ["simulate", str(path), "--policy", str(settings)]
+
+    def played(*_: object, **__: object) -> None:
+        raise AssertionError("it was played")
+
+    for option in ("--plot", "--json"):
+        assert CliRunner().invoke(policy, [*given, option, str(tmp_path / "out")]).exit_code == 0
+        with monkeypatch.context() as patched:
+            patched.setattr("symbiosis_scheduler.commands.simulation.run", played)
+            error = CliRunner().invoke(policy, [*given, option, str(tmp_path)]).exception
+        assert isinstance(error, UsageError) and f"cannot write {tmp_path}: Is a directory" in str(error)

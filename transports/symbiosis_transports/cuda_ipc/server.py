@@ -77,6 +77,10 @@ class CudaServerChannel:
         """Whether something was published, or what was published has been written."""
         return self._words.waiting() or self._any_written()
 
+    def announced_us(self) -> int:
+        """Nothing is announced."""
+        return 0
+
     def take(self) -> list[Arrival]:
         """Everything that is written.
 

@@ -80,6 +80,10 @@ class InprocServerChannel:
                 place.published != taken for place, taken in zip(self.exchange.places, self._taken, strict=True)
             )
 
+    def announced_us(self) -> int:
+        """Nothing is announced."""
+        return 0
+
     def take(self) -> list[Arrival]:
         """Everything published since the last call."""
         arrivals = []

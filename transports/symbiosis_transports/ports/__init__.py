@@ -33,9 +33,18 @@ from symbiosis_transports.calls import Arrival, Call
 from symbiosis_transports.ports.channel import ChannelStatistics, ClientChannel, ServerChannel
 from symbiosis_transports.ports.device import DeviceMemory, DeviceRows, OnDevice, ServesOnDevice
 from symbiosis_transports.ports.link import Answer, Link, LinkServer
-from symbiosis_transports.ports.transport import Grant, Host, Listener, Peer, Placeable, Transport
+from symbiosis_transports.ports.transport import (
+    MOST_DESCRIPTORS,
+    Grant,
+    Host,
+    Listener,
+    Peer,
+    Placeable,
+    Transport,
+)
 
 __all__ = [
+    "MOST_DESCRIPTORS",
     "Answer",
     "Arrival",
     "Call",

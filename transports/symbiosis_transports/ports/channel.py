@@ -110,6 +110,9 @@ class ServerChannel(Protocol):
     def waiting(self) -> bool:
         """Whether something was published since the last `take`. Cheap enough to ask in a loop."""
 
+    def announced_us(self) -> int:
+        """How long the call that the client is writing is worth looking for, told once for each; 0: none is."""
+
     def take(self) -> list[Arrival]:
         """Everything published since the last call. Cheap when there is nothing.
 

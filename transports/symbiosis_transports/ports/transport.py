@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from symbiosis_core.ids import ClientId, Token
 from symbiosis_core.wire import Capability
 from symbiosis_transports.ports.channel import ClientChannel, ServerChannel
 
 __all__ = [
+    "MOST_DESCRIPTORS",
     "Grant",
     "Host",
     "Listener",
@@ -17,6 +18,10 @@ __all__ = [
     "Placeable",
     "Transport",
 ]
+
+
+MOST_DESCRIPTORS: Final = 4
+"""So many files and sockets a client takes of its daemon at most, from its opening until it has left."""
 
 
 class Peer(NamedTuple):

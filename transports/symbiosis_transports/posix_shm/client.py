@@ -21,16 +21,19 @@ from symbiosis_transports.arena import Arena
 from symbiosis_transports.endings import Ending, ending, gone
 from symbiosis_transports.forks import FORGOTTEN, forgets_in_child
 from symbiosis_transports.layout import (
+    ANNOUNCED,
     CLIENT_SLEEPS,
     DAEMON_SLEEPS,
     PUBLISHED,
     WORDS_ARE_ORDERED,
     Layout,
+    announcement,
     fence,
     pack_call,
     refusal_of,
 )
 from symbiosis_transports.leases import Leases
+from symbiosis_transports.notices import Notice
 from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, decode_from_daemon
 from symbiosis_transports.waiting import Kind, client_ways, kind_of
@@ -51,6 +54,9 @@ class ShmClientChannel:
         self._poll.register(sock.fileno(), select.POLLIN)
         self._ways = client_ways()
         self._kinds: list[Kind] = [(0, 0, 0)] * layout.slots
+        self._notices: list[Notice | None] = [None] * layout.slots
+        self._leased_ns = [0] * layout.slots
+        self._published_ns = [0] * layout.slots
         self._generations = [0] * layout.slots
         self._leases = Leases(layout.slots)
         self._closed_because = ""
@@ -84,7 +90,11 @@ class ShmClientChannel:
         """Takes a free slot."""
         if self._closed_because:
             raise ClosedError(self._closed_because)
-        return self._leases.take()
+        slot = self._leases.take()
+        self._leased_ns[slot] = time.perf_counter_ns()
+        if lead_us := self._ways.lead_us():
+            self._announce(lead_us)
+        return slot
 
     def buffer(self, slot: SlotIndex) -> memoryview:
         """The rows of `slot`."""
@@ -95,8 +105,11 @@ class ShmClientChannel:
         if self._closed_because:
             raise ClosedError(self._closed_because)
         words = self._words
+        kind = self._kinds[slot] = kind_of(call)
+        self._notices[slot] = self._ways.publishes(kind)
+        self._published_ns[slot] = time.perf_counter_ns()
+        words[ANNOUNCED] = 0
         pack_call(self._arena.view, self._calls_at[slot], call)
-        self._kinds[slot] = kind_of(call)
         self._generations[slot] += 1
         words[self._request_words[slot]] = self._generations[slot]
         self._requests += 1
@@ -123,6 +136,10 @@ class ShmClientChannel:
             else:
                 self._sleep(word, generation, timeout_s)
             way.waited(time.perf_counter_ns() - began_ns)
+        if (notice := self._notices[slot]) is not None:
+            began_ns = self._published_ns[slot]
+            notice.answered(began_ns - self._leased_ns[slot], time.perf_counter_ns() - began_ns)
+            self._notices[slot] = None
         if code := words[word + 1]:
             why = refusal_of(code)
             assert why is not None  # a code other than 0 stands for a refusal
@@ -144,6 +161,17 @@ class ShmClientChannel:
     def forget_in_child(self) -> None:
         """See `forks`."""
         self._end(FORGOTTEN)
+
+    def _announce(self, lead_us: int) -> None:
+        """Wakes the daemon where it sleeps, for a call that is about to be written. Failing loses nothing."""
+        if not WORDS_ARE_ORDERED:
+            return  # there every doorbell stands for a call
+        self._words[ANNOUNCED] = announcement(self._requests + 1, lead_us)
+        fence()
+        if self._words[DAEMON_SLEEPS]:
+            self._doorbells += 1
+            with contextlib.suppress(OSError):  # `publish` will say what it is
+                self._sock.send(DOORBELL)
 
     def _spin(self, word: int, generation: int, end_ns: int) -> bool:
         """Looks for the answer for a short while, giving the core away at every look."""

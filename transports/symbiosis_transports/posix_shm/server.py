@@ -15,6 +15,7 @@ from symbiosis_core.ids import ClientId, Generation, SlotIndex
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.layout import (
+    ANNOUNCED,
     CLIENT_SLEEPS,
     DAEMON_SLEEPS,
     PUBLISHED,
@@ -22,6 +23,7 @@ from symbiosis_transports.layout import (
     Layout,
     code_of,
     fence,
+    lead_us_of,
     unpack_call,
 )
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Host
@@ -50,6 +52,8 @@ class ShmServerChannel:
         self._host = host
         self._words = arena.words
         self._published = 0
+        self._announced = 0
+        """The announcement that was heard last."""
         self._taken = [0] * layout.slots
         self._answered = [0] * layout.slots
         self._rung = self._unrung = 0
@@ -85,6 +89,13 @@ class ShmServerChannel:
     def waiting(self) -> bool:
         """Whether something was published since the last `take`."""
         return self._open and self._told() != self._published
+
+    def announced_us(self) -> int:
+        """As the client says, once for each call."""
+        if not self._open or (word := self._words[ANNOUNCED]) == self._announced:
+            return 0
+        self._announced = word
+        return lead_us_of(word)
 
     def take(self) -> list[Arrival]:
         """Everything published since the last call.

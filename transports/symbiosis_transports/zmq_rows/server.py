@@ -62,6 +62,10 @@ class RowsServerChannel:
         """Whether something came since the last `take`, or may have: another client's message counts, too."""
         return self._open and (bool(self._arrivals) or self._door.pending())
 
+    def announced_us(self) -> int:
+        """Nothing is announced."""
+        return 0
+
     def take(self) -> list[Arrival]:
         """Everything published since the last call."""
         self._door.drain()
