@@ -46,7 +46,7 @@ class Deferral:
         self.vectors: Final[dict[int, Known]] = {}
         """The frozen vectors of this model, by the ids of their parameters."""
         self.trained_here: Callable[[], bool] = lambda: False
-        """Says whether this client trains all layers of the base itself, but the head; see `modules`."""
+        """Says whether this client trains all layers of the base itself, but the head; see `trained`."""
         self._open = threading.local()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deferral:
