@@ -53,7 +53,7 @@ test-int8: $(INT8_READY) ## those of bases in eight bits, which `make test` leav
 test-nf4: $(NF4_READY) ## those of bases in four bits; installs bitsandbytes
 	$(BIN)/pytest $(QUANTISED) -k nf4 $(ARGS)
 
-test-long: $(DEV_READY) ## the tests that take minutes or want a quiet machine; a quarter of an hour
+test-long: $(DEV_READY) ## the tests that take minutes or want a quiet machine; 25 minutes
 	$(BIN)/pytest -m long $(ARGS)
 
 nightly: $(DEV_READY) ## the same with many more cases: kills, requests, hostile descriptors; and every family and method

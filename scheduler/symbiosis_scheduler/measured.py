@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from symbiosis_core.errors import UsageError
-from symbiosis_core.specs import Direction
 from symbiosis_scheduler.cache import cache_folder
 from symbiosis_scheduler.cost_file import FOLDER, Written, read_costs
 from symbiosis_scheduler.decisions.costs import Curve, Curves
@@ -23,10 +22,7 @@ class Measured:
     """What is known, and where from."""
 
     def __init__(self, curves: Curves, told: str) -> None:
-        self._curves = {
-            direction: [Curve(points[direction]) for points in curves.values() if points[direction]]
-            for direction in Direction
-        }
+        self._curves = [Curve(points) for ways in curves.values() for points in ways if points]
         self.told = told
         """Where the costs are from, in a sentence."""
 
@@ -55,8 +51,8 @@ class Measured:
         return Measured({}, _NOTHING)
 
     def longest_us(self, rows: int) -> float | None:
-        """Returns the time of the op that takes longest for so many rows, in either direction; None: unknown."""
-        found = [curve.expected_us(rows) for curves in self._curves.values() for curve in curves]
+        """Returns the time of the op that takes longest for so many rows, in any direction; None: unknown."""
+        found = [curve.expected_us(rows) for curve in self._curves]
         return max([us for us in found if us is not None], default=None)
 
 

@@ -7,7 +7,9 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +35,11 @@ from symbiosis_core.wire import Reply, Request, TakeTrace, TraceTaken
 
 HELD = {
     "inference": ("p50_us", "p99_us", "mean_us", "forward_p50_us", "rows_per_s"),
-    "training": ("forward_p50_us", "rows_per_s"),
+    "training": ("p50_us", "p99_us", "mean_us", "forward_p50_us", "rows_per_s"),
 }
+"""All figures but the p99 of forwards: of 192 that is the second slowest, and of 80 the slowest."""
+HELD_OF_TINY = {"inference": HELD["inference"], "training": ("rows_per_s",)}
+"""Where most of a training request's time is a busy machine's."""
 MAIN = [sys.executable, "-m", "symbiosis_core", "bench", "mixed"]
 
 
@@ -171,15 +176,8 @@ def test_a_trace_that_lacks_records_is_told(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.long
 def test_the_benchmark_runs(tmp_path: Path) -> None:
-    """For real, on a tiny model: one client that serves and two that train; and played again from traces.
-
-    What the daemon counts is the simulator's, within 15 %. A training request's own latency is not held: it counts
-    from when the daemon found it, and a daemon that has no core finds two at once.
-    """
-    options = ["--quick", "--prompts", "40", "--loads", "0.25,0.5", "--traces", "traces", "--json", "out.json"]
-    done = subprocess.run([*MAIN, *options], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads((tmp_path / "out.json").read_text())
+    """For real, on a tiny model: one client that serves and two that train; and played again from traces."""
+    told = measured(tmp_path, "--quick", "--prompts", "40")
     half = told["half_load"]
     assert set(half) == {"p99_time_per_token_ratio", "p50_time_per_token_ratio", "training_progress_kept"}
     assert all(value > 0 for value in half.values())
@@ -187,10 +185,43 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert loads == [("poisson", 0.25), ("poisson", 0.5), ("bursts", 0.5)]
     assert told["serving"] == 1 and told["unloaded"]["tokens"] == 40 * 6 and told["targets"]["derived"]
     for each in told["loaded"]:
-        assert {lane["lane"] for lane in each["foretold"]} == set(HELD)
-        for lane in each["foretold"]:
-            off = {name: lane["off"][name] for name in HELD[lane["lane"]]}
-            assert all(abs(share) < 0.15 for share in off.values()), f"{each['arrivals']}: {off}\n{done.stdout}"
+        check_foretold(each, "foretold", HELD_OF_TINY)
+    from_first = [{lane["lane"] for lane in each["foretold_from_first"]} for each in told["loaded"]]
+    assert from_first == [set(), set(HELD), set()]
+
+
+@pytest.mark.long
+def test_the_simulator_is_within_fifteen_percent_of_the_benchmark_of_a_real_model(tmp_path: Path) -> None:
+    """SmolLM2 at a quarter of what is served without training, at half, and in bursts: each from its own trace.
+
+    And half from the trace of the quarter alone: what batches take and how long clients think is learned at one
+    load, and what another one does is foretold before it is run.
+    """
+    told = measured(tmp_path, "--prompts", "12")
+    for each in told["loaded"]:
+        check_foretold(each, "foretold", HELD)
+    quarter, half, _ = told["loaded"]
+    check_foretold(half, "foretold_from_first", HELD)
+    rates = [lane["recorded"]["rows_per_s"] for load in (quarter, half) for lane in load["foretold"]]
+    assert rates[2] > 1.5 * rates[0] and rates[3] < 0.95 * rates[1], "another load: more inference, less training"
+
+
+def measured(folder: Path, *options: str) -> Any:
+    """Returns what the benchmark tells, recorded, of a quarter of the capacity and of half."""
+    loads = ["--loads", "0.25,0.5", "--traces", "traces", "--json", "out.json"]
+    done = subprocess.run([*MAIN, *options, *loads], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sys.stdout.write(done.stdout)  # for whoever reads why a figure was off
+    return json.loads((folder / "out.json").read_text())
+
+
+def check_foretold(load: Any, source: str, held: Mapping[str, tuple[str, ...]]) -> None:
+    """Asserts that the simulator is within 15 % of a load, from that source, in what is held of each lane."""
+    assert {lane["lane"] for lane in load[source]} == set(held)
+    for lane in load[source]:
+        off = {name: lane["off"][name] for name in held[lane["lane"]]}
+        told = f"{load['arrivals']} {load['offered']}, {source}, {lane['lane']}: {off}"
+        assert all(abs(share) < 0.15 for share in off.values()), told
 
 
 @pytest.mark.long

@@ -1,7 +1,11 @@
 """Clients come and go, crash, cancel, and swap adapters; who stays computes what it would compute alone.
 
-Bit for bit with exact batches. `SYMBIOSIS_CHURN_SEED` repeats the events of an earlier run, which prints it, and
-`SYMBIOSIS_CHURN_S` is how long it lasts.
+Those who stay train, and answer prompts token by token. Meanwhile their requests are cut into chunks, held for
+others and computed with theirs, and the policy changes: that all this has happened is counted. Bit for bit with
+exact batches, where nothing may be cut, held or shared.
+
+`SYMBIOSIS_CHURN_SEED` repeats the events of an earlier run, which prints it, and `SYMBIOSIS_CHURN_S` is how long
+it lasts.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +27,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_core.wire import Configure, DaemonStatus
+from symbiosis_scheduler.policies import policy_names
+from symbiosis_transports.zmq_link import ControlClient
 from tests.e2e.conftest import StartTenant
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -30,19 +38,45 @@ SECONDS = int(os.environ.get("SYMBIOSIS_CHURN_S", "120"))
 SEED = int(os.environ.get("SYMBIOSIS_CHURN_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
 """Of what guests do, and when; another one every time, and printed, to be given again."""
 SURVIVORS = 3
+LANES = ("inference", "training")
+CHUNK_ROWS = 8
+TOKENS = 6
 VICTIMS = 4
 """Processes that are killed while they train."""
+
+
+EVENTS = {"come", "go", "work", "swap", "cancel", "crash", "apply"}
 
 
 class CancelledError(Exception):
     """Somebody has changed his mind in the middle of a forward."""
 
 
+def settings(*, exact: bool, policy: str = "latency_first") -> str:
+    """Chunks of fewer rows than anybody asks for at once, and holds in both lanes."""
+    lanes = "".join(
+        f"[lanes.{lane}]\npriority = {priority}\nchunk_rows = {CHUNK_ROWS}\nmax_hold_us = 20_000\n"
+        for priority, lane in enumerate(LANES)
+    )
+    return f'[policy]\nname = "{policy}"\n{lanes}[batching]\nexact = {str(exact).lower()}\n'
+
+
+@pytest.fixture(params=[True, False], ids=["exact", "batched"])
+def daemon(request: pytest.FixtureRequest, tiny_path: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    file = tmp_path / "daemon.toml"
+    file.write_text(settings(exact=request.param))
+    daemon = DaemonProcess(tmp_path, str(tiny_path), "--dtype", "float32", "--config", str(file))
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
+
+
 class Survivor:
-    """A client that does the same work again and again: a training step from the same adapter, and a forward."""
+    """A client that does the same work again and again: a training step from the same adapter, and some tokens."""
 
     def __init__(self, address: str, seed: int) -> None:
-        self.base = AutoModelForCausalLM.from_pretrained(address, lane=("training", "inference")[seed % 2])
+        self.base = AutoModelForCausalLM.from_pretrained(address, lane=LANES[seed % 2])
         config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
         self.model: Any = get_peft_model(self.base, config)
         self.ids = torch.randint(3, 128, (2, 9 + 5 * seed), generator=torch.Generator().manual_seed(seed))
@@ -54,12 +88,22 @@ class Survivor:
                     assert "lora" in name
 
     def once(self) -> list[torch.Tensor]:
-        """Returns logits, loss and all gradients."""
+        """Returns logits, loss and all gradients; and tokens, with what they were chosen by."""
         self.model.zero_grad()
         answer = self.model(input_ids=self.ids, labels=self.ids)
         answer.loss.backward()
         gradients = [parameter.grad.clone() for parameter in self.model.parameters() if parameter.grad is not None]
-        return [answer.logits.detach().clone(), answer.loss.detach().clone(), *gradients]
+        told = self.model.generate(
+            input_ids=self.ids[:1],
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        found = [answer.logits.detach(), answer.loss.detach(), *gradients, told.sequences, *told.logits]
+        return [each.clone() for each in found]
 
 
 def cancel(guest: Any, layer: int) -> None:
@@ -75,13 +119,18 @@ def cancel(guest: Any, layer: int) -> None:
 
 
 def churn(
-    daemon: DaemonProcess, dice: random.Random, victims: Iterator[Future[Any]], stop: threading.Event
+    daemon: DaemonProcess,
+    dice: random.Random,
+    victims: Iterator[Future[Any]],
+    stop: threading.Event,
+    *,
+    exact: bool,
 ) -> Counter[str]:
     """Brings and takes away other clients until told to stop, and returns how often what happened."""
     events, guests = Counter[str](), list[Any]()
     victim = next(victims, None)
     while not stop.is_set():
-        event = dice.choice(["come", "go", "work", "work", "work", "swap", "cancel"])
+        event = dice.choice(["come", "go", "work", "work", "work", "swap", "cancel", "apply"])
         if victim is not None and victim.done() and dice.random() < 0.05:
             event = "crash"
         if event == "come" and len(guests) < 3:
@@ -98,6 +147,9 @@ def churn(
         elif event == "cancel" and guests:
             guest = dice.choice(guests)
             cancel(guest, dice.randrange(len(guest.model.layers)))
+        elif event == "apply" and dice.random() < 0.2:
+            with ControlClient(daemon.address) as link:
+                link.ask(Configure("churn", settings(exact=exact, policy=dice.choice(policy_names()))))
         elif event == "crash" and victim is not None:
             process = victim.result()
             process.kill()
@@ -109,6 +161,16 @@ def churn(
     for guest in guests:
         guest.symbiosis.close()
     return events
+
+
+def check_batches(status: DaemonStatus, *, exact: bool, told: str) -> None:
+    """Rows of several clients in a batch, requests in chunks, and holds: all of that, or nothing of it."""
+    batches = status.batches
+    if exact:
+        assert batches.clients == batches.requests == batches.count and not status.holds.count, told
+    else:
+        parts = batches.requests - sum(lane.requests for lane in status.lanes)
+        assert batches.clients > batches.count and status.holds.count and parts > batches.count / 10, told
 
 
 @pytest.mark.long
@@ -156,7 +218,7 @@ def test_who_stays_computes_what_it_would_alone(
         worker.start()
     began = time.monotonic()
     try:
-        events = churn(daemon, random.Random(SEED), itertools.chain([first], victims), stop)
+        events = churn(daemon, random.Random(SEED), itertools.chain([first], victims), stop, exact=exact)
     finally:
         stop.set()
         clock.cancel()
@@ -166,8 +228,9 @@ def test_who_stays_computes_what_it_would_alone(
     with capsys.disabled():
         sys.stdout.write(f"{rounds} rounds of those who stay; {dict(events)}\n")
     assert not wrong
-    assert min(rounds) > 3 and set(events) == {"come", "go", "work", "swap", "cancel", "crash"}, told
+    assert min(rounds) > 3 and set(events) == EVENTS, told
     assert time.monotonic() - began >= SECONDS - 1
+    check_batches(daemon.status(), exact=exact, told=told)
     for survivor in survivors:
         survivor.base.symbiosis.close()
     killed = events["crash"]  # the first so many: they are killed in the order in which they are started

@@ -13,11 +13,10 @@ import msgspec
 from symbiosis_bench.end_to_end.ground import Ground
 from symbiosis_bench.end_to_end.messages import Ready, Shape
 from symbiosis_bench.failure import BenchFailedError
-from symbiosis_bench.mixed.foretelling import Foretold, foretell, recording
+from symbiosis_bench.mixed.foretelling import recording
 from symbiosis_bench.mixed.load import dealt, merged
 from symbiosis_bench.mixed.messages import Message, Order, Rest, Serve, Served, Trained, TrainOn
 from symbiosis_bench.processes import Child, Children
-from symbiosis_core.config import DaemonConfig
 from symbiosis_core.wire import BatchStatus
 
 __all__ = ["SERVES", "TRAINING", "TRAINS", "Clients", "serving_names", "training_names"]
@@ -53,12 +52,10 @@ class Clients:
         children: Children[Message],
         environment: dict[str, str],
         serving: int,
-        config: DaemonConfig,
         traces: Path | None,
     ) -> None:
-        """`config` is the daemon's; `traces` where it is recorded, if that is wanted."""
+        """`traces`: where the daemon is recorded, if that is wanted."""
         self._ground = ground
-        self._config = config
         self._traces = traces
         self._children = children
         daemon = ground.main()
@@ -97,14 +94,13 @@ class Clients:
             _order(child, Rest())
         return result, self._hear(Trained, self._training)
 
-    def foretold(self, name: str, meanwhile: Callable[[], T]) -> tuple[T, tuple[Foretold, ...]]:
-        """Returns what `meanwhile` returned and, where it is recorded, how near the simulator comes to it."""
+    def recorded(self, name: str, meanwhile: Callable[[], T]) -> tuple[T, Path | None]:
+        """Returns what `meanwhile` returned and the daemon's trace of it, if traces are wanted."""
         if self._traces is None:
-            return meanwhile(), ()
+            return meanwhile(), None
         out = self._traces / f"{name}.trace"
         with recording(self._ground.main().address, out):
-            result = meanwhile()
-        return result, foretell(out, self._config)
+            return meanwhile(), out
 
     def batches(self) -> BatchStatus:
         """What the daemon has counted so far."""

@@ -68,13 +68,19 @@ def recording(address: str, out: Path) -> Iterator[None]:
         raise failures[0]
 
 
-def foretell(trace: Path, config: DaemonConfig) -> tuple[Foretold, ...]:
-    """Plays a trace again, under the configuration under which it was recorded."""
-    records = read_trace(trace)
-    load, recorded = read_load(records), Recorded(records).figures()
+def foretell(
+    trace: Path, config: DaemonConfig, *, real: Path | None = None, arrivals: float = 0.0
+) -> tuple[Foretold, ...]:
+    """Plays a trace again, under the configuration under which it was recorded.
+
+    `real`: another trace, which is foretold from this one: of the same clients, whose prompts arrive `arrivals`
+    times as often.
+    """
+    load = read_load(read_trace(trace))
+    recorded = Recorded(read_trace(real or trace)).figures()
     runs: list[dict[str, LaneFigures]] = []
     for seed in range(_SEEDS):
-        world = World(load, config, seed=seed)
+        world = World(load, config, seed=seed, arrivals=arrivals)
         world.run()
         runs.append({lane.lane: lane for lane in figures(world, "", config.policy.name).lanes})
     return tuple([_foretold(lane, [run[lane.lane] for run in runs]) for lane in recorded.lanes])

@@ -40,6 +40,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Clients a batch of the daemon meanwhile."""
     foretold: tuple[Foretold, ...] = ()
     """By lane, where the run was recorded: what the simulator makes of it."""
+    foretold_from_first: tuple[Foretold, ...] = ()
+    """The same, from the trace of the first load alone: this one it has not seen."""
 
 
 class HalfLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +134,12 @@ def _clients(report: MixedReport) -> str:
 
 def _foretold(report: MixedReport) -> Table:
     table = Table(box=None, header_style="bold underline", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("simulated, less what was", "offered", "lane", *COMPARED):
+    for heading in ("simulated, less what was", "offered", "from", "lane", *COMPARED):
         table.add_column(heading, justify="right" if heading in COMPARED else "left")
     for loaded in report.loaded:
-        for each in loaded.foretold:
-            off = [f"{each.off[name]:+.0%}" if name in each.off else "" for name in COMPARED]
-            table.add_row(loaded.arrivals, f"{loaded.offered:.0%}", each.lane, *off)
+        first = f"{report.loaded[0].offered:.0%}"
+        for source, foretold in (("itself", loaded.foretold), (first, loaded.foretold_from_first)):
+            for each in foretold:
+                off = [f"{each.off[name]:+.0%}" if name in each.off else "" for name in COMPARED]
+                table.add_row(loaded.arrivals, f"{loaded.offered:.0%}", source, each.lane, *off)
     return table

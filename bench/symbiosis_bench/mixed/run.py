@@ -16,6 +16,7 @@ from symbiosis_bench.end_to_end.settings import Settings, worker_environment
 from symbiosis_bench.machine import this_machine
 from symbiosis_bench.mixed.clients import TRAINING, Clients
 from symbiosis_bench.mixed.configuration import Configuration
+from symbiosis_bench.mixed.foretelling import foretell
 from symbiosis_bench.mixed.load import (
     Times,
     bursts,
@@ -31,11 +32,14 @@ from symbiosis_bench.mixed.report import HalfLoad, Loaded, MixedReport
 from symbiosis_bench.mixed.targets import TokenTargets, targets, within
 from symbiosis_bench.processes import Children
 from symbiosis_bench.progress import Progress
+from symbiosis_core.config import DaemonConfig
 
 __all__ = ["Scale", "run"]
 
 _TOGETHER: Final = 4
 """Prompts of a burst."""
+_SEED: Final = 50
+"""Of the arrivals of every load: they are the same ones, closer together or farther apart."""
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,19 +84,24 @@ def run(
         ground: Ground[Message] = Ground(settings, children, progress, folder, configuration.file)
         ground.main()
         progress.say(f"opening the clients: {scale.serving} that serve and {TRAINING} that train")
-        mixed = Clients(ground, children, environment, scale.serving, configuration.read, traces)
+        mixed = Clients(ground, children, environment, scale.serving, traces)
         unloaded = _unloaded(mixed, scale, progress)
         most = targets(configuration.serving, unloaded.times)
-        loaded = []
+        loaded: list[Loaded] = []
+        first: tuple[float, Path] | None = None
         for offered in scale.loads:
             rate = offered * unloaded.prompts_per_s
             progress.say(f"{offered:.0%} of {unloaded.prompts_per_s:.2g} prompts/s beside training")
-            arrivals = poisson(scale.prompts, rate, seed=round(offered * 100))
-            loaded.append(_beside(mixed, scale, "poisson", offered, rate, arrivals, unloaded, most))
+            arrivals = poisson(scale.prompts, rate, seed=_SEED)
+            found, trace = _beside(mixed, scale, "poisson", offered, rate, arrivals, unloaded, most)
+            loaded.append(_foretold(found, trace, first, configuration.read))
+            if trace is not None:
+                first = first or (offered, trace)
         progress.say("bursts beside training")
         rate = 0.5 * unloaded.prompts_per_s
         arrivals = bursts(scale.prompts, rate, _TOGETHER)
-        loaded.append(_beside(mixed, scale, "bursts", 0.5, rate, arrivals, unloaded, most))
+        found, trace = _beside(mixed, scale, "bursts", 0.5, rate, arrivals, unloaded, most)
+        loaded.append(_foretold(found, trace, None, configuration.read))
         policy = ground.main().status().policy
     return MixedReport(
         machine=machine,
@@ -110,6 +119,20 @@ def run(
         loaded=tuple(loaded),
         half_load=_half_load(loaded),
     )
+
+
+def _foretold(
+    loaded: Loaded, trace: Path | None, first: tuple[float, Path] | None, config: DaemonConfig
+) -> Loaded:
+    """Adds what the simulator makes of a load: from its own trace, and from that of the first load."""
+    if trace is None:
+        return loaded
+    found = msgspec.structs.replace(loaded, foretold=foretell(trace, config))
+    if first is None:
+        return found
+    offered, other = first
+    from_first = foretell(other, config, real=trace, arrivals=loaded.offered / offered)
+    return msgspec.structs.replace(found, foretold_from_first=from_first)
 
 
 def _half_load(loaded: Sequence[Loaded]) -> HalfLoad | None:
@@ -171,7 +194,7 @@ def _beside(
     arrivals_s: Sequence[float],
     unloaded: Unloaded,
     most: TokenTargets,
-) -> Loaded:
+) -> tuple[Loaded, Path | None]:
     lasts_s = len(arrivals_s) / rate_per_s
 
     def serve() -> Served:
@@ -183,7 +206,7 @@ def _beside(
         return served.arrived_s[0] - arrivals_s[0]
 
     before = mixed.batches()
-    (served, trained), foretold = mixed.foretold(f"{kind}-{offered:g}", lambda: mixed.train(scale.shape, serve))
+    (served, trained), trace = mixed.recorded(f"{kind}-{offered:g}", lambda: mixed.train(scale.shape, serve))
     after = mixed.batches()
     found, began = times(served), began_s(served)
     ended = max(_ended_s(served), began + lasts_s)
@@ -195,7 +218,7 @@ def _beside(
         for after_s in first_tokens_alone(own_s, alone.p50_first_token_s, unloaded.prompt_s)
     ]
     first_within, within_target = within(served, most)
-    return Loaded(
+    loaded = Loaded(
         arrivals=kind,
         offered=offered,
         times=found,
@@ -208,5 +231,5 @@ def _beside(
         tokens_within_target=within_target,
         training_progress_kept=rate / unloaded.steps_per_s,
         occupancy=(after.clients - before.clients) / max(1, after.count - before.count),
-        foretold=foretold,
     )
+    return loaded, trace

@@ -94,6 +94,12 @@ def simulate(
     clients: Annotated[int, typer.Option(min=0, max=100_000, help="So many instead of the trace's.")] = 0,
     devices: Annotated[int, typer.Option(min=1, max=1024, help="A daemon on each; clients are dealt out.")] = 1,
     requests: Annotated[int, typer.Option(min=0, help="Begin again until so many are answered. 0: once.")] = 0,
+    arrivals: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1000, help="Let prompts arrive so many times as often. 0: after the answer before."
+        ),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
 ) -> None:
     """Play TRACE again in virtual time under each configuration, and lay the figures side by side."""
@@ -102,7 +108,8 @@ def simulate(
     settings = {str(file): load_checked(file) for file in policies}
     for file in (json, plot):
         check_writable(file)
-    worlds = run(trace, settings, clients=clients, devices=devices, requests=requests, seed=seed)
+    how = {"clients": clients, "devices": devices, "requests": requests, "seed": seed}
+    worlds = run(trace, settings, **how, arrivals=arrivals)
     show(worlds)
     write(worlds, json, plot)
 

@@ -44,6 +44,7 @@ def run(
     devices: int = 1,
     requests: int = 0,
     seed: int = 0,
+    arrivals: float = 0.0,
 ) -> list[Run]:
     """Plays the trace under every configuration, from the same seed. What was recorded comes first."""
     records = read_trace(trace)
@@ -52,7 +53,7 @@ def run(
     for name, config in settings.items():
         began = time.perf_counter()
         with _without_collecting():
-            world = World(load, config, clients=clients, devices=devices, seed=seed)
+            world = World(load, config, clients=clients, devices=devices, seed=seed, arrivals=arrivals)
             world.run(requests)
         took_s = time.perf_counter() - began
         runs.append(Run(figures(world, name, config.policy.name), partial(_latencies_us, world), took_s))

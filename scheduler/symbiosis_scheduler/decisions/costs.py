@@ -12,7 +12,8 @@ taken up again: a *key* names an op by its content, and numbers differ from one 
 Batches that are computed beside others (see `tracks`) teach the same curves, though they take longer: a decision
 asks what a batch will take as things are, which is what most of the last ones took, and compares batches of the
 same op that are stretched alike. A batch that failed teaches nothing. A forward with a loss takes longer where
-somebody trains on it (see `slopes`), and shares its curve with those that only evaluate: the curve lies between.
+somebody trains on it (see `slopes`) than where losses are only looked at, so there it has a curve of its own; as
+long as one of the two was never run, the other answers for it.
 
 Pure: nothing here looks at a clock.
 """
@@ -26,7 +27,7 @@ from typing import Final
 import msgspec
 
 from symbiosis_core.ids import FIRST_BASE, BaseId, OpId
-from symbiosis_core.segments import SegmentSpec
+from symbiosis_core.segments import Fn, SegmentSpec
 from symbiosis_core.specs import Direction, Op
 
 __all__ = ["Costs", "Curve", "Curves", "Point", "cost_key", "usual_shape"]
@@ -48,7 +49,15 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
 
 
 Curves = dict[str, tuple[tuple[Point, ...], ...]]
-"""The points of every op, by its key: forward, then backward."""
+"""The points of every op, by its key: forward, backward, and forward with slopes kept, which may be missing."""
+
+_Way = tuple[Direction, bool]
+"""A direction, and whether slopes are kept."""
+_WAYS: Final[tuple[_Way, ...]] = (
+    (Direction.FORWARD, False),
+    (Direction.BACKWARD, False),
+    (Direction.FORWARD, True),
+)
 
 
 def usual_shape(rows: float) -> float:
@@ -132,7 +141,8 @@ class Costs:
         self._saved = dict(enumerate(saved))
         self._keys: dict[OpId, str] = {}
         self._bases: dict[OpId, BaseId] = {}
-        self._curves: dict[tuple[OpId, Direction], Curve] = {}
+        self._with_loss: set[OpId] = set()
+        self._curves: dict[tuple[OpId, _Way], Curve] = {}
         self._typical: dict[tuple[BaseId, Direction], Curve] = {}
         self.learned = 0
         """Batches that were taken into account since the start."""
@@ -140,24 +150,27 @@ class Costs:
         """By which share of what was expected the last `_REMEMBERED` batches or so were off, one at most each."""
 
     def __repr__(self) -> str:
-        return f"<Costs of {len(self._curves)} ops and directions, from {self.learned} batches>"
+        return f"<Costs of {len(self._curves)} ops and ways, from {self.learned} batches>"
 
     def introduce(self, op: Op, number: OpId, base: BaseId = FIRST_BASE) -> None:
         """From now on batches may be of this op. What was written down of it is taken up."""
         key = self._keys[number] = cost_key(op)
         self._bases[number] = base
-        for direction, points in zip(Direction, self._saved.get(base, {}).get(key, ()), strict=False):
+        if _has_loss(op):
+            self._with_loss.add(number)
+        for way, points in zip(_WAYS, self._saved.get(base, {}).get(key, ()), strict=False):
             if points:
-                self._curves[number, direction] = Curve(points)
+                self._curves[number, way] = Curve(points)
                 for point in points:
-                    self._typical_of(number, direction).learn(int(point.rows), point.us)
+                    self._typical_of(number, way[0]).learn(int(point.rows), point.us)
 
-    def learn(self, op: OpId, direction: Direction, rows: int, us: float) -> None:
-        """A batch of so many rows took so long."""
-        expected_us = self.expected_us(op, direction, rows)
-        curve = self._curves.get((op, direction))
+    def learn(self, op: OpId, direction: Direction, rows: int, us: float, *, kept: bool = False) -> None:
+        """A batch of so many rows took so long; `kept`: something of it was kept for a backward."""
+        expected_us = self.expected_us(op, direction, rows, kept=kept)
+        where = op, self._way(op, direction, kept)
+        curve = self._curves.get(where)
         if curve is None:
-            curve = self._curves[op, direction] = Curve()
+            curve = self._curves[where] = Curve()
         curve.learn(rows, us)
         self._typical_of(op, direction).learn(rows, us)
         self.learned += 1
@@ -165,27 +178,35 @@ class Costs:
             error = min(abs(us - expected_us) / expected_us, 1.0)
             self.error += (error - self.error) / min(self.learned, _REMEMBERED)
 
-    def expected_us(self, op: OpId, direction: Direction, rows: int) -> float | None:
+    def expected_us(self, op: OpId, direction: Direction, rows: int, *, kept: bool = False) -> float | None:
         """Returns how long a batch will take; None before anything of that base and direction was run."""
-        return self.curve(op, direction).expected_us(rows)
+        return self.curve(op, direction, kept=kept).expected_us(rows)
 
-    def curve(self, op: OpId, direction: Direction) -> Curve:
+    def curve(self, op: OpId, direction: Direction, *, kept: bool = False) -> Curve:
         """Returns what answers for an op in one direction; to be asked, not to be taught."""
-        return self._curves.get((op, direction)) or self._typical_of(op, direction)
+        curves, way = self._curves, self._way(op, direction, kept)
+        found = curves.get((op, way))
+        if found is None and op in self._with_loss:
+            found = curves.get((op, (direction, not way[1])))
+        return found or self._typical_of(op, direction)
 
-    def likely_us(self, op: OpId, direction: Direction, rows: int) -> float:
+    def likely_us(self, op: OpId, direction: Direction, rows: int, *, kept: bool = False) -> float:
         """Returns how long a batch will take, by a guess where nothing was measured: for who divides time up."""
-        expected_us = self.expected_us(op, direction, rows)
+        expected_us = self.expected_us(op, direction, rows, kept=kept)
         return _UNMEASURED_US * usual_shape(rows) if expected_us is None else expected_us
 
     def written_down(self, base: BaseId = FIRST_BASE) -> Curves:
         """Returns a base's curves by key, also those taken over of ops that nobody has asked for yet."""
         known = {
-            key: tuple([curve.points() if (curve := self._curves.get((op, each))) else () for each in Direction])
+            key: tuple([curve.points() if (curve := self._curves.get((op, way))) else () for way in _WAYS])
             for op, key in self._keys.items()
             if self._bases[op] == base
         }
         return self._saved.get(base, {}) | {key: points for key, points in known.items() if any(points)}
+
+    def _way(self, op: OpId, direction: Direction, kept: bool) -> _Way:
+        """Returns which of the ways of an op is meant: what is kept costs something where it is slopes."""
+        return direction, kept and direction is Direction.FORWARD and op in self._with_loss
 
     def _typical_of(self, op: OpId, direction: Direction) -> Curve:
         """Returns the curve of all ops of that op's base."""
@@ -194,6 +215,10 @@ class Costs:
         if typical is None:
             typical = self._typical[where] = Curve()
         return typical
+
+
+def _has_loss(op: Op) -> bool:
+    return isinstance(op, SegmentSpec) and any(node.fn is Fn.CROSS_ENTROPY for node in op.segment.nodes)
 
 
 def cost_key(op: Op) -> str:

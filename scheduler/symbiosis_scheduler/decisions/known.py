@@ -48,8 +48,9 @@ class Known:
         if failed:
             self.convoys.holds.failed(plan)
         else:
-            self.convoys.holds.finished(plan, took_us, self.costs.curve(plan.op, plan.direction))
-            self.costs.learn(plan.op, plan.direction, plan.rows, took_us)
+            kept = plan.kept
+            self.convoys.holds.finished(plan, took_us, self.costs.curve(plan.op, plan.direction, kept=kept))
+            self.costs.learn(plan.op, plan.direction, plan.rows, took_us, kept=kept)
         answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])
         self.travellers.answered(plan, answered, now_us)
 

@@ -75,7 +75,7 @@ def best_meeting(scene: Scene, costs: Costs, travellers: Travellers) -> Meeting 
     active = travellers.active(scene.lanes, LOOKED_AT, scene.now_us)
     if scene.here.issuperset(map(_CLIENT, active)):
         return None  # nobody is away
-    curve = costs.curve(lead.op, lead.direction)
+    curve = costs.curve(lead.op, lead.direction, kept=bool(lead.memo))
     coming = _coming(scene, active, traveller, curve)
     if not coming:
         return None

@@ -45,6 +45,11 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
         return sum([part.stop - part.start for part in self.parts])
 
     @property
+    def kept(self) -> bool:
+        """Whether something of a forward is kept for somebody's backward."""
+        return any(part.request.memo for part in self.parts)
+
+    @property
     def clients(self) -> set[ClientId]:
         """Everybody who has rows in the batch."""
         return {part.request.client for part in self.parts}

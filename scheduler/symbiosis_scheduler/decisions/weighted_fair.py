@@ -108,7 +108,7 @@ class WeightedFair:
         self._lanes.serve(plan.lead.lane)
         self._clients[plan.lead.lane].serve(plan.lead.client)
         rows = plan.rows
-        a_row_us = known.costs.likely_us(plan.op, plan.direction, rows) / rows
+        a_row_us = known.costs.likely_us(plan.op, plan.direction, rows, kept=plan.kept) / rows
         costs: dict[str, list[tuple[ClientId, float]]] = {}
         lane = ""
         for part in plan.parts:

@@ -38,9 +38,11 @@ class Player:
         "again",
         "answers",
         "asked_us",
+        "asks_us",
         "at",
         "begins",
         "device",
+        "due_us",
         "first_us",
         "forwards_us",
         "id",
@@ -68,11 +70,16 @@ class Player:
         """Answers of the rounds before."""
         self.waiting = False
         """Whether its next step is in the calendar."""
+        self.asks_us = 0
+        """When it is to ask for the step that is in the calendar, or asked for the last one that was."""
         self.slots = 0
         self.asked_us: dict[int, tuple[int, int]] = {}
         """When each open request was asked for, and its step."""
         self.again: list[int] = []
         """Steps that a quota refused, and that are to be asked for once more before any other."""
+        self.due_us: dict[int, tuple[int, int]] = {}
+        """Of steps that wait for something to arrive: when it does, and how long after its last answer the client
+        asks at the soonest. Where there are any it goes through its script once."""
         self.resumes_us = 0
         """Before this it asks for nothing, since it was told when to try again."""
         self.rows = self.refused = 0
@@ -93,6 +100,11 @@ class Player:
             return True
         at = self.at
         return at < len(self.script) and self.answers - self.offset >= self.script.needs[at]
+
+    @property
+    def over(self) -> bool:
+        """Whether it has nothing more to ask for, and nothing more to hear."""
+        return self.at == len(self.script) and not self.asked_us and not self.again
 
     def take(self) -> int:
         """Returns its next step, which is then behind it."""

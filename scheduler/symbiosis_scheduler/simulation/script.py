@@ -30,7 +30,7 @@ Step = tuple[OpId, Direction, int]
 class Script:
     """The steps of one client, and when it came."""
 
-    __slots__ = ("calls", "delays_us", "joins_us", "lane", "name", "needs", "user")
+    __slots__ = ("asked_us", "calls", "delays_us", "joins_us", "lane", "name", "needs", "user")
 
     def __init__(self, lane: str, user: str, name: str, joins_us: int) -> None:
         self.lane = lane
@@ -43,6 +43,8 @@ class Script:
         """Answers that the client has before a step."""
         self.delays_us = array("q")
         """From when it has them, and has asked for the step before, to the step."""
+        self.asked_us = array("q")
+        """When the step was published, since the recording began."""
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -51,6 +53,21 @@ class Script:
         """Whether a forward begins with that step; `starts` are the ops that take token ids."""
         after_ids = step > 0 and _takes_ids(self.calls[step - 1], starts)
         return begins_forward(_takes_ids(self.calls[step], starts), after_ids=after_ids)
+
+    def prompts(self, starts: Container[int]) -> list[int]:
+        """Returns the steps that begin forwards of more rows than the forward before: there a prompt is read.
+
+        The first forward of all may be one, or the first of many alike; it counts where others follow that are.
+        """
+        found: list[int] = []
+        rows_before: int | None = None
+        for step in range(len(self.calls)):
+            if self.begins_forward(step, starts):
+                rows = self.calls[step][2]
+                if rows_before is None or rows > rows_before:
+                    found.append(step)
+                rows_before = rows
+        return found if len(found) > 1 else []
 
 
 class Load:
@@ -111,6 +128,7 @@ class _Watched:
             script.calls.append(step)
             script.needs.append(self.answers)
             script.delays_us.append(max(0, us - self.ready_us))
+            script.asked_us.append(us)
         self.ready_us = max(us, self.ready_us)
 
     def answer(self, us: int, slot: int, *, refused: bool) -> None:
@@ -151,7 +169,7 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 clients.pop(fields[1], None)
             case Kind.ASK:
                 us, client, slot, op, direction, rows, late_us = fields
-                looks.note_found(us, us - late_us)
+                looks.note_found(us, us - late_us, lanes.get(client, ""), client)
                 if (watched := clients.get(client)) is not None:
                     watched.ask(us - late_us, slot, (OpId(op), Direction(direction), rows))
             case Kind.ANSWER:
@@ -165,7 +183,7 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
                 if in_flight > 1:
                     lag_us = 0  # a device computes the plan before meanwhile
                 elif kind == Kind.BATCH:
-                    looks.note_batch(us)
+                    looks.note_batch(us, lanes.get(lead, ""), lead)
                 batch = OpId(op), Direction(direction), rows
                 service.note(Way(lanes.get(lead, ""), kind == Kind.BESIDE), batch, took_us + lag_us)
     asking = [script for script in scripts if len(script)]

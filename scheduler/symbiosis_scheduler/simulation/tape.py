@@ -7,8 +7,11 @@ were, and none as slow as the slowest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 __all__ = ["Tape"]
+
+T = TypeVar("T")
 
 
 class Tape:
@@ -22,7 +25,7 @@ class Tape:
     def __repr__(self) -> str:
         return f"<Tape from {self._share:.2f} on>"
 
-    def next(self, recorded: Sequence[float], otherwise: float) -> float:
+    def next(self, recorded: Sequence[T], otherwise: T) -> T:
         """Returns what was recorded after what was returned last, and after the end begins again."""
         if not recorded:
             return otherwise

@@ -26,6 +26,9 @@ from symbiosis_transports.calls import Arrival, Call
 
 __all__ = ["World"]
 
+_THINKS_US: Final = 20_000
+"""Who asks again within that time has had its core all the while; who does later has slept, and waited for
+something."""
 _SLOT_BYTES: Final = 1 << 40
 _OUT_OFFSET: Final = 1 << 39
 _ASK, _DONE, _LOOK = range(3)
@@ -44,12 +47,23 @@ class World:
     """Made once a run."""
 
     def __init__(
-        self, load: Load, config: DaemonConfig, *, clients: int = 0, devices: int = 1, seed: int = 0
+        self,
+        load: Load,
+        config: DaemonConfig,
+        *,
+        clients: int = 0,
+        devices: int = 1,
+        seed: int = 0,
+        arrivals: float = 0.0,
     ) -> None:
         """`clients`: so many, which have the trace's scripts in turn and begin at different times; 0: the trace's.
 
+        `arrivals`: prompts arrive so many times as often as they were asked for, whoever is answered when; 0: a
+        client asks for the next one so long after its answer as it did.
+
         Raises:
-            UsageError: the trace has nobody, or somebody in a lane that the configuration lacks.
+            UsageError: the trace has nobody, or somebody in a lane that the configuration lacks; or no prompts, of
+                which there are to be more or fewer.
         """
         if not load.scripts:
             raise UsageError("nobody asked for anything in this trace; record while clients work")
@@ -79,6 +93,8 @@ class World:
         """Batches like which none was recorded."""
         self._order = 0
         self._calendar: list[tuple[int, int, int, object]] = []
+        self._arriving = 0
+        """Players to whom more is to arrive."""
         for player in self.players:
             script = player.script
             joined = ClientJoined(player.id, player.lane, _SLOT_BYTES, script.user, name=script.name)
@@ -86,30 +102,48 @@ class World:
             late_us = script.joins_us
             if player.id >= len(load.scripts):
                 late_us += self._dice.randrange(1, 1_000_000)
+            if arrivals:
+                self._let_arrive(player, late_us, arrivals)
             self._plan(player, late_us)
+        if arrivals and not self._arriving:
+            raise UsageError("nobody in this trace reads one prompt after the other; leave --arrivals out")
 
     def run(self, requests: int = 0) -> None:
-        """Plays until every script is at its end; or, beginning again, until so many requests were answered."""
-        calendar = self._calendar
-        while calendar and not (requests and self.requests >= requests):
+        """Plays until every script is at its end; or, beginning again, until so many requests were answered.
+
+        Where prompts arrive, the others begin again until the last of them is answered.
+        """
+        calendar, arriving = self._calendar, self._arriving
+        while calendar and not (requests and self.requests >= requests) and not (arriving and not self._arriving):
             self.now_us, what, _, who = heapq.heappop(calendar)
             if what == _ASK:
                 assert isinstance(who, Player)
                 self._ask(who)
             elif what == _DONE:
                 assert isinstance(who, _Ran)
-                self._finish(who.device, who.plan, again=bool(requests))
+                self._finish(who.device, who.plan, again=bool(requests or arriving))
             else:
                 assert isinstance(who, Device)
                 if who.looks_us == self.now_us:
-                    self._look(who, again=bool(requests))
+                    self._look(who, again=bool(requests or arriving))
+
+    def _let_arrive(self, player: Player, joins_us: int, often: float) -> None:
+        """Gives every prompt the time at which it arrives: when it was asked for, so many times as soon."""
+        script = player.script
+        later = script.prompts(self._load.starts)[1:]
+        soonest_us = min([script.delays_us[step] for step in later], default=0)
+        for step in later:
+            after_us = script.asked_us[step] - script.asked_us[0]
+            player.due_us[step] = joins_us + round(after_us / often), soonest_us
+        self._arriving += bool(later)
 
     def _plan(self, player: Player, delay_us: int) -> None:
         """Puts the player's next step into the calendar, if it has the answers for it."""
         if player.waiting or not player.ready:
             return
         player.waiting = True
-        self._put(max(self.now_us + delay_us, player.resumes_us), _ASK, player)
+        player.asks_us = max(self.now_us + delay_us, player.resumes_us)
+        self._put(player.asks_us, _ASK, player)
 
     def _ask(self, player: Player) -> None:
         if self.now_us < player.resumes_us:  # it was refused after this was put into the calendar
@@ -124,7 +158,7 @@ class World:
         if script.begins_forward(step, self._load.starts):
             player.begins = slot
         arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET, asked_us=self.now_us))
-        self._wake(player.device)
+        self._wake(player.device, script.lane)
         player.device.unseen.append((player, arrival))
         self._plan_next(player)
 
@@ -139,11 +173,11 @@ class World:
             assert isinstance(instruction, Answer)  # refused: a quota
             self._answered(player, instruction, again=False)
 
-    def _wake(self, device: Device) -> None:
+    def _wake(self, device: Device, lane: str) -> None:
         """There will be something to find. Who is awake, or was woken before, is not there any sooner for that."""
         if device.sleeps:
             device.sleeps = False
-            self._look_at(device, self.now_us + round(self._load.looks.woken_us(device.tape)))
+            self._look_at(device, self.now_us + round(self._load.looks.woken_us(device.tape, lane)))
 
     def _look_at(self, device: Device, us: int) -> None:
         if device.looks_us < 0 or us < device.looks_us:
@@ -185,13 +219,21 @@ class World:
         self._put(begins_us + max(1, round(drawn_us)), _DONE, _Ran(device, plan))
 
     def _finish(self, device: Device, plan: Plan, *, again: bool) -> None:
-        self._wake(device)
+        self._wake(device, self.players[plan.lead.client].script.lane)
         device.ended.append(plan)
         if device.running is plan:
             device.running = None
             self._see_ended(device, again=again)  # before it looks: who waits for an answer need not wait for that
             device.looks_us = -1  # an alarm of before finds it awake
-            self._look_at(device, self.now_us + round(self._load.looks.after_batch_us(device.tape)))
+            self._look_after(device, self.players[plan.lead.client])
+
+    def _look_after(self, device: Device, player: Player) -> None:
+        """A batch for the sake of that client is done: looks soon, or when the client has had the core."""
+        after_us, asked_us = self._load.looks.after_batch(device.tape, player.script.lane)
+        at_us = self.now_us + after_us
+        if asked_us is not None and player.waiting and player.asks_us - self.now_us <= _THINKS_US:
+            at_us = player.asks_us + asked_us
+        self._look_at(device, round(at_us))
 
     def _see_ended(self, device: Device, *, again: bool) -> None:
         ended, device.ended = device.ended, []
@@ -216,9 +258,12 @@ class World:
             player.latencies_us.append(self.now_us - asked_us)
         else:
             player.refused += 1
+        if player.over and again:
+            if player.due_us:
+                self._arriving -= 1
+            else:
+                player.at, player.offset = 0, player.answers
         at = player.at
-        if at == len(script) and again and not player.asked_us and not player.again:
-            player.at, player.offset, at = 0, player.answers, 0
         if at == len(script):
             return
         if player.started_us >= 0 and script.begins_forward(at, self._load.starts):
@@ -229,7 +274,11 @@ class World:
     def _plan_next(self, player: Player) -> None:
         """So long after this, answer or request, as it was recorded; or when it was told to try again."""
         at, delays_us = player.at, player.script.delays_us
-        self._plan(player, 0 if player.again or at == len(delays_us) else delays_us[at])
+        delay_us = 0 if player.again or at == len(delays_us) else delays_us[at]
+        if at in player.due_us and not player.again:
+            due_us, delay_us = player.due_us[at]
+            delay_us = max(delay_us, due_us - self.now_us)
+        self._plan(player, delay_us)
 
     def _put(self, us: int, what: int, who: object) -> None:
         self._order += 1

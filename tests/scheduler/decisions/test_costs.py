@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from symbiosis_core.ids import BaseId, ClientId, Generation, OpId, SlotIndex
-from symbiosis_core.segments import Segment, SegmentSpec
+from symbiosis_core.segments import Fn, Node, Segment, SegmentSpec
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec, Plane
 from symbiosis_scheduler.decisions.costs import Costs, Curve, Point, cost_key
 from symbiosis_scheduler.decisions.known import Known
@@ -113,6 +113,57 @@ def test_segments_are_told_apart_by_content() -> None:
         for number, inputs in enumerate([*planes, *planes])
     ]
     assert keys[:2] == keys[2:] and keys[0] != keys[1]
+
+
+def with_loss(number: int) -> SegmentSpec:
+    hidden, right, logits, loss = (Plane(width, DType.FLOAT32) for width in (8, 1, 128, 1))
+    nodes = (Node(Fn.LINEAR, (0,), op=0), Node(Fn.CROSS_ENTROPY, (2, 1)))
+    segment = Segment((hidden, right), (), nodes, (3,))
+    return SegmentSpec(OpId(number), segment, (hidden, right, logits, loss), "a loss")
+
+
+def batch(memo: int, direction: Direction = FORWARD) -> Plan:
+    each = Request(ClientId(1), SlotIndex(0), Generation(1), "x", OpId(0), direction, 4, 0, 0, 4096, memo)
+    return Plan(OpId(0), direction, (Part(each, 0, 4),))
+
+
+def test_a_loss_on_which_somebody_trains_has_a_curve_of_its_own() -> None:
+    """Slopes take time, too: between the two neither would be foretold."""
+    known = Known()
+    known.introduce(with_loss(0), OpId(0), BaseId(0))
+    known.finished(batch(memo=7), 3000, 0)
+    assert known.costs.expected_us(OpId(0), FORWARD, 4) == 3000, "until it was measured without"
+    for us in range(100):
+        known.finished(batch(memo=0), 1000, us)
+        known.finished(batch(memo=7), 3000, us)
+        known.finished(batch(memo=7, direction=BACKWARD), 500, us)
+    for costs in (known.costs, again(known.costs)):
+        kept = [costs.expected_us(OpId(0), FORWARD, 4, kept=each) for each in (False, True)]
+        assert kept == pytest.approx([1000, 3000])
+        assert costs.expected_us(OpId(0), BACKWARD, 4, kept=True) == pytest.approx(500)
+
+
+def test_what_else_is_kept_costs_nothing_and_shares_its_curve() -> None:
+    """Values of the forward are there anyway."""
+    known = Known()
+    known.introduce(op(0, "a"), OpId(0), BaseId(0))
+    known.finished(batch(memo=7), 1000, 0)
+    known.finished(batch(memo=0), 1000, 1)
+    assert known.costs.written_down()["a"][0][0].seen == 2
+
+
+def test_curves_of_a_daemon_that_had_one_for_both_are_taken_up() -> None:
+    key = cost_key(with_loss(0))
+    costs = Costs([{key: ((Point(4, 700, 9),), ())}])
+    costs.introduce(with_loss(0), OpId(0))
+    assert [costs.expected_us(OpId(0), FORWARD, 4, kept=each) for each in (False, True)] == [700, 700]
+
+
+def again(costs: Costs) -> Costs:
+    """Returns the costs of the next daemon."""
+    taken_up = Costs([costs.written_down()])
+    taken_up.introduce(with_loss(0), OpId(0))
+    return taken_up
 
 
 def test_a_batch_that_failed_teaches_nothing() -> None:

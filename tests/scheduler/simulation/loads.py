@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from symbiosis_core.config import DaemonConfig, LaneConfig, PolicyConfig
@@ -38,6 +39,31 @@ def mixed(
     return [(Kind.HEADER, VERSION, "a model", beside, 1), *ops, *(record for _, record in found)]
 
 
+def served(prompts: int, apart_us: int, tokens: int = 6) -> list[tuple[Any, ...]]:
+    """A trace of one client that answers prompts of 32 rows, and one that trains, as if on a device each.
+
+    Prompts arrive about so far apart, some of them while another is answered.
+    """
+    dice, trace = random.Random(1), mixed(decoding=0, training=1, forwards=prompts * apart_us // 140_000)
+    found: list[tuple[int, tuple[Any, ...]]] = [(record[1], record) for record in trace if record[0] in _TIMED]
+    us = 0
+    for arrives_us in sorted(dice.randrange(1, prompts * apart_us) for _ in range(prompts)):
+        us = max(arrives_us, us + THINKING_US)
+        for rows in (32, *[1] * (tokens - 1)):
+            for op in range(LAYERS):
+                done_us = us + 1000 + 20 * rows
+                found.append((us, (Kind.ASK, us, 9, 0, op, 0, rows, 0)))
+                found.append((done_us, (Kind.BATCH, done_us, op, 0, rows, done_us - us, 1, 0, 9)))
+                found.append((done_us, (Kind.ANSWER, done_us, 9, 0, False)))
+                us = done_us + THINKING_US
+    found.sort(key=lambda each: each[0])
+    head = [record for record in trace if record[0] not in _TIMED]
+    return [*head, (Kind.JOIN, 0, 9, "inference", "", ""), *(record for _, record in found)]
+
+
+_TIMED = (Kind.ASK, Kind.BATCH, Kind.ANSWER)
+
+
 def config(policy: str = "latency_first", *, hold_us: int = 0) -> DaemonConfig:
     lanes = {
         "inference": LaneConfig(priority=0, max_wait_us=0, max_hold_us=hold_us),
@@ -46,9 +72,9 @@ def config(policy: str = "latency_first", *, hold_us: int = 0) -> DaemonConfig:
     return DaemonConfig(policy=PolicyConfig(name=policy), lanes=lanes)
 
 
-def played(load: Load, settings: DaemonConfig, **how: int) -> RunFigures:
+def played(load: Load, settings: DaemonConfig, *, arrivals: float = 0.0, **how: int) -> RunFigures:
     requests = how.pop("requests", 0)
-    world = World(load, settings, **how)
+    world = World(load, settings, arrivals=arrivals, **how)
     world.run(requests)
     for device in world.devices:
         device.state.check()

@@ -12,12 +12,13 @@ from symbiosis_core.ids import OpId
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.decisions.policy import LatencyFirst
 from symbiosis_scheduler.decisions.state import SchedulerState
-from symbiosis_scheduler.simulation.looks import Looks
+from symbiosis_scheduler.simulation.looks import Looks, Next
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.script import read_load
 from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.tape import Tape
 from symbiosis_scheduler.simulation.trace import VERSION, Kind, records
+from symbiosis_scheduler.simulation.world import World
 from tests.scheduler.desk import CONFIG, OPS, Desk, arrival
 from tests.scheduler.simulation.loads import LAYERS, THINKING_US, config, mixed, played, recorded
 
@@ -147,7 +148,7 @@ def test_what_a_client_asked_counts_from_when_it_asked_and_the_rest_is_the_daemo
     assert asks == [(1010, 10), (1170, 40)]
     load, tape = read_load(trace), Tape(0)
     assert list(load.scripts[0].delays_us) == [0, 30]
-    assert [load.looks.woken_us(tape) for _ in range(3)] == [10, 40, 10]
+    assert [load.looks.woken_us(tape, "training") for _ in range(3)] == [10, 40, 10]
 
 
 def test_a_client_cannot_have_asked_before_it_was_answered_or_was_there() -> None:
@@ -172,12 +173,52 @@ def test_a_client_cannot_have_asked_before_it_was_answered_or_was_there() -> Non
 def test_who_asked_while_a_batch_was_computed_is_found_by_the_look_after_it() -> None:
     """And says nothing of how late one looks who is woken."""
     looks, tape = Looks(), Tape(0)
-    looks.note_batch(1000)
-    looks.note_found(1070, asked_us=300)
+    looks.note_batch(1000, "a", 1)
+    looks.note_found(1070, asked_us=300, lane="a", client=2)
     looks.note_look(1070)
     for first_us in (2000, 1990):  # two that one look finds
-        looks.note_found(2050, asked_us=first_us)
-    assert (looks.after_batch_us(tape), looks.woken_us(tape)) == (70, 60)
+        looks.note_found(2050, asked_us=first_us, lane="a", client=2)
+    assert (looks.after_batch(tape, "a"), looks.woken_us(tape, "a")) == (Next(70, None), 60)
+
+
+def test_who_was_answered_and_has_asked_again_before_anybody_looked_has_had_the_core() -> None:
+    """The daemon looks so long after that, and not so long after its batch."""
+    looks, tape = Looks(), Tape(0)
+    for done_us, asked_us in ((1000, 1800), (5000, 5300)):
+        looks.note_batch(done_us, "a", 1)
+        looks.note_found(asked_us + 30, asked_us=done_us - 9, lane="a", client=2)
+        looks.note_found(asked_us + 30, asked_us=asked_us, lane="a", client=1)
+        looks.note_look(asked_us + 30)
+    assert [looks.after_batch(tape, "a") for _ in range(2)] == [Next(830, 30), Next(330, 30)]
+
+
+def test_every_lane_is_looked_for_as_late_as_it_was_and_one_without_any_as_most_were() -> None:
+    looks = Looks()
+    for us, lane in ((1000, "a"), (2000, "b"), (3000, "b")):
+        looks.note_found(us, asked_us=us - (10 if lane == "a" else 500), lane=lane, client=1)
+    assert [looks.woken_us(Tape(0), lane) for lane in ("a", "b", "c")] == [10, 500, 500]
+    looks.note_found(4000, asked_us=3990, lane="a", client=1)
+    looks.note_found(4000, asked_us=3900, lane="b", client=2)  # who asked first has woken it
+    assert [looks.woken_us(Tape(0.9), lane) for lane in ("a", "b")] == [10, 100]
+
+
+def test_a_client_that_thinks_longer_has_the_core_longer_and_is_found_as_soon_as_it_has_asked() -> None:
+    """Recorded with 800 us of thinking and then with 300, each found 30 us after it was asked."""
+    trace: list[tuple[Any, ...]] = [
+        (Kind.HEADER, VERSION, "", False, 1),
+        (Kind.OP, 0, False),
+        (Kind.JOIN, 0, 1, "inference", "", ""),
+    ]
+    us = 1000
+    for thinks_us in (800, 300) * 20:
+        trace += [(Kind.ASK, us, 1, 0, 0, 0, 1, 30), (Kind.LOOK, us)]
+        trace += [(Kind.BATCH, us + 100, 0, 0, 1, 100, 1, 0, 1), (Kind.ANSWER, us + 100, 1, 0, False)]
+        us += 100 + thinks_us + 30
+    world = World(read_load(trace), config(), seed=3)  # wherever its tape begins
+    world.run()
+    assert world.now_us == pytest.approx(us - 1000, abs=1500)
+    (player,) = world.players
+    assert set(player.latencies_us) == {100.0}
 
 
 def test_who_is_woken_late_finds_two_and_one_waits_for_the_others_batch() -> None:

@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 
 from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import UsageError
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.simulation.report import LaneFigures
 from symbiosis_scheduler.simulation.script import Load, read_load
 from symbiosis_scheduler.simulation.trace import records
 from symbiosis_scheduler.simulation.world import World
-from tests.scheduler.simulation.loads import config, mixed, played
+from tests.scheduler.simulation.loads import config, mixed, played, served
 
 HELD = ("p50_us", "p99_us", "mean_us", "forward_p50_us", "forward_p99_us", "rows_per_s")
 
 
-def recorded(load: Load, settings: DaemonConfig) -> list[tuple[Any, ...]]:
+def recorded(load: Load, settings: DaemonConfig, arrivals: float = 0.0) -> list[tuple[Any, ...]]:
     """Returns the trace of a reality under a configuration."""
-    world = World(load, settings)
+    world = World(load, settings, arrivals=arrivals)
     state = world.devices[0].state
     recorder, handle = Recorder(state, "m", 0), state.handle
 
@@ -72,3 +73,28 @@ def test_the_other_configurations_are_other_ones() -> None:
         one, other = (lanes(Recorded(recorded(reality, each)).figures().lanes) for each in (before, after))
         changes = [getattr(one[lane], name) / getattr(other[lane], name) for lane in other for name in HELD]
         assert max(changes) > 1.5
+
+
+@pytest.mark.parametrize(("before", "often"), [(1, 2), (1, 3), (2, 1)])
+@pytest.mark.parametrize("policy", ["latency_first", "fifo", "weighted_fair"])
+def test_what_more_or_fewer_arrivals_will_do_is_foretold(policy: str, before: int, often: int) -> None:
+    """Recorded at one rate, foretold at another: costs and thinking are learned, and waiting is not copied."""
+    reality, settings = read_load(served(30, 1_500_000)), config(policy)
+    was = recorded(reality, settings, arrivals=before)
+    real = lanes(Recorded(recorded(reality, settings, arrivals=often)).figures().lanes)
+    foretold = lanes(played(read_load(was), settings, arrivals=often / before).lanes)
+    for lane, told in real.items():
+        for name in HELD:
+            assert getattr(foretold[lane], name) == pytest.approx(getattr(told, name), rel=0.15), f"{lane}: {name}"
+
+
+def test_more_arrivals_are_another_load() -> None:
+    """Else nothing would have been foretold."""
+    reality, settings = read_load(served(30, 1_500_000)), config("fifo")
+    one, three = (lanes(Recorded(recorded(reality, settings, arrivals=n)).figures().lanes) for n in (1, 3))
+    assert three["inference"].rows_per_s > 2 * one["inference"].rows_per_s
+
+
+def test_a_trace_without_prompts_has_no_arrivals() -> None:
+    with pytest.raises(UsageError, match="one prompt after the other"):
+        World(read_load(mixed()), config(), arrivals=2)
