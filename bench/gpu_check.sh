@@ -8,5 +8,6 @@
 # and ends with status 3. PYTHON names another interpreter than python3.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PYTHONPATH=".:transports:scheduler:adapters:bench${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD:$PWD/transports:$PWD/scheduler:$PWD/adapters:$PWD/bench${PYTHONPATH:+:$PYTHONPATH}"
+export HF_HUB_OFFLINE=1 # nobody is asked for what is not here, and nobody waits for that
 exec "${PYTHON:-python3}" -m symbiosis_bench.gpu_check "$@"

@@ -31,9 +31,11 @@ def config_of(quantize: str, dtype: torch.dtype) -> Any:
     return nf4_config(dtype)
 
 
-def local_model(path: str | Path, quantize: str, dtype: torch.dtype) -> Any:
-    """The quantised model in this process, without a daemon."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=config_of(quantize, dtype))
+def local_model(
+    path: str | Path, quantize: str, dtype: torch.dtype, auto: Any = AutoModelForCausalLM, **more: Any
+) -> Any:
+    """The quantised model in this process, without a daemon. `more` is what its head is told."""
+    model = auto.from_pretrained(path, dtype=dtype, quantization_config=config_of(quantize, dtype), **more)
     for module in model.modules():
         # On a processor with bfloat16, bitsandbytes multiplies rows without a gradient in bfloat16, with scales in
         # bfloat16, and fails for narrow layers. What it does with a gradient, and elsewhere, is what is compared.

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel
 from transformers import Trainer
 
 from symbiosis_adapters.trips.cut import Cut
+from symbiosis_core.specs import DType
 from tests.adapters.local import Pair
 from tests.adapters.trainers import few_steps, losses
 from tests.adapters.training import QV, adapt, lora
@@ -37,6 +38,18 @@ def test_the_trainer_logs_the_losses_of_a_plain_base(tmp_path: Path, checkpointi
     remote = train(adapt(pair.remote(cut), lora(QV)), tmp_path / "remote", activation_checkpointing=checkpointing)
     assert len(losses(remote)) == 4
     assert losses(remote) == pytest.approx(losses(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+@pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
+def test_in_mixed_precision_it_logs_them_roughly(tmp_path: Path, dtype: DType, cut: Cut) -> None:
+    """With bf16=True as far apart as `Run.check_roughly` allows, which has the numbers of plain models."""
+    pair = Pair("llama", dtype)
+    plain = train(adapt(pair.plain(), lora(QV)), tmp_path / "plain", bf16=True)
+    remote = train(adapt(pair.remote(cut), lora(QV)), tmp_path / "remote", bf16=True)
+    assert remote.accelerator.mixed_precision == "bf16"
+    assert len(set(losses(plain))) == 4
+    assert losses(remote) == pytest.approx(losses(plain), rel=2e-4)
 
 
 def test_its_checkpoint_holds_the_adapter_alone_and_loads(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import transformers
 from torch import Tensor, nn
 
 from symbiosis_adapters.layers.exact_types import pass_for_linears
-from symbiosis_adapters.layers.modules import form, make_remote
+from symbiosis_adapters.layers.making import make_remote
+from symbiosis_adapters.layers.modules import form
 from symbiosis_adapters.trips.cut import Cut
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
 from symbiosis_adapters.weights.placeholder import FrozenWeight

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM as PlainModel
+from transformers import AutoModelForSequenceClassification as PlainSequenceModel
 
-from symbiosis_adapters import AutoModelForCausalLM
+from symbiosis_adapters import AutoModelForCausalLM, AutoModelForSequenceClassification
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
 from symbiosis_scheduler.frozen.quantised import BITS
 from tests.e2e.daemon_process import DaemonProcess
@@ -39,8 +40,14 @@ def daemon(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory, quantize: 
 
 
 @pytest.fixture
-def base(daemon: DaemonProcess) -> Iterator[Any]:
-    model = AutoModelForCausalLM.from_pretrained(daemon.address)
+def cut() -> str:
+    """The cut of `base`."""
+    return "graph"
+
+
+@pytest.fixture
+def base(daemon: DaemonProcess, cut: str) -> Iterator[Any]:
+    model = AutoModelForCausalLM.from_pretrained(daemon.address, cut=cut)
     yield model
     model.symbiosis.close()
 
@@ -51,15 +58,47 @@ def tokens(model: Any) -> list[int]:
     return answer
 
 
+PREFIX = PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+
+
 @pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without")
-@pytest.mark.parametrize("method", ["lora_qv", "lora_all"])
+@pytest.mark.parametrize("cut", ["graph", "siblings"])
+@pytest.mark.parametrize("method", ["lora_qv", "lora_all", "ia3", "prefix"])
 def test_losses_gradients_and_tokens_equal_plain_peft_on_the_same_quantised_model(
-    base: Any, tiny_path: Path, quantize: str, method: str
+    base: Any, tiny_path: Path, quantize: str, method: str, cut: str
 ) -> None:
-    ours = train(base, METHODS[method], random_batches(5, 16))
-    theirs = train(local_model(tiny_path, quantize, torch.float32), METHODS[method], random_batches(5, 16))
+    config = {**METHODS, "prefix": PREFIX}[method]
+    ours = train(base, config, random_batches(5, 16))
+    theirs = train(local_model(tiny_path, quantize, torch.float32), config, random_batches(5, 16))
     assert_same_training(ours, theirs)
     assert tokens(ours[0]) == tokens(theirs[0])
+
+
+@pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without")
+@pytest.mark.parametrize("cut", ["graph", "siblings"])
+def test_a_head_on_it_trains_as_on_the_same_quantised_model(
+    daemon: DaemonProcess, tiny_path: Path, quantize: str, cut: str
+) -> None:
+    """The head is the client's own, and in float32 on either side."""
+    ours = AutoModelForSequenceClassification.from_pretrained(daemon.address, num_labels=3, cut=cut)
+    local = local_model(tiny_path, quantize, torch.float32, PlainSequenceModel, num_labels=3)
+    assert local.score.weight.dtype is torch.float32
+    local.score.load_state_dict(ours.score.state_dict())
+    found = []
+    try:
+        for model in (ours, local):
+            torch.manual_seed(11)
+            adapted = get_peft_model(
+                model, LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj"], task_type="SEQ_CLS")
+            ).eval()
+            loss = adapted(input_ids=random_batches(1, 16)[0], labels=torch.tensor([0, 2])).loss
+            loss.backward()
+            named = adapted.named_parameters()
+            found.append((adapted, [loss.item()], {n: p.grad for n, p in named if p.grad is not None}))
+        assert any("score" in name for name in found[0][2])
+        assert_same_training(*found)
+    finally:
+        ours.symbiosis.close()
 
 
 def prepared_for_qlora(model: Any) -> Any:

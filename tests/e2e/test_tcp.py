@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Trainer, TrainingArguments
 
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_core.errors import BusyError, RefusalCode, RefusedError
@@ -77,6 +79,56 @@ def test_training_over_tcp_with_keys_is_training(
         model.symbiosis.close()
     both.wait_status(lambda status: not status.clients, "both have left")
     assert both.stop() == 0
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:Could not find a config file")
+def test_the_trainer_logs_the_same_over_tcp_and_resumes(
+    both: DaemonProcess, port: int, tmp_path: Path, tiny_path: Path
+) -> None:
+    """With evaluation, accumulation and a checkpoint. TRL's trainers over a port: `test_trl`."""
+    both.start()
+    data = [{"input_ids": ids, "labels": ids} for batch in random_batches(6, 20)[::3] for ids in batch]
+
+    def trainer(model: Any, folder: str) -> Trainer:
+        torch.manual_seed(11)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / folder),
+            max_steps=4,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=2,
+            learning_rate=5e-3,
+            adam_epsilon=1e-3,
+            logging_steps=1,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_steps=2,
+            use_cpu=True,
+            report_to=[],
+            seed=1,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        return Trainer(model=adapted, args=arguments, train_dataset=data, eval_dataset=data[:2])
+
+    def logged(trainer: Trainer) -> list[dict[str, float]]:
+        kept = ("loss", "eval_loss", "grad_norm", "step")
+        return [{key: entry[key] for key in kept if key in entry} for entry in trainer.state.log_history]
+
+    base = AutoModelForCausalLM.from_pretrained(f"tcp://127.0.0.1:{port}")
+    ours, theirs = trainer(base, "ours"), trainer(plain(tiny_path), "theirs")
+    ours.train()
+    theirs.train()
+    expected = [
+        {key: pytest.approx(value, rel=1e-5 if "loss" in key else 1e-4) for key, value in entry.items()}
+        for entry in logged(theirs)
+    ]
+    assert len({entry["loss"] for entry in logged(theirs) if "loss" in entry}) == 4
+    assert logged(ours) == expected
+    ours.train(resume_from_checkpoint=str(tmp_path / "ours" / "checkpoint-2"))
+    assert logged(ours) == expected
+    base.symbiosis.close()
 
 
 KEY_LIMITS = """

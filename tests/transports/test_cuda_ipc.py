@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import socket
 import subprocess
 import threading
 import time
@@ -72,6 +73,33 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the host does not see the rows")
 
     monkeypatch.setattr(CudaClientChannel, "buffer", buffer)
+
+
+def test_garbage_at_the_door_and_in_the_conversation_costs_its_sender_alone(folder: Path, tmp_path: Path) -> None:
+    """Before a client is let in, and instead of the handles that it owes."""
+    carrier = CudaIpc(FakeDevices(folder))
+    daemon = EchoDaemon(carrier, f"{tmp_path}/d.cuda")
+    stayer = carrier.connect(f"{tmp_path}/d.cuda", Token("good"), 10)
+    for said in (b"", b"\0", b"\xc1" * 300, os.urandom(4096)):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+            stranger.settimeout(10)
+            stranger.connect(f"{tmp_path}/d.cuda")
+            stranger.send(said)
+            while stranger.recv(4096):
+                pass
+    words = POSIX_SHM.connect(f"{tmp_path}/d.cuda", Token("good"), 10)
+    with contextlib.suppress(DaemonGoneError, RemoteProtocolError, RefusedError):
+        for _ in range(3):
+            slot = words.lease_nowait()
+            words.buffer(slot)[:] = os.urandom(words.slot_bytes)
+            words.publish(slot, Call(ADD_ONE, Direction.BACKWARD, 1 << 31, 1 << 60, 1 << 60))
+            words.wait(slot, 10)
+            words.release(slot)
+        raise AssertionError("random handles were opened")
+    words.close()
+    assert add_one(stayer, b"abc", 3)
+    stayer.close()
+    daemon.close()
 
 
 @pytest.mark.usefixtures("blind")

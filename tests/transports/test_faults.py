@@ -44,10 +44,12 @@ def endpoint_of(name: str, folder: Path) -> str:
 class Echo:
     """An echo daemon in a process."""
 
-    def __init__(self, name: str, folder: Path, *limit: str, slot_bytes: int = 1 << 16) -> None:
+    def __init__(
+        self, name: str, folder: Path, *limit: str, slot_bytes: int = 1 << 16, python: str = sys.executable
+    ) -> None:
         self.name = name
         self.endpoint = endpoint_of(name, folder)
-        command = [sys.executable, "-m", "tests.transports.echo_process", name, self.endpoint]
+        command = [python, "-m", "tests.transports.echo_process", name, self.endpoint]
         command += [str(slot_bytes), *limit]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1

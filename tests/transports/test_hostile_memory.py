@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from symbiosis_core.errors import DaemonGoneError, RemoteProtocolError, Symbiosi
 from symbiosis_core.ids import Token
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.layout import Layout
+from symbiosis_transports.ports import Transport
 from symbiosis_transports.posix_shm import TRANSPORT
 from symbiosis_transports.posix_shm.attach import VERSION, Attached, encode
 from symbiosis_transports.zmq_ipc import TRANSPORT as ZMQ_IPC
 from symbiosis_transports.zmq_rows import messages
 from symbiosis_transports.zmq_rows.slots import Slots
+from symbiosis_transports.zmq_tcp import TRANSPORT as ZMQ_TCP
+from tests.transports.ports import free_pair
 
 LAYOUT = Layout(2, 1 << 14)
 SLOTS_BYTES = Slots.arena_bytes(*LAYOUT)
@@ -97,6 +101,67 @@ def test_memory_that_cannot_be_trusted_is_refused_and_nothing_is_kept(
         assert descriptors() <= before  # fewer: of an earlier test's
 
 
+WRONG_NUMBERS = [(0, 4096), (-1, 4096), (4097, 1), (1 << 62, 1 << 62), (4, 0), (4, -4096), (4, 1 << 62)]
+"""Of slots, and of bytes in each."""
+
+
+@pytest.mark.parametrize(("slots", "slot_bytes"), [*WRONG_NUMBERS, (4096, 1 << 40)])
+def test_more_slots_than_can_be_are_refused_and_nothing_is_kept(
+    tmp_path: Path, slots: int, slot_bytes: int
+) -> None:
+    """The last are as many as a client believes, in memory that is sealed and as large as was said: 4 PiB."""
+    endpoint = str(tmp_path / "d.sock.data")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(endpoint)
+        door.listen()
+
+        def lie() -> None:
+            fd = os.memfd_create("huge", os.MFD_ALLOW_SEALING)
+            if 0 < Layout(slots, slot_bytes).arena_bytes < 1 << 62:
+                os.ftruncate(fd, Layout(slots, slot_bytes).arena_bytes)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            with door.accept()[0] as caller:
+                caller.recv(4096)
+                socket.send_fds(caller, [encode(Attached(VERSION, slots, slot_bytes))], [fd])
+            os.close(fd)
+
+        before = descriptors()
+        liar = threading.Thread(target=lie)
+        liar.start()
+        with pytest.raises(RemoteProtocolError, match=r"no daemon|cannot be mapped"):
+            TRANSPORT.connect(endpoint, Token("good"), 10)
+        liar.join(10)
+        assert descriptors() <= before  # fewer: of an earlier test's
+
+
+@pytest.mark.parametrize(("slots", "slot_bytes"), [*WRONG_NUMBERS, (4096, 1 << 40)])
+@pytest.mark.parametrize("over", [ZMQ_IPC, ZMQ_TCP], ids=["zmq_ipc", "zmq_tcp"])
+def test_a_zeromq_daemon_with_more_slots_than_can_be_is_none(
+    tmp_path: Path, over: Transport, slots: int, slot_bytes: int
+) -> None:
+    endpoint = over.endpoint(f"tcp://127.0.0.1:{free_pair()}" if over is ZMQ_TCP else f"ipc://{tmp_path}/d.sock")
+    fd = os.memfd_create("huge", os.MFD_ALLOW_SEALING)
+    if 0 < Slots.arena_bytes(slots, slot_bytes) < 1 << 62:
+        os.ftruncate(fd, Slots.arena_bytes(slots, slot_bytes))
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as door:
+        door.bind(endpoint)
+
+        def lie() -> None:
+            name, _ = door.recv_multipart()
+            opened = messages.Opened(messages.VERSION, slots, slot_bytes, f"/proc/{os.getpid()}/fd/{fd}")
+            door.send_multipart([name, messages.encode(opened)])
+
+        before = descriptors()
+        liar = threading.Thread(target=lie)
+        liar.start()
+        with pytest.raises(RemoteProtocolError, match=r"no daemon|cannot be mapped"):
+            over.connect(endpoint, Token("good"), 10)
+        liar.join(10)
+        until(lambda: descriptors() <= before + 1)  # of the ROUTER, a connection that may not be seen to end yet
+    os.close(fd)
+
+
 @pytest.fixture
 def liar(tmp_path: Path) -> Iterator[Liar]:
     """A ZeroMQ daemon that says where its memory is, and what a client makes of that."""
@@ -149,6 +214,13 @@ def test_what_is_no_descriptor_is_not_even_looked_at(
 
 def test_a_daemon_whose_memory_has_gone_is_gone(liar: Liar) -> None:
     assert isinstance(liar(f"/proc/{os.getpid()}/fd/{NEVER_OPEN}"), DaemonGoneError)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def descriptors() -> int:

@@ -131,6 +131,21 @@ def test_what_was_announced_is_looked_for_although_nothing_comes_else() -> None:
     assert not watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
 
 
+def test_what_is_announced_while_the_daemon_looks_for_others_is_looked_for_as_well() -> None:
+    """Or it would sleep, and nobody ring it: whoever announces finds it awake."""
+
+    class Late(Channel):
+        def announced_us(self) -> int:
+            return super().announced_us() if self._left < 10**9 else 0  # it has looked once
+
+    watch = Watch(1)
+    late: Any = Late(10**9, announced_us=50)
+    assert not watch.sees([late])
+    assert late._left < 10**9
+    assert late.announced_us() == 0, "it was asked again"
+    assert watch.looks == 1
+
+
 def test_an_announced_call_is_looked_for_as_long_as_it_says_and_no_longer_than_is_bearable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -163,6 +178,17 @@ def test_the_kind_that_followed_last_time_is_the_one_that_is_announced(monkeypat
     assert ways.lead_us() > 0
     ways.publishes(large)
     assert ways.lead_us() == 0
+
+
+def test_kinds_that_never_come_again_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor those that were answered before anybody waited for them."""
+    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    ways = client_ways()
+    for op in range(100_000):
+        ways.publishes((op, 0, 1))
+        ways.of((op, 1, 1))
+    assert all(len(kept) <= 4096 for kept in (ways._learned, ways._notices, ways._next))
 
 
 def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pays(

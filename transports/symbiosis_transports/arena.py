@@ -51,7 +51,7 @@ class Arena:
         not kept from inheriting (MADV_DONTFORK): unmapping what was never mapped there could hit other memory.
 
         Raises:
-            RemoteProtocolError: not sealed, or not of the size that was announced.
+            RemoteProtocolError: not sealed, or not of the size that was announced, or more than can be mapped.
         """
         try:
             seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
@@ -61,7 +61,16 @@ class Arena:
             raise RemoteProtocolError("the arena is not sealed against resizing")
         if (actual := os.fstat(fd).st_size) != arena_bytes:
             raise RemoteProtocolError(f"the arena has {actual} bytes, announced were {arena_bytes}")
-        return cls(mmap.mmap(fd, arena_bytes))
+        return cls(_mapped(fd, arena_bytes))
+
+    @classmethod
+    def private(cls, arena_bytes: int) -> Arena:
+        """Makes memory that nobody else sees, of the size that another process announced.
+
+        Raises:
+            RemoteProtocolError: there is not as much.
+        """
+        return cls(_mapped(-1, arena_bytes))
 
     def close(self) -> None:
         """Unmaps now, or when the last tensor that views the memory dies."""
@@ -69,3 +78,10 @@ class Arena:
         self.view.release()
         with contextlib.suppress(BufferError):
             self._mapping.close()
+
+
+def _mapped(fd: int, arena_bytes: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, arena_bytes)
+    except (OSError, ValueError, OverflowError) as error:  # of Python itself, where no machine has as much
+        raise RemoteProtocolError(f"an arena of {arena_bytes} bytes cannot be mapped: {error}") from None

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
+
+from msgspec import Meta
 
 from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.protocol import refusal
 from symbiosis_core.wire import Refused
 from symbiosis_transports.endings import Goodbye
 
-__all__ = ["check_client", "let_in"]
+__all__ = ["SlotBytes", "SlotCount", "check_client", "let_in"]
+
+SlotCount = Annotated[int, Meta(ge=1, le=4096)]
+"""What a client believes of a daemon that says how many slots it has: it keeps something for each."""
+SlotBytes = Annotated[int, Meta(ge=1, le=1 << 40)]
+"""And of how large they are, before it looks whether there is as much."""
 
 
 class _Versioned(Protocol):

@@ -79,6 +79,9 @@ class Ways:
             return None
         notice = self._notices.get(kind)
         if notice is None:
+            if len(self._notices) >= _MOST_KINDS:
+                self._notices.clear()
+                self._next.clear()
             notice = self._notices[kind] = Notice()
         self._next[self._latest] = notice
         self._latest = kind
@@ -86,8 +89,7 @@ class Ways:
 
     def _begin(self, kind: Kind) -> Way:
         if len(self._learned) >= _MOST_KINDS:
-            for known in (self._learned, self._notices, self._next):
-                known.clear()
+            self._learned.clear()
         way = self._learned[kind] = Habit(Switches())
         return way
 
@@ -137,17 +139,24 @@ class Watch:
         if not self._budget_ns:
             return False
         everybody = list(channels)
-        lead_us = max([channel.announced_us() for channel in everybody], default=0)
-        if not lead_us and self._missing is not None and not self._missing.look_now():
+        lead_ns = _lead_ns(everybody)
+        if not lead_ns and self._missing is not None and not self._missing.look_now():
             return False
         self.looks += 1
-        end_ns = time.perf_counter_ns() + max(self._budget_ns, 1000 * min(lead_us, LONGEST_LEAD_US))
+        end_ns = time.perf_counter_ns() + max(self._budget_ns, lead_ns)
         hit = _look(everybody, end_ns)
-        self.hits += hit
-        if self._missing is not None and not lead_us:
+        if self._missing is not None and not lead_ns:
             # What is there too late came while this thread was put aside: whoever sent it had to wait for that.
             self._missing.looked(hit=hit and time.perf_counter_ns() <= end_ns)
+        if not hit and (lead_ns := _lead_ns(everybody)):  # announced since it began
+            hit = _look(everybody, time.perf_counter_ns() + lead_ns)
+        self.hits += hit
         return hit
+
+
+def _lead_ns(channels: list[ServerChannel]) -> int:
+    """Returns for how long it is worth looking for what was announced; 0: nothing new was."""
+    return 1000 * min(max([channel.announced_us() for channel in channels], default=0), LONGEST_LEAD_US)
 
 
 def _look(channels: list[ServerChannel], end_ns: int) -> bool:

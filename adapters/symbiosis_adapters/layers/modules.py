@@ -1,10 +1,5 @@
 """Remote layers: what PEFT takes for nn.Linear, Conv1D and nn.Embedding, without their weights.
 
-A layer becomes remote in place (`make_remote`), so that every reference to it, its hooks and its attributes stay.
-An embedding with a forward of its own (it scales, or shifts positions) keeps it, as long as that asks
-`super().forward`; one that reads the table itself is refused. A linear with a forward of its own loses it: the
-daemon lends only those that it saw compute x W^T + b.
-
 In a state dict a remote layer appears with placeholders, except under a tuner layer: PEFT saves the base of a
 targeted embedding beside the adapter, so there stand the lent values; where nothing is lent, the adapter goes
 without. Loading compares what it is given with what the daemon answers, and reports a difference as an error.
@@ -12,9 +7,8 @@ without. Loading compares what it is given with what the daemon answers, and rep
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import nn
@@ -24,17 +18,17 @@ from symbiosis_adapters.captured.operation import OPERATION
 from symbiosis_adapters.deferred.tensor import value_of
 from symbiosis_adapters.trips.narrowing import computed_narrow
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
-from symbiosis_adapters.weights.factors import Multiplier
-from symbiosis_adapters.weights.lenders import Lending
 from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_adapters.weights.probing import PROBES, agree, probe_rows
 from symbiosis_adapters.weights.refusals import TIE
 from symbiosis_adapters.weights.takes import Takes
 from symbiosis_adapters.weights.taking import lent_copy, take
-from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import OpKind
 
-__all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "form", "make_remote"]
+__all__ = ["RemoteConv1D", "RemoteEmbedding", "RemoteLayer", "RemoteLinear", "form"]
+
+_COPIES: Final = (".modules_to_save.", ".ln_tuning_layers.")
+"""Where in a path PEFT keeps copies of the base's layers that it has made to be changed."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -129,7 +123,7 @@ class RemoteLayer(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        if ".modules_to_save." in f".{prefix}":  # a copy that PEFT has made to be changed
+        if any(part in f".{prefix}" for part in _COPIES):
             for leaf, mine in self._parameters.items():
                 if type(mine) is FrozenWeight and prefix + leaf in state_dict:
                     take(mine, "loading values of its own")
@@ -210,17 +204,11 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
         deferral = getattr(self.remote, "deferral", None)
         if deferral is not None:
             self.trips_before = dict(deferral.trips.made)
+            deferral.begin()
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.linspace(0, weight.shape[0] - 1, PROBES, device=weight.device).long()
         return self._alone(ids), weight[ids]
-
-
-_REMOTE: dict[type[nn.Module], type[RemoteLayer]] = {
-    nn.Linear: RemoteLinear,
-    Conv1D: RemoteConv1D,
-    nn.Embedding: RemoteEmbedding,
-}
 
 
 def form(layer: nn.Module) -> tuple[OpKind, int, int] | None:
@@ -232,77 +220,3 @@ def form(layer: nn.Module) -> tuple[OpKind, int, int] | None:
     if isinstance(layer, nn.Embedding):
         return OpKind.EMBEDDING, 1, layer.embedding_dim
     return None
-
-
-def make_remote(
-    layer: nn.Module,
-    path: str,
-    remote: Callable[[torch.Tensor], torch.Tensor],
-    dtype: torch.dtype,
-    placeholders: dict[int, FrozenWeight],
-    lending: Lending | None = None,
-) -> None:
-    """Turns a layer into a remote one, in place.
-
-    `placeholders` maps the id of a former parameter to what stands for it now: weights that were tied stay tied,
-    so that a model counts its parameters as plain transformers does. `lending` has the real ones.
-
-    Raises:
-        UsageError: an embedding reads its table by itself, or renormalizes it.
-        RemoteProtocolError: the layer is neither a linear nor an embedding.
-    """
-    if getattr(layer, "max_norm", None) is not None:
-        raise UsageError(f"{path} renormalizes its table in every forward (max_norm), which a frozen base forbids")
-    layer.__class__ = remote_class(type(layer))
-    assert isinstance(layer, RemoteLayer)
-    layer.remote, layer.remote_path, layer.labels = remote, path, {}
-    for leaf, old in layer._parameters.items():
-        if old is not None:
-            if id(old) not in placeholders:
-                placeholders[id(old)] = FrozenWeight.of(old.shape, dtype, "cpu", f"{path}.{leaf}", lending)
-            layer._parameters[leaf] = placeholders[id(old)]
-            layer.labels[leaf] = placeholders[id(old)].label
-    if isinstance(layer, RemoteEmbedding) and lending is not None:
-        layer.takes = lending.takes
-    _let_multiply(layer)
-
-
-def _let_multiply(layer: RemoteLayer) -> None:
-    """Tells a linear's placeholders by what they can be multiplied, should the daemon not lend them."""
-    weight, bias, op = layer.weight, layer._parameters.get("bias"), layer._alone
-    if isinstance(weight, FrozenWeight) and isinstance(op, FrozenLinear):
-        weight.multiplier = Multiplier(op, biased=bias is not None, across=isinstance(layer, Conv1D))
-        if isinstance(bias, FrozenWeight):
-            bias.computed = weight.multiplier.bias
-
-
-def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:
-    """Returns the remote form of a layer's class.
-
-    Raises:
-        UsageError: an embedding whose forward reads the table itself.
-        RemoteProtocolError: nothing of the kind can be remote.
-    """
-    if cls not in _REMOTE:
-        base = next((base for base in (nn.Linear, Conv1D, nn.Embedding) if issubclass(cls, base)), None)
-        if base is None:
-            raise RemoteProtocolError(f"the daemon offers a {cls.__name__} as an op, not a linear or embedding")
-        bases: tuple[type[nn.Module], ...] = (_REMOTE[base], cls)
-        if base is nn.Embedding:
-            _check_forwards(cls)
-            bases = (cls, RemoteEmbedding)
-        _REMOTE[cls] = type(f"Remote{cls.__name__}", bases, {"__module__": cls.__module__})
-    return _REMOTE[cls]
-
-
-def _check_forwards(cls: type[nn.Module]) -> None:
-    for owner in cls.__mro__[: cls.__mro__.index(nn.Embedding)]:
-        forward = owner.__dict__.get("forward")
-        if forward is None:
-            continue
-        code = inspect.unwrap(forward).__code__
-        if "forward" not in code.co_names or "__class__" not in code.co_freevars:
-            raise UsageError(
-                f"{owner.__module__}.{owner.__qualname__} reads its table in a forward of its own, so it cannot "
-                "be an op; the daemon has to serve the table as a tensor"
-            )

@@ -2,13 +2,17 @@
 
 A tensor of the client opens a recording, or joins the thread's latest; a pending one brings its own. Where neither
 may grow now (another mode of torch, another thread, autocast, no room) the answer is None, and the op is computed.
+
+So are all where the client wants gradients of the base's own weights, in all layers but the head: LoRA-GA begins
+with them. A segment's gradients differ in their last bit from those of the model's own steps, which a
+decomposition may answer with another sign; and nothing is left there that a recording could bring together.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -41,6 +45,8 @@ class Deferral:
         self.trips: Final = Trips(rows)
         self.vectors: Final[dict[int, Known]] = {}
         """The frozen vectors of this model, by the ids of their parameters."""
+        self.trained_here: Callable[[], bool] = lambda: False
+        """Says whether this client trains all layers of the base itself, but the head; see `trained`."""
         self._open = threading.local()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deferral:
@@ -63,6 +69,10 @@ class Deferral:
         return [known for known in self.vectors.values() if known.name in wanted]
 
     # -- ops -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Notes that this thread begins a forward."""
+        self._open.records = not self.trained_here()
 
     def offer(self, op: OpSpec) -> Offer:
         """Returns what the methods that record take for an op of the catalogue."""
@@ -92,7 +102,12 @@ class Deferral:
 
     def lookup(self, op: Offer, ids: Tensor) -> Deferred | None:
         """Records an embedding of int64 ids of any shape."""
-        if type(ids) is not Tensor or not ids.numel() or torch.is_autocast_enabled(ids.device.type):
+        if (
+            type(ids) is not Tensor
+            or not ids.numel()
+            or not self._records
+            or torch.is_autocast_enabled(ids.device.type)
+        ):
             return None
         recording = self._recording(ids, ids.numel())
         node = NodeKey("lookup", (recording.input(ids),), op.id)
@@ -155,6 +170,8 @@ class Deferral:
                 return recording, root._index, root._needs_grad, x._shape[:-1]
         x = value_of(x)
         shape = x.shape
+        if not self._records:
+            return None
         if type(x) is not Tensor or x.dtype is not op.dtype or shape[-1:] != op.tail or not x.numel():
             return None
         if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
@@ -162,6 +179,12 @@ class Deferral:
         lead = shape[:-1]
         recording = self._recording(x, lead.numel())
         return recording, recording.input(x), recording.mode.grad and x.requires_grad, lead
+
+    @property
+    def _records(self) -> bool:
+        """Whether this thread's forward records anything."""
+        records: bool = getattr(self._open, "records", True)
+        return records
 
     def _some_rows(self, x: Deferred, whole: Deferred, index: tuple[slice, ...]) -> Deferred | None:
         """Records anew what some rows of a pending tensor are made of; None where its value serves better.

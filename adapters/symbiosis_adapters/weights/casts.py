@@ -45,7 +45,7 @@ def moved(func: Any, weight: Valueless, args: Any, kwargs: dict[str, Any]) -> An
             return cast if device == weight.device else cast._view(lambda whole: whole.to(device), data)
         attempt = f"converting it to {element.dtype}"
         return lent(weight, attempt, RETYPE, lambda: func(read(weight), *args, **kwargs))
-    if func is torch.Tensor.clone:
+    if func in (torch.Tensor.clone, torch.clone):
         copied = weight._copy()
         copied._is_param = False
         return copied

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
+from symbiosis_adapters.weights.questions import SHOWS
 from symbiosis_core.errors import RefusedError, UsageError
 
 __all__ = ["LEND", "RETYPE", "TIE", "asker", "described", "refusal"]
@@ -14,6 +15,10 @@ __all__ = ["LEND", "RETYPE", "TIE", "asker", "described", "refusal"]
 LEND: Final = (
     "Attach to a daemon on this host that lends its weights, or use an adapter that leaves them alone (for LoRA: "
     "default initialization, no DoRA) and merge into a model loaded with plain transformers"
+)
+_LOOK: Final = (
+    "Attach to a daemon on this host that lends its weights, or look at what is yours: save the adapter alone, "
+    "and leave off what hashes a whole model (TRL's precompute_ref_log_probs)"
 )
 _TRAIN: Final = (
     "The base is frozen for all its clients: train adapters, and keep it out of modules_to_save and bias"
@@ -37,7 +42,8 @@ def described(func: Any, name: str, reads: bool, whole: bool) -> tuple[str, str]
     if name == "requires_grad_":
         return ("training it", _TRAIN) if whole else ("making a parameter of a view of it", f"{_TRAIN}. {LEND}")
     if name not in ("__get__", "__set__"):
-        return f"{'reading' if reads else 'changing or keeping'} its values in torch's {name}()", LEND
+        remedy = _LOOK if name in SHOWS else LEND
+        return f"{'reading' if reads else 'changing or keeping'} its values in torch's {name}()", remedy
     attribute = func.__self__.__name__
     verb = "reading its" if name == "__get__" else "setting its"
     return f"{verb} {attribute}", _TRAIN if attribute in ("requires_grad", "grad") else LEND

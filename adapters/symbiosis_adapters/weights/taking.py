@@ -44,7 +44,7 @@ def _become(weight: Valueless, values: torch.Tensor, kind: type[torch.Tensor]) -
     for view in views:
         assert view._origin is not None  # it is a view
         _become(view, view._origin[1](weight), kind)
-    for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views", "_shown"):
+    for attribute in ("label", "lending", "multiplier", "computed", "_origin", "_views", "_shown", "_apart"):
         vars(weight).pop(attribute, None)
 
 

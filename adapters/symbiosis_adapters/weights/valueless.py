@@ -49,6 +49,8 @@ class Valueless(_Tensor):
     """Views of this one; those that live are taken with it."""
     _shown: torch.Tensor | None = None
     """The values, where somebody has asked for their address: they lie there for as long as this one lives."""
+    _apart: bool = False
+    """Whether it is a copy, whose values lie at an address of their own."""
 
     @classmethod
     def of(
@@ -92,7 +94,7 @@ class Valueless(_Tensor):
             wanted = dtype or self.dtype
             lending = self.lending if wanted is self.dtype else in_another_type(self.lending, self.dtype)
             copied = self.of(self.shape, wanted, self.device, self.label, lending)
-            copied.multiplier, copied.computed = self.multiplier, self.computed
+            copied.multiplier, copied.computed, copied._apart = self.multiplier, self.computed, True
             return copied
         whole, make = self._origin
         data = self.as_strided((), ()).clone().expand(self.shape) if dtype is None else None
@@ -113,6 +115,7 @@ class Valueless(_Tensor):
             RuntimeError: torch has no such tensors take each other's place; nothing has changed.
         """
         before, own = self._copy(), self.dtype
+        before._apart = self._apart
         self.data = value
         for known in self._views:
             if (view := known()) is not None and view._origin is not None:

@@ -45,10 +45,17 @@ def _as_held(weight: Valueless) -> torch.Tensor:
 def lasting(weight: Valueless) -> torch.Tensor:
     """Returns the lent values where they stay, for who asks for their address. Torch functions are off.
 
-    What was cast or moved has none until then, and views of one weight lie in the same memory.
+    What was cast or moved has none until then, and views of one weight lie in the same memory. A copy does not:
+    whoever saves tied weights clones all but one, for a file may not hold one memory twice. It costs none, for it
+    is another mapping of the same pages.
     """
     if weight._shown is None:
-        weight._shown = read(weight) if weight._origin is None else weight._origin[1](lasting(weight._origin[0]))
+        if weight._origin is not None:
+            weight._shown = weight._origin[1](lasting(weight._origin[0]))
+        elif weight._apart:
+            weight._shown = checked(weight, (weight.lending or NOBODY).private(weight.label), weight.dtype)
+        else:
+            weight._shown = read(weight)
     return weight._shown
 
 

@@ -1,9 +1,13 @@
-"""The order of things: what must be there, then steps, each with its share of the time, then the dated JSON."""
+"""The order of things: what must be there, then steps, each with its share of the time.
+
+The dated JSON is written before the first step and after each, for the machine may be taken away at any moment.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -11,16 +15,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from symbiosis_bench.gpu_check.requirements import gpu_missing, packages_missing, wheels
-from symbiosis_bench.gpu_check.steps import Outcome, Step, run
+from symbiosis_bench.gpu_check.requirements import packages_missing, wheels
+from symbiosis_bench.gpu_check.steps import Step, run
 
 __all__ = ["end_to_end_found", "main"]
 
 MISSING: Final = 3
 """The status with which it ends where it cannot run."""
 BUDGET_S: Final = 480.0
-"""All limits together. What a step does not need of its own, later ones may have."""
+"""All limits together, that of `device` included. What a step does not need of its own, later ones may have."""
 _PARTS: Final = "symbiosis_bench.gpu_check.parts"
+DEVICE: Final = Step("device", ["-m", "symbiosis_bench.gpu_check.device"], 30)
+_STOPPED: Final = 128
+"""Added to the number of the signal that stopped it."""
 _EXPANDABLE: Final = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 
 
@@ -33,7 +40,7 @@ def steps(fake: Path | None, scratch: Path) -> list[Step]:
         return Step(name, ["-m", f"{_PARTS}.{module}", *source, *options], limit_s, environment)
 
     again = ["--calls=50", "--clients=1"]
-    probe = part("probe", "try_probe", limit_s=40)
+    probe = part("probe", "try_probe", limit_s=35)
     parity = part("parity float32", "parity", "--dtype=float32", limit_s=40)
     on_the_host = part("a client on the CPU", "parity", "--dtype=float32", "--client=cpu", limit_s=40)
     calls = part("calls", "calls", *few, limit_s=70)
@@ -58,14 +65,15 @@ def steps(fake: Path | None, scratch: Path) -> list[Step]:
         part("parity bfloat16", "parity", "--dtype=bfloat16", limit_s=30),
         trips,
         *expandable,
-        part("a client on another GPU", "parity", "--dtype=float32", "--client=cuda:1", limit_s=25),
-        part("trips with MPS", "trips", "--mps", limit_s=20),
-        Step("end-to-end", [*end_to_end, "--json", str(scratch / "end-to-end.json")], 75),
+        part("a client on another GPU", "parity", "--dtype=float32", "--client=cuda:1", limit_s=20),
+        Step("end-to-end", [*end_to_end, "--json", str(scratch / "end-to-end.json")], 60),
+        part("trips with MPS", "trips", "--mps", limit_s=15),  # last: its service is in nobody's way
     ]
 
 
 def main() -> int:
     """Runs it all. Returns the exit status."""
+    began = time.monotonic()
     parser = argparse.ArgumentParser(prog="bench/gpu_check.sh", description="Everything that needs a GPU.")
     parser.add_argument("--json", type=Path, help="where the report goes")
     parser.add_argument("--wheels", action="store_true", help="say which wheels to bring, and end")
@@ -73,27 +81,37 @@ def main() -> int:
     parser.add_argument("--fake", type=Path, help="a folder that stands for the device: tries this program alone")
     asked = parser.parse_args()
     if asked.wheels:
-        print(wheels(asked.python))
-        return 0
+        return _tell_wheels(asked.python)
     date = datetime.now(UTC)
     report: dict[str, Any] = {"date": date.isoformat(timespec="seconds"), "fake": asked.fake is not None}
-    if missing := _missing(asked.fake is not None):
-        report["missing"] = missing
-        print("cannot run: " + "; ".join(missing))
-        _write(report, asked.json)
-        return MISSING
-    report["machine"] = _machine(asked.fake is not None)
-    began, outcomes, until_s = time.monotonic(), list[Outcome](), 0.0
+    report |= {"complete": False, "steps": []}
+    if missing := packages_missing():
+        reason = f"packages that are not installed: {', '.join(missing)}; see bench/gpu_check.sh --wheels"
+        return _cannot_run(reason, report, asked.json)
+    report["machine"] = _machine()
+    until_s = 0.0
+    if asked.fake is None:
+        until_s = DEVICE.limit_s
+        device = run(DEVICE, until_s)
+        if device.status != "passed":
+            return _cannot_run(f"a GPU: {str(device.figures).strip()}", report, asked.json)
+        report["machine"]["device"] = device.figures
+    file = asked.json or Path(f"bench/results/gpu-check-{date:%Y-%m-%d}.json")
+    _write(report, file)  # where it cannot be written, this is the time to say so
+    signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory() as scratch:
         for step in steps(asked.fake, Path(scratch)):
             until_s += step.limit_s
-            outcomes.append(run(step, until_s - (time.monotonic() - began)))
-            print(f"{outcomes[-1].status:8} {outcomes[-1].seconds:6.1f} s  {step.name}", flush=True)
-        report |= end_to_end_found(Path(scratch, "end-to-end.json"))
-    report["seconds"] = round(time.monotonic() - began, 1)
-    report["steps"] = [outcome._asdict() for outcome in outcomes]
-    _write(report, asked.json or Path(f"bench/results/gpu-check-{date:%Y-%m-%d}.json"))
-    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+            outcome = run(step, until_s - (time.monotonic() - began))
+            print(f"{outcome.status:8} {outcome.seconds:6.1f} s  {step.name}", flush=True)
+            report["steps"].append(outcome._asdict())
+            report |= end_to_end_found(Path(scratch, "end-to-end.json"))
+            report["seconds"] = round(time.monotonic() - began, 1)
+            _write(report, file)
+    report["complete"] = True
+    _write(report, file)
+    print(f"written: {file}")
+    return 1 if any(step["status"] == "failed" for step in report["steps"]) else 0
 
 
 def end_to_end_found(file: Path) -> dict[str, Any]:
@@ -106,30 +124,41 @@ def end_to_end_found(file: Path) -> dict[str, Any]:
         return {"end_to_end_unreadable": str(error)}
 
 
-def _missing(fake: bool) -> list[str]:
-    if packages := packages_missing():
-        return [f"packages that are not installed: {', '.join(packages)}; see bench/gpu_check.sh --wheels"]
-    reason = "" if fake else gpu_missing()
-    return [f"a GPU: {reason}"] if reason else []
+def _tell_wheels(python: str) -> int:
+    try:
+        print(wheels(python))
+    except LookupError as error:
+        print(f"cannot say: {error.args[0]}")
+        return MISSING
+    return 0
 
 
-def _machine(fake: bool) -> dict[str, Any]:
+def _cannot_run(missing: str, report: dict[str, Any], file: Path | None) -> int:
+    print(f"cannot run: {missing}")
+    if file is not None:
+        _write(report | {"missing": [missing]}, file)
+    return MISSING
+
+
+def _machine() -> dict[str, Any]:
     import msgspec
 
     from symbiosis_bench.machine import this_machine
 
     told: dict[str, Any] = msgspec.to_builtins(this_machine())
-    if not fake:
-        from symbiosis_bench.gpu_check.device import device_facts
-
-        told["device"] = device_facts()
     return told
 
 
-def _write(report: dict[str, Any], file: Path | None) -> None:
-    if file is not None:
-        file.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"written: {file}")
+def _stop(signum: int, _: object) -> None:
+    """Ends the step that runs, on the way out. What was found before it is written."""
+    sys.exit(_STOPPED + signum)
+
+
+def _write(report: dict[str, Any], file: Path) -> None:
+    """Whoever reads it finds it whole."""
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(json.dumps(report, indent=2) + "\n")
+    beside.replace(file)
 
 
 if __name__ == "__main__":

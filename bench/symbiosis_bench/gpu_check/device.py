@@ -1,12 +1,23 @@
-"""What the device and its driver are, so that figures can be judged."""
+"""What the device and its driver are, so that figures can be judged.
+
+    python -m symbiosis_bench.gpu_check.device
+
+A process of its own asks, for a driver that hangs must not take the check with it. It ends with 1 and the reason
+where no GPU can be used.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
+from typing import Final
 
 __all__ = ["device_facts"]
+
+_DRIVER_S: Final = 10.0
 
 
 def device_facts() -> dict[str, object]:
@@ -29,4 +40,21 @@ def _driver() -> str:
     if shutil.which("nvidia-smi") is None:
         return "unknown"
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split("\n")[0]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=False, timeout=_DRIVER_S)
+    except subprocess.TimeoutExpired:
+        return "unknown"
+    return told.stdout.strip().split("\n")[0]
+
+
+def main() -> None:
+    """Tells the facts, or why there is no GPU."""
+    from symbiosis_transports.cuda.source import CudaDevices
+
+    if obstacle := CudaDevices().obstacle():
+        sys.exit(obstacle)
+    print(json.dumps(device_facts()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,15 +9,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Final
 
-__all__ = ["gpu_missing", "packages_missing", "wheels"]
+__all__ = ["packages_missing", "wheels"]
 
 _HOUSE: Final = Path(__file__).resolve().parents[3]
 _OURSELVES: Final = "symbiosis-llm"
-_TOOLS: Final = ("pytest", "pytest-asyncio")
+_TOOLS: Final = ("packaging", "pytest", "pytest-asyncio")
 _BUILDERS: Final = ("hatchling", "editables")
 """Of the project itself, where it is installed."""
-_OPTIONAL: Final = re.compile(r"extra ==|win32|Windows|python_version <")
-"""Of a requirement that is for other machines, or for nobody who did not ask."""
 _FETCH: Final = """\
 pip download --no-deps --only-binary=:all: --python-version {python} --implementation cp --dest wheels \\
   --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 {packages}
@@ -36,26 +34,28 @@ def packages_missing() -> list[str]:
     return [name for name in (*required(), *_TOOLS, _OURSELVES) if not _installed(name)]
 
 
-def gpu_missing() -> str:
-    """Returns why no GPU can be used here; empty: one can. torch must be installed."""
-    from symbiosis_transports.cuda.source import CudaDevices
-
-    return CudaDevices().obstacle()
-
-
 def wheels(python: str = f"{sys.version_info.major}.{sys.version_info.minor}") -> str:
     """Returns the command that fetches, elsewhere, what the machine may lack. torch with CUDA it must have.
 
-    It knows what this machine has installed, so it is asked where the project runs already.
+    It takes the versions that are installed here, which fit each other, and names nothing that is not known here.
+
+    Raises:
+        LookupError: this interpreter has not what the project needs, so it does not know what that needs in turn.
     """
-    tested = dict(line.split("==") for line in _lines(_HOUSE / "constraints.txt") if "==" in line)
-    names = sorted(_with_needs({*required(), *_TOOLS, *_BUILDERS}) - {"torch"})
-    pinned = [f"{name}=={tested[name]}" if name in tested else name for name in names]
+    if missing := [name for name in (*required(), *_TOOLS) if not _installed(name)]:
+        raise LookupError(
+            f"this interpreter has no {', '.join(missing)}; ask the project's: PYTHON=.venv/bin/python"
+        )
+    names = sorted(_with_needs({*required(), *_TOOLS, *_BUILDERS}, python) - {"torch"})
+    pinned = [f"{name}=={version(name)}" if _installed(name) else name for name in names]
     return _FETCH.format(python=python, packages=" ".join(pinned))
 
 
-def _with_needs(names: set[str]) -> set[str]:
-    """Returns the packages and all that they need in turn. What torch needs comes with torch."""
+def _with_needs(names: set[str], python: str) -> set[str]:
+    """Returns the packages and all that they need in turn on Linux. What torch needs comes with torch."""
+    from packaging.requirements import Requirement
+
+    there = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
     found: set[str] = set()
     left = set(names)
     while left:
@@ -63,9 +63,9 @@ def _with_needs(names: set[str]) -> set[str]:
         found.add(name)
         if name == "torch" or not _installed(name):
             continue
-        for line in requires(name) or ():
-            if not _OPTIONAL.search(line):
-                left |= {_name(line)} - found
+        for needed in map(Requirement, requires(name) or ()):
+            if needed.marker is None or needed.marker.evaluate(there):
+                left |= {_name(needed.name)} - found
     return found
 
 
@@ -79,7 +79,3 @@ def _installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if not line.startswith("#")]

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.functional import embedding
 from transformers.pytorch_utils import Conv1D
 
+from symbiosis_adapters.layers.making import make_remote
 from symbiosis_adapters.layers.modules import (
     RemoteConv1D,
     RemoteEmbedding,
     RemoteLayer,
     RemoteLinear,
     form,
-    make_remote,
 )
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
 from symbiosis_adapters.weights.placeholder import FrozenWeight

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from symbiosis_adapters.explanation import explain
-from symbiosis_adapters.model import surgery
+from symbiosis_adapters.model import tensors
 from symbiosis_adapters.trips.cut import Cut
 from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_core.specs import DType, TensorSpec
@@ -86,7 +86,7 @@ def test_experts_are_mapped_and_adapters_on_them_equal_plain_peft(
     cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are three-dimensional parameters and no ops; what is large of that kind is not fetched."""
-    monkeypatch.setattr(surgery, "LARGE_BYTES", 4096)
+    monkeypatch.setattr(tensors, "LARGE_BYTES", 4096)
     pair = Pair("mixtral")
     fetched: list[str] = []
     fetch = pair.fetch

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import AutoModelForCausalLM
 from trl.trainer.utils import hash_module
@@ -66,6 +67,23 @@ def test_a_base_in_bfloat16_has_the_hash_of_a_plain_one() -> None:
     pair = Pair("llama", dtype=DType.BFLOAT16)
     ours = pair.remote()
     assert hash_module(ours) == hash_module(pair.plain())
+    assert explain(ours).taken == ()
+
+
+@pytest.mark.parametrize("copied", [torch.clone, torch.Tensor.clone, copy.deepcopy])
+def test_a_copy_of_a_tied_weight_is_saved_beside_it(
+    copied: Callable[[torch.Tensor], torch.Tensor], pair: Pair, tmp_path: Path
+) -> None:
+    """A file of safetensors holds no memory twice, so PEFT clones all but one; X-LoRA saves the base's so."""
+    ours = pair.remote()
+    state = {name: ours.state_dict()[f"{name}.weight"] for name in ("model.embed_tokens", "lm_head")}
+    assert state["lm_head"].data_ptr() == state["model.embed_tokens"].data_ptr()
+    state["lm_head"] = copied(state["lm_head"])
+    assert state["lm_head"].untyped_storage().data_ptr() != state["model.embed_tokens"].data_ptr()
+    assert state["lm_head"].T.data_ptr() == state["lm_head"].data_ptr()
+    save_file(state, tmp_path / "state.safetensors")
+    expected = pair.plain().lm_head.weight
+    assert all(torch.equal(each, expected) for each in load_file(tmp_path / "state.safetensors").values())
     assert explain(ours).taken == ()
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import (
+    LNTuningConfig,
     PeftConfig,
     PeftModel,
     get_base_model_state_dict,
+    get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
@@ -76,6 +79,21 @@ def test_biases_of_an_adapter_are_loaded_into_one_that_trains_none(cut: Cut) -> 
     torch.testing.assert_close(logits(loaded), logits(trained), rtol=1e-4, atol=1e-5)
     weights = [type(loaded.get_submodule(f"{LAYER}.{name}.base_layer").weight) for name in QV]
     assert weights == [FrozenWeight] * 2  # of which nothing was taken
+
+
+def test_a_linear_that_ln_tuning_has_tuned_is_loaded() -> None:
+    """PEFT trains a copy of whatever it is told to, and a copy may hold other values than the base."""
+    pair = Pair("llama")
+    config = LNTuningConfig(target_modules=["layers.0.mlp.down_proj"], task_type="CAUSAL_LM")
+    trained: Any = get_peft_model(pair.plain(), config)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    fresh: Any = get_peft_model(pair.remote(), replace(config, inference_mode=True))
+    set_peft_model_state_dict(fresh, get_peft_model_state_dict(trained))
+    torch.testing.assert_close(logits(fresh.eval()), logits(trained.eval()), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(logits(fresh), logits(pair.plain()))
 
 
 def test_biases_of_an_adapter_are_refused_where_nothing_is_lent() -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from symbiosis_adapters.layers.modules import RemoteLayer, make_remote
+from symbiosis_adapters.layers.making import make_remote
+from symbiosis_adapters.layers.modules import RemoteLayer
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenSiblings, FrozenTable
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import OpId

@@ -40,6 +40,7 @@ class Grant(NamedTuple):
 
     client: ClientId
     slots: int
+    """1 to 4096: no client believes more."""
     slot_bytes: int
 
 

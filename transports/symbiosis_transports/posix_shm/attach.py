@@ -16,6 +16,7 @@ import msgspec
 from symbiosis_core.ids import Token
 from symbiosis_core.wire import Refused
 from symbiosis_transports.endings import Goodbye
+from symbiosis_transports.handshake import SlotBytes, SlotCount
 
 __all__ = [
     "DOORBELL",
@@ -61,8 +62,8 @@ class Attached(msgspec.Struct, frozen=True, tag="attached"):
     """The daemon lends an arena; its descriptor travels with this message."""
 
     version: int
-    slots: int
-    slot_bytes: int
+    slots: SlotCount
+    slot_bytes: SlotBytes
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -65,6 +65,23 @@ class ChannelConformance:
                 assert add_one(channel, bytes(range(256)) * (size // 256 + 1), size)
             channel.close()
 
+    def test_no_rows_one_row_and_a_whole_slot_are_requests_like_any_other(self, tmp_path: object) -> None:
+        """Rows in and out may be the same memory; behind the last byte begins nothing."""
+        with self.daemon(tmp_path) as (_, endpoint):
+            channel = self.connect(endpoint)
+            slot = channel.lease_nowait()
+            end = channel.slot_bytes
+            for size, at in ((0, 0), (1, 0), (end, 0), (1, end - 1), (0, end), (end, 0)):
+                given = bytes((size + step) % 256 for step in range(size))
+                put(channel, slot, at, given)
+                call = Call(ADD_ONE, Direction.FORWARD, size, at, at, in_bytes=size, out_bytes=size)
+                channel.publish(slot, call)
+                channel.wait(slot, TIMEOUT_S)
+                assert get(channel, slot, at, size) == bytes((byte + 1) % 256 for byte in given)
+            channel.release(slot)
+            assert add_one(channel, b"abc", 3)
+            channel.close()
+
     def test_slots_are_independent_and_answered_in_any_order(self, tmp_path: object) -> None:
         with self.daemon(tmp_path, slots=8) as (_, endpoint):
             channel = self.connect(endpoint)

@@ -20,6 +20,7 @@ from symbiosis_core.ids import OpId, Token
 from symbiosis_core.specs import Direction
 from symbiosis_core.wire import Refused
 from symbiosis_transports.endings import Goodbye
+from symbiosis_transports.handshake import SlotBytes, SlotCount
 from symbiosis_transports.ports import Call
 
 __all__ = [
@@ -60,8 +61,8 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
     """The daemon lends slots."""
 
     version: int
-    slots: int
-    slot_bytes: int
+    slots: SlotCount
+    slot_bytes: SlotBytes
     memory: str = ""
     """Where the client finds the memory of the slots; empty: it has its own, and rows travel."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from symbiosis_core.errors import UsageError
 from symbiosis_core.ids import SlotIndex, Token
+from symbiosis_transports.arena import Arena
 from symbiosis_transports.keys import client_keys
 from symbiosis_transports.ports import Call
 from symbiosis_transports.zmq_rows.client import RowsClientChannel, open_line
@@ -20,7 +21,12 @@ def connect(endpoint: str, token: Token, timeout_s: float) -> ZmqTcpClientChanne
     """Opens the client's end. Raises as `Transport.connect` says."""
     line = Line(endpoint, most_bytes=PIECE_BYTES + HEADER_BYTES, keys=client_keys(), heartbeat_ms=HEARTBEAT_MS)
     opened = open_line(line, token, timeout_s)
-    return ZmqTcpClientChannel(line, Slots.private(opened.slots, opened.slot_bytes))
+    try:
+        arena = Arena.private(Slots.arena_bytes(opened.slots, opened.slot_bytes))
+    except BaseException:
+        line.close()
+        raise
+    return ZmqTcpClientChannel(line, Slots(arena, opened.slots, opened.slot_bytes))
 
 
 class ZmqTcpClientChannel(RowsClientChannel):

@@ -36,7 +36,7 @@ def doze(choose: random.Random) -> None:
 
 
 def client(source: CudaSource, endpoint: str, calls: int, seed: int, told: Connection) -> None:
-    """Makes the calls; tells how many answers were wrong, and a checksum over all of them."""
+    """Makes the calls; tells how many answers were wrong, a checksum over all of them, and what torch did."""
     choose = random.Random(seed)
     channel = CudaIpc(source).connect(endpoint, Token("good"), START_S)
     wrong = checksum = 0
@@ -57,7 +57,14 @@ def client(source: CudaSource, endpoint: str, calls: int, seed: int, told: Conne
         wrong += not torch.equal(y_1N, sent_1N + 1)
         checksum = (checksum * 31 + int(y_1N.sum(dtype=torch.int64))) % (1 << 61)
     channel.close()
-    told.send((wrong, checksum))
+    told.send((wrong, checksum, expandable()))
+
+
+def expandable() -> bool:
+    """Whether torch has put anything on the device of this process into segments that can grow."""
+    if not torch.cuda.is_initialized():
+        return False
+    return any(segment.get("is_expandable") for segment in torch.cuda.memory_snapshot())
 
 
 def main() -> None:
@@ -80,12 +87,18 @@ def main() -> None:
                 processes[-1].start()
                 theirs.close()
                 pipes.append(ours)
-            told = [pipe.recv() if pipe.poll(_CALLS_S) else (asked.calls, 0) for pipe in pipes]
+            told = [pipe.recv() if pipe.poll(_CALLS_S) else (asked.calls, 0, False) for pipe in pipes]
             for process in processes:
                 process.join(10)
-    wrong, checksums = sum(each for each, _ in told), [checksum for _, checksum in told]
+    wrong, checksums = sum(each for each, _, _ in told), [checksum for _, checksum, _ in told]
     assert not wrong, f"{wrong} answers were wrong"
-    tell(clients=asked.clients, calls=asked.calls, checksums=checksums, allocator=allocator)
+    tell(
+        clients=asked.clients,
+        calls=asked.calls,
+        checksums=checksums,
+        allocator=allocator,
+        expandable=[it for *_, it in told],
+    )
 
 
 if __name__ == "__main__":

@@ -112,9 +112,10 @@ def main() -> None:
             survivor, pipe = start(bystander)
             calls = served(pipe)
             serving_bytes = used_bytes(asked.fake)
-            for _ in range(_KILLS):
-                victim, theirs = start(holder)
+            victims = [start(holder) for _ in range(_KILLS)]  # at once: each may need many seconds to start
+            for _, theirs in victims:
                 assert hear(theirs) == "holding"
+            for victim, theirs in victims:
                 victim.kill()
                 victim.join()
                 theirs.close()

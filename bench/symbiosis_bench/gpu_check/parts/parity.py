@@ -81,14 +81,22 @@ def furthest(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-6)) for a, b in pairs)
 
 
+def wish(client: str, daemons: str) -> str:
+    """Returns what a client on one device says to a daemon on another: 1 where they share one.
+
+    This process sees every GPU, wherever its model will be, so it is the wish that makes the choice.
+    """
+    return "1" if client == daemons != "cpu" else "0"
+
+
 def main() -> None:
     """Compares; fails where they differ, or where the rows did not travel as they should."""
     parser = options(__doc__)
     parser.add_argument("--dtype", choices=sorted(_TOLERANCE), default="float32")
     parser.add_argument("--client", default="cuda:0", help="the client's device")
     asked = parser.parse_args()
-    os.environ[WISH_VARIABLE] = "1"
     daemons = "cpu" if asked.fake else "cuda:0"
+    os.environ[WISH_VARIABLE] = wish(asked.client, daemons)
     if asked.client == "cuda:1" and torch.cuda.device_count() < 2:
         tell(skipped="there is no second GPU")
         return
@@ -97,6 +105,7 @@ def main() -> None:
         daemon = subprocess.Popen(
             serve_command(str(base), address, "--device", daemons, "--dtype", asked.dtype),
             stdout=subprocess.DEVNULL,
+            env={**os.environ, WISH_VARIABLE: "1"},
         )
         try:
             deadline = time.monotonic() + _START_S
@@ -107,7 +116,7 @@ def main() -> None:
             split = with_lora(Lent.from_pretrained(address), asked.client)
             ours, written = one_step(split), tokens(split)
             (seat,) = fetch_status(address).clients
-            wanted = "cuda_ipc" if asked.client == daemons != "cpu" else "posix_shm"
+            wanted = "cuda_ipc" if os.environ[WISH_VARIABLE] == "1" else "posix_shm"
             assert seat.transport == wanted, f"rows travelled by {seat.transport}: {'; '.join(seat.reasons)}"
             own = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, asked.dtype))
             plain = with_lora(own, daemons)

@@ -29,14 +29,18 @@ from symbiosis_transports.tensors import slot_memory, view_rows
 from symbiosis_transports.testing import ADD_ONE
 
 _SIZES: Final = (2304, 102_400)
+_SERIES_S: Final = 2.5
+"""A series ends after that time, however few its trips; the least that quantiles can be taken of are made."""
+_LEAST: Final = 10
 _CONTROL: Final = "nvidia-cuda-mps-control"
 
 
 def trips_us(source: CudaSource, endpoint: str, size: int, trips: int) -> dict[str, float]:
-    """Returns quantiles of trips, each ended by a look at the answer, as a client's next kernel would need it."""
+    """Returns quantiles of so many trips at most, each ended by a look at the answer, as the next kernel."""
     channel = CudaIpc(source).connect(endpoint, Token("good"), START_S)
-    took = []
-    for _ in range(trips):
+    took: list[float] = []
+    stop_s = time.monotonic() + _SERIES_S
+    while len(took) < trips and (len(took) < _LEAST or time.monotonic() < stop_s):
         began = time.perf_counter_ns()
         slot = channel.lease_nowait()
         channel.publish(slot, Call(ADD_ONE, Direction.FORWARD, size, 0, 1 << 19))
@@ -48,7 +52,12 @@ def trips_us(source: CudaSource, endpoint: str, size: int, trips: int) -> dict[s
         took.append((time.perf_counter_ns() - began) / 1e3)
     channel.close()
     cuts = statistics.quantiles(took[len(took) // 10 :], n=100)
-    return {"p50_us": round(cuts[49], 1), "p90_us": round(cuts[89], 1), "p99_us": round(cuts[98], 1)}
+    return {
+        "trips": len(took),
+        "p50_us": round(cuts[49], 1),
+        "p90_us": round(cuts[89], 1),
+        "p99_us": round(cuts[98], 1),
+    }
 
 
 @contextmanager
@@ -56,7 +65,7 @@ def mps() -> Iterator[None]:
     """The multi-process service, for this process and its children. Must come before CUDA is used here."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"CUDA_MPS_PIPE_DIRECTORY": f"{folder}/pipe", "CUDA_MPS_LOG_DIRECTORY": f"{folder}/log"}
-        subprocess.run([_CONTROL, "-d"], check=True)
+        subprocess.run([_CONTROL, "-d"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         try:
             yield
         finally:
@@ -82,12 +91,12 @@ def main() -> None:
     asked = parser.parse_args()
     source, trips = source_of(asked.fake), 50 if asked.fake else 3000
     if not asked.mps:
-        tell(trips=trips, **measure(source, trips))
+        tell(**measure(source, trips))
     elif shutil.which(_CONTROL) is None:
         tell(skipped=f"there is no {_CONTROL}")
     else:
         with mps():
-            tell(trips=trips, mps=True, **measure(source, trips))
+            tell(mps=True, **measure(source, trips))
 
 
 if __name__ == "__main__":
