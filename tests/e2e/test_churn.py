@@ -1,8 +1,8 @@
 """Clients come and go, crash, cancel, and swap adapters; who stays computes what it would compute alone.
 
 Those who stay train, and answer prompts token by token. Meanwhile their requests are cut into chunks, held for
-others and computed with theirs, and the policy changes: that all this has happened is counted. Bit for bit with
-exact batches, where nothing may be cut, held or shared.
+others where that pays, and computed with theirs, and the policy changes: cuts and company are counted. Bit for bit
+with exact batches, where nothing may be cut, held or shared.
 
 `SYMBIOSIS_CHURN_SEED` repeats the events of an earlier run, which prints it, and `SYMBIOSIS_CHURN_S` is how long
 it lasts.
@@ -164,13 +164,16 @@ def churn(
 
 
 def check_batches(status: DaemonStatus, *, exact: bool, told: str) -> None:
-    """Rows of several clients in a batch, requests in chunks, and holds: all of that, or nothing of it."""
+    """Rows of several clients in a batch, and requests in chunks; or nothing of it, and nobody held.
+
+    Who is held is decided by cost, so where batches are exact alone something can be said of it.
+    """
     batches = status.batches
     if exact:
         assert batches.clients == batches.requests == batches.count and not status.holds.count, told
     else:
         parts = batches.requests - sum(lane.requests for lane in status.lanes)
-        assert batches.clients > batches.count and status.holds.count and parts > batches.count / 10, told
+        assert batches.clients > batches.count and parts > batches.count / 10, told
 
 
 @pytest.mark.long
