@@ -125,7 +125,8 @@ class RemoteLayer(nn.Module):
     ) -> None:
         if any(part in f".{prefix}" for part in _COPIES):
             for leaf, mine in self._parameters.items():
-                if type(mine) is FrozenWeight and prefix + leaf in state_dict:
+                given = state_dict.get(prefix + leaf)
+                if type(mine) is FrozenWeight and given is not None and not isinstance(given, FrozenWeight):
                     take(mine, "loading values of its own")
         elif (bias := self._parameters.get("bias")) is not None and self._trained_elsewhere(prefix, state_dict):
             take(cast("FrozenWeight", bias), "loading a bias that an adapter has trained")
@@ -204,7 +205,6 @@ class RemoteEmbedding(RemoteLayer, nn.Embedding):
         deferral = getattr(self.remote, "deferral", None)
         if deferral is not None:
             self.trips_before = dict(deferral.trips.made)
-            deferral.begin()
 
     def probe(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.linspace(0, weight.shape[0] - 1, PROBES, device=weight.device).long()

@@ -16,7 +16,7 @@ __all__ = ["trained_here"]
 def trained_here(layers: Iterable[nn.Module]) -> Callable[[], bool]:
     """Returns what tells whether all of these linears but one were taken, and some are being trained.
 
-    Holds none of them.
+    Holds none of them. Asked for every op: where two were not taken, as nearly always, it looks no further.
     """
     linears = [weakref.ref(layer) for layer in layers if isinstance(layer, RemoteLinear | RemoteConv1D)]
 

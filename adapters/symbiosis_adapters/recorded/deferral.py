@@ -5,7 +5,8 @@ may grow now (another mode of torch, another thread, autocast, no room) the answ
 
 So are all where the client wants gradients of the base's own weights, in all layers but the head: LoRA-GA begins
 with them. A segment's gradients differ in their last bit from those of the model's own steps, which a
-decomposition may answer with another sign; and nothing is left there that a recording could bring together.
+decomposition may answer with another sign. What is left to bring together there are the head and the loss: so the
+logits cross, as under the other cuts.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Deferral:
         self.vectors: Final[dict[int, Known]] = {}
         """The frozen vectors of this model, by the ids of their parameters."""
         self.trained_here: Callable[[], bool] = lambda: False
-        """Says whether this client trains all layers of the base itself, but the head; see `trained`."""
+        """Says whether this client trains all layers of the base itself, but the head; see `layers.trained`."""
         self._open = threading.local()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deferral:
@@ -69,10 +70,6 @@ class Deferral:
         return [known for known in self.vectors.values() if known.name in wanted]
 
     # -- ops -------------------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Notes that this thread begins a forward."""
-        self._open.records = not self.trained_here()
 
     def offer(self, op: OpSpec) -> Offer:
         """Returns what the methods that record take for an op of the catalogue."""
@@ -105,7 +102,7 @@ class Deferral:
         if (
             type(ids) is not Tensor
             or not ids.numel()
-            or not self._records
+            or self.trained_here()
             or torch.is_autocast_enabled(ids.device.type)
         ):
             return None
@@ -170,7 +167,7 @@ class Deferral:
                 return recording, root._index, root._needs_grad, x._shape[:-1]
         x = value_of(x)
         shape = x.shape
-        if not self._records:
+        if self.trained_here():
             return None
         if type(x) is not Tensor or x.dtype is not op.dtype or shape[-1:] != op.tail or not x.numel():
             return None
@@ -179,12 +176,6 @@ class Deferral:
         lead = shape[:-1]
         recording = self._recording(x, lead.numel())
         return recording, recording.input(x), recording.mode.grad and x.requires_grad, lead
-
-    @property
-    def _records(self) -> bool:
-        """Whether this thread's forward records anything."""
-        records: bool = getattr(self._open, "records", True)
-        return records
 
     def _some_rows(self, x: Deferred, whole: Deferred, index: tuple[slice, ...]) -> Deferred | None:
         """Records anew what some rows of a pending tensor are made of; None where its value serves better.

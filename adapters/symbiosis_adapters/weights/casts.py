@@ -45,12 +45,12 @@ def moved(func: Any, weight: Valueless, args: Any, kwargs: dict[str, Any]) -> An
             return cast if device == weight.device else cast._view(lambda whole: whole.to(device), data)
         attempt = f"converting it to {element.dtype}"
         return lent(weight, attempt, RETYPE, lambda: func(read(weight), *args, **kwargs))
-    if func in (torch.Tensor.clone, torch.clone):
-        copied = weight._copy()
-        copied._is_param = False
-        return copied
     if element.device == weight.device:
-        return weight
+        if func not in (torch.Tensor.clone, torch.clone) and not _asks_for_a_copy(func, args, kwargs):
+            return weight
+        copied = weight._copy()
+        copied._is_param = root_of(copied)._is_param = False
+        return copied
     return weight._view(lambda whole: func(whole, *args, **kwargs), data)
 
 
@@ -77,6 +77,12 @@ def set_data(target: Valueless, value: Any) -> bool:
     if value.device != target.device:
         target._turn_into(value)
     return True
+
+
+def _asks_for_a_copy(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether this `to` is to give memory of its own even where nothing changes: `copy`, the last it takes."""
+    last = bool(args) and args[-1] is True and sum([type(each) is bool for each in args]) == 2
+    return func is torch.Tensor.to and bool(kwargs.get("copy", last))
 
 
 def _castable(weight: Valueless, dtype: torch.dtype) -> bool:

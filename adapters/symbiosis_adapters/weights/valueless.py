@@ -150,8 +150,13 @@ def root_of(weight: Valueless) -> Valueless:
 
 
 def same_layout(one: Valueless, other: Valueless) -> bool:
-    """Whether the values of two stand in the same order; a transposed square has the shape that it had."""
-    return one.shape == other.shape and one._layout().stride() == other._layout().stride()
+    """Whether the values of two, of one whole, are the same: a transposed square has the shape that it had."""
+    here, there = one._layout(), other._layout()
+    return (here.shape, here.stride(), here.storage_offset()) == (
+        there.shape,
+        there.stride(),
+        there.storage_offset(),
+    )
 
 
 def viewed(weight: Valueless, make: Callable[[torch.Tensor], Any]) -> Any:

@@ -69,6 +69,19 @@ def test_lora_ga_begins_as_on_a_plain_model_and_then_makes_the_trips_of_the_grap
     """The table, the head with the loss, and back through these."""
 
 
+def test_they_are_also_where_a_forward_begins_with_embeddings() -> None:
+    pair = Pair("llama")
+    embeddings = pair.plain().get_input_embeddings()(batches(1)[0]["input_ids"]).detach()
+    found = []
+    for model in (pair.plain(), pair.remote()):
+        for layer in linears(model).values():
+            layer.weight.requires_grad = True
+        model(inputs_embeds=embeddings).logits.square().mean().backward()
+        found.append({name: layer.weight.grad for name, layer in linears(model).items()})
+    for name, gradient in found[0].items():
+        assert torch.equal(found[1][name], gradient), name
+
+
 def test_training_one_layer_leaves_the_segments_of_the_others() -> None:
     pair = Pair("llama")
     model = pair.remote()

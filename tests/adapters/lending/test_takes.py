@@ -18,6 +18,7 @@ from trl.trainer.utils import hash_module
 
 from symbiosis_adapters.explanation import explain
 from symbiosis_adapters.trips.cut import Cut
+from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_core.specs import DType
 from tests.adapters.local import Pair
 from tests.adapters.training import QUIET, QV, adapt, logits, lora
@@ -139,13 +140,40 @@ def test_whoever_takes_nothing_is_told_nothing(cut: Cut, pair: Pair, caplog: pyt
     assert told(caplog) == []
 
 
-def test_a_copy_that_is_written_to_is_no_layers(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "copy_of",
+    [
+        torch.clone,
+        lambda weight: weight.to(torch.float32, copy=True),
+        lambda weight: weight.to("cpu", torch.float32, False, True),
+        lambda weight: weight.data.to(torch.zeros(1), copy=True),
+    ],
+)
+def test_a_copy_that_is_written_to_is_no_layers(
+    copy_of: Callable[[torch.Tensor], torch.Tensor], pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
     ours = pair.remote()
     before = logits(ours)
-    copied = ours.model.layers[0].mlp.up_proj.weight.clone()
+    copied = copy_of(ours.model.layers[0].mlp.up_proj.weight)
     copied.mul_(2)
-    assert type(copied) is torch.Tensor
+    assert not isinstance(copied, FrozenWeight)
     with caplog.at_level(logging.WARNING):
         assert torch.equal(logits(ours), before)
     assert caplog.records == []
     assert explain(ours).taken == ()
+
+
+def test_a_part_that_is_set_to_another_part_has_its_values(pair: Pair) -> None:
+    weight = pair.remote().lm_head.weight.data
+    first, second = weight[0:2], weight[2:4]
+    first.data = second
+    assert torch.equal(first, pair.plain().lm_head.weight[2:4])
+
+
+def test_a_copy_of_a_bias_has_an_address_also_where_nobody_lends() -> None:
+    """The daemon computes it: it is what a linear makes of zeros."""
+    pair = Pair("gpt2", allow="nobody")
+    bias, expected = (model.transformer.h[0].attn.c_proj.bias for model in (pair.remote(), pair.plain()))
+    copied = bias.clone()
+    assert copied.data_ptr() != bias.data_ptr()
+    torch.testing.assert_close(copied * 1, expected.detach())
