@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from symbiosis_core import toml_check
+from symbiosis_core.errors import UsageError
 from symbiosis_core.wire import Configure, Configured
 from symbiosis_scheduler.commands.console import check_writable, wide_console
 from symbiosis_scheduler.config_warnings import warnings
@@ -106,10 +107,15 @@ def simulate(
     from symbiosis_scheduler.commands.simulation import run, show, write
 
     settings = {str(file): load_checked(file) for file in policies}
-    for file in (json, plot):
-        check_writable(file)
+
+    def ready() -> None:
+        for file in (json, plot):
+            if file is not None and file.exists() and file.samefile(trace):
+                raise UsageError(f"{file} is the trace itself; choose another path for the figures")
+            check_writable(file)
+
     how = {"clients": clients, "devices": devices, "requests": requests, "seed": seed}
-    worlds = run(trace, settings, **how, arrivals=arrivals)
+    worlds = run(trace, settings, **how, arrivals=arrivals, ready=ready)
     show(worlds)
     write(worlds, json, plot)
 

@@ -45,18 +45,25 @@ def run(
     requests: int = 0,
     seed: int = 0,
     arrivals: float = 0.0,
+    ready: Callable[[], None] = lambda: None,
 ) -> list[Run]:
-    """Plays the trace under every configuration, from the same seed. What was recorded comes first."""
+    """Plays the trace under every configuration, from the same seed. What was recorded comes first.
+
+    `ready` is called when all that can be wrong with trace and configurations was looked for.
+    """
     records = read_trace(trace)
     load, recorded = read_load(records), Recorded(records)
     runs = [Run(recorded.figures(), recorded.latencies_us)]
-    for name, config in settings.items():
+    how = {"clients": clients, "devices": devices, "seed": seed}
+    worlds = {name: World(load, config, **how, arrivals=arrivals) for name, config in settings.items()}
+    ready()
+    for name, world in worlds.items():
         began = time.perf_counter()
         with _without_collecting():
-            world = World(load, config, clients=clients, devices=devices, seed=seed, arrivals=arrivals)
             world.run(requests)
         took_s = time.perf_counter() - began
-        runs.append(Run(figures(world, name, config.policy.name), partial(_latencies_us, world), took_s))
+        policy = settings[name].policy.name
+        runs.append(Run(figures(world, name, policy), partial(_latencies_us, world), took_s))
     return runs
 
 

@@ -70,6 +70,8 @@ class _Out:
         try:
             if self._file is None:
                 self._file = self._path.open("wb", buffering=0)
-            self._file.write(data)
+            left = memoryview(data)
+            while left:  # a disk that is nearly full takes a part, and refuses the next
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise UsageError(f"cannot write {self._path}: {error.strerror}; choose another path") from error

@@ -162,7 +162,7 @@ class World:
         player.device.unseen.append((player, arrival))
         self._plan_next(player)
 
-    def _see(self, player: Player, arrival: Arrival) -> None:
+    def _see(self, player: Player, arrival: Arrival, *, again: bool) -> None:
         """The daemon finds a request: from now on it counts as waiting, as in a daemon's status."""
         player.asked_us[arrival.slot] = (self.now_us, player.asked_us[arrival.slot][1])
         if not player.first_us:
@@ -170,8 +170,8 @@ class World:
         if player.begins == arrival.slot:
             player.started_us = self.now_us
         for instruction in player.device.state.handle(Arrived(player.id, [arrival], self.now_us)):
-            assert isinstance(instruction, Answer)  # refused: a quota
-            self._answered(player, instruction, again=False)
+            assert isinstance(instruction, Answer)  # refused: a quota, or a limit that there was not
+            self._answered(player, instruction, again=again)
 
     def _wake(self, device: Device, lane: str) -> None:
         """There will be something to find. Who is awake, or was woken before, is not there any sooner for that."""
@@ -191,7 +191,7 @@ class World:
             return  # it looks when that is done
         unseen, device.unseen = device.unseen, []
         for player, arrival in unseen:
-            self._see(player, arrival)
+            self._see(player, arrival, again=again)
         self._see_ended(device, again=again)
         instructions = device.state.handle(Turn(self.now_us))
         for instruction in instructions:

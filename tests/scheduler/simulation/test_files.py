@@ -14,6 +14,7 @@ from symbiosis_scheduler.commands.policy import policy
 from symbiosis_scheduler.simulation.picture import draw
 from symbiosis_scheduler.simulation.report import quantile
 from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode, read_trace, records
+from symbiosis_scheduler.simulation.world import World
 from tests.scheduler.desk import Desk, arrival
 from tests.scheduler.simulation.loads import mixed, recorded
 
@@ -141,6 +142,19 @@ def test_where_figures_cannot_go_is_told_before_anything_is_played(
     for option in ("--plot", "--json"):
         assert CliRunner().invoke(policy, [*given, option, str(tmp_path / "out")]).exit_code == 0
         with monkeypatch.context() as patched:
-            patched.setattr("symbiosis_scheduler.commands.simulation.run", played)
+            patched.setattr(World, "run", played)
             error = CliRunner().invoke(policy, [*given, option, str(tmp_path)]).exception
         assert isinstance(error, UsageError) and f"cannot write {tmp_path}: Is a directory" in str(error)
+
+
+def test_figures_of_before_stay_where_nothing_could_be_played(tmp_path: Path) -> None:
+    path, settings, out = (tmp_path / name for name in ("a.trace", "a.toml", "out.json"))
+    path.write_bytes(trace := b"".join(encode(*record) for record in mixed(forwards=1)))
+    settings.write_text("")
+    out.write_text("figures")
+    given = ["--policy", str(settings), "--json"]
+    assert CliRunner().invoke(policy, ["simulate", str(tmp_path / "b.trace"), *given, str(out)]).exit_code != 0
+    assert out.read_text() == "figures"
+    error = CliRunner().invoke(policy, ["simulate", str(path), *given, str(path)]).exception
+    assert isinstance(error, UsageError) and "is the trace itself" in str(error)
+    assert path.read_bytes() == trace

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from symbiosis_core.config import DaemonConfig
+from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import UsageError
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.simulation.report import LaneFigures
 from symbiosis_scheduler.simulation.script import Load, read_load
-from symbiosis_scheduler.simulation.trace import records
+from symbiosis_scheduler.simulation.trace import Kind, records
 from symbiosis_scheduler.simulation.world import World
-from tests.scheduler.simulation.loads import config, mixed, played, served
+from tests.scheduler.simulation.loads import LAYERS, config, mixed, played, served
 
 HELD = ("p50_us", "p99_us", "mean_us", "forward_p50_us", "forward_p99_us", "rows_per_s")
 
@@ -98,3 +99,12 @@ def test_more_arrivals_are_another_load() -> None:
 def test_a_trace_without_prompts_has_no_arrivals() -> None:
     with pytest.raises(UsageError, match="one prompt after the other"):
         World(read_load(mixed()), config(), arrivals=2)
+
+
+def test_arrivals_end_also_where_the_last_is_refused() -> None:
+    """The limit was another one when it was recorded, and recording ended after a prompt."""
+    trace = served(3, 1_500_000, tokens=2)
+    last = max(at for at, record in enumerate(trace) if record[0] is Kind.ASK and record[6] == 32)
+    few = msgspec.structs.replace(config(), limits=LimitsConfig(max_rows=16))
+    lane = lanes(played(read_load(trace[: last + 3]), few, arrivals=2).lanes)["inference"]
+    assert (lane.requests, lane.refused) == (2 * LAYERS, 3 * LAYERS)
