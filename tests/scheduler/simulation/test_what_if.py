@@ -6,6 +6,7 @@ recorded as a daemon is. So nothing but the simulator can be off: no machine is 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from symbiosis_core.config import DaemonConfig, LimitsConfig
 from symbiosis_core.errors import UsageError
+from symbiosis_scheduler.simulation.players import Device
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.simulation.report import LaneFigures
@@ -101,10 +103,17 @@ def test_a_trace_without_prompts_has_no_arrivals() -> None:
         World(read_load(mixed()), config(), arrivals=2)
 
 
-def test_arrivals_end_also_where_the_last_is_refused() -> None:
-    """The limit was another one when it was recorded, and recording ended after a prompt."""
-    trace = served(3, 1_500_000, tokens=2)
+def test_arrivals_end_also_where_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit was another one when it was recorded, which ended after a prompt. Training goes on meanwhile."""
+    trace = [tuple(8 if value == 256 else value for value in each) for each in served(3, 1_500_000, tokens=2)]
     last = max(at for at, record in enumerate(trace) if record[0] is Kind.ASK and record[6] == 32)
+    looked, look = itertools.count(), World._look
+
+    def look_so_often(world: World, device: Device, *, again: bool) -> None:
+        assert next(looked) < 100_000, "it does not end"
+        look(world, device, again=again)
+
+    monkeypatch.setattr(World, "_look", look_so_often)
     few = msgspec.structs.replace(config(), limits=LimitsConfig(max_rows=16))
     lane = lanes(played(read_load(trace[: last + 3]), few, arrivals=2).lanes)["inference"]
     assert (lane.requests, lane.refused) == (2 * LAYERS, 3 * LAYERS)
