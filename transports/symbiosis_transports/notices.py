@@ -48,7 +48,7 @@ class Notice:
         return f"<Notice {'given' if self._usual else 'not given'}>"
 
     def answered(self, fill_ns: int, wait_ns: int) -> None:
-        """One was written, and answered, in that time. It was announced as `lead_us` said."""
+        """One was written, and answered, in that time; announced as `lead_us` said, if it was the one expected."""
         if self._left:
             self._left -= 1
         elif not self._trial:
