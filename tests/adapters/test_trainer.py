@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate import Accelerator  # type: ignore[import-untyped]  # it has no types
 from peft import LoraConfig, PeftModel
 from transformers import Trainer
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
+import datasets  # type: ignore[import-untyped]  # it has no types
 import pytest
 import torch
 import transformers

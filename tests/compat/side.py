@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]  # it has no types
 
 from symbiosis_adapters.trips.cut import Cut
 from tests.adapters.local import CountingRows

@@ -75,10 +75,8 @@ def empty() -> list[int]:
     return [fd]
 
 
-@pytest.mark.parametrize("lend", [nothing, a_pipe, a_file, a_device, unsealed, shrinkable, truncated, empty])
-def test_memory_that_cannot_be_trusted_is_refused_and_nothing_is_kept(
-    tmp_path: Path, lend: Callable[[], list[int]]
-) -> None:
+def check_refused(tmp_path: Path, layout: Layout, lend: Callable[[], list[int]], because: str) -> None:
+    """Who says to be the daemon promises that layout, and lends that; nothing of it stays in this process."""
     endpoint = str(tmp_path / "d.sock.data")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.bind(endpoint)
@@ -88,17 +86,24 @@ def test_memory_that_cannot_be_trusted_is_refused_and_nothing_is_kept(
             with door.accept()[0] as caller:
                 caller.recv(4096)
                 fds = lend()
-                socket.send_fds(caller, [encode(Attached(VERSION, LAYOUT.slots, LAYOUT.slot_bytes))], fds)
+                socket.send_fds(caller, [encode(Attached(VERSION, layout.slots, layout.slot_bytes))], fds)
                 for fd in fds:
                     os.close(fd)
 
         before = descriptors()
         liar = threading.Thread(target=lie)
         liar.start()
-        with pytest.raises(RemoteProtocolError, match=r"arena|lent nothing"):
+        with pytest.raises(RemoteProtocolError, match=because):
             TRANSPORT.connect(endpoint, Token("good"), 10)
         liar.join(10)
         assert descriptors() <= before  # fewer: of an earlier test's
+
+
+@pytest.mark.parametrize("lend", [nothing, a_pipe, a_file, a_device, unsealed, shrinkable, truncated, empty])
+def test_memory_that_cannot_be_trusted_is_refused_and_nothing_is_kept(
+    tmp_path: Path, lend: Callable[[], list[int]]
+) -> None:
+    check_refused(tmp_path, LAYOUT, lend, r"arena|lent nothing")
 
 
 WRONG_NUMBERS = [(0, 4096), (-1, 4096), (4097, 1), (1 << 62, 1 << 62), (4, 0), (4, -4096), (4, 1 << 62)]
@@ -110,28 +115,16 @@ def test_more_slots_than_can_be_are_refused_and_nothing_is_kept(
     tmp_path: Path, slots: int, slot_bytes: int
 ) -> None:
     """The last are as many as a client believes, in memory that is sealed and as large as was said: 4 PiB."""
-    endpoint = str(tmp_path / "d.sock.data")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.bind(endpoint)
-        door.listen()
+    layout = Layout(slots, slot_bytes)
 
-        def lie() -> None:
-            fd = os.memfd_create("huge", os.MFD_ALLOW_SEALING)
-            if 0 < Layout(slots, slot_bytes).arena_bytes < 1 << 62:
-                os.ftruncate(fd, Layout(slots, slot_bytes).arena_bytes)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            with door.accept()[0] as caller:
-                caller.recv(4096)
-                socket.send_fds(caller, [encode(Attached(VERSION, slots, slot_bytes))], [fd])
-            os.close(fd)
+    def huge() -> list[int]:
+        fd = os.memfd_create("huge", os.MFD_ALLOW_SEALING)
+        if 0 < layout.arena_bytes < 1 << 62:
+            os.ftruncate(fd, layout.arena_bytes)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return [fd]
 
-        before = descriptors()
-        liar = threading.Thread(target=lie)
-        liar.start()
-        with pytest.raises(RemoteProtocolError, match=r"no daemon|cannot be mapped"):
-            TRANSPORT.connect(endpoint, Token("good"), 10)
-        liar.join(10)
-        assert descriptors() <= before  # fewer: of an earlier test's
+    check_refused(tmp_path, layout, huge, r"no daemon|cannot be mapped")
 
 
 @pytest.mark.parametrize(("slots", "slot_bytes"), [*WRONG_NUMBERS, (4096, 1 << 40)])

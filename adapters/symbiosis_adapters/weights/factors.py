@@ -146,7 +146,7 @@ class Factor(NamedTuple):
         if x.shape[-1:] != (height,):
             raise RuntimeError(f"{tuple(x.shape)} cannot be multiplied by {height} rows of {product.spec.name}")
         if x.requires_grad and torch.is_grad_enabled():
-            y: Tensor = RemoteRows.apply(x, product, dtype)  # type: ignore[no-untyped-call]  # torch's
+            y: Tensor = RemoteRows.apply(x, product, dtype)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return y
         return product.forward(x, dtype)
 

@@ -63,7 +63,7 @@ class FrozenWeight(Valueless):
         values = with_values(self, "saving or pickling it", LEND)
         return nn.Parameter(values, requires_grad=False).__reduce_ex__(protocol)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # as Tensor's
         return f"FrozenWeight({self.label}, {tuple(self.shape)}, {self.dtype}, device={self.device})"
 
     @classmethod

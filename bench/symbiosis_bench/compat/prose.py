@@ -10,8 +10,7 @@ HEAD: Final = """# Compatibility
 
 Which families of decoders and which methods of PEFT a shared base serves. `make compat` writes this page up to
 "PEFT's own tests", and all that is known of every cell into `compat.json` beside it; what follows is written by
-hand. Cells of a family whose commit was not noted are of 2026-11-22; `make compat ARGS="--from docs/compat.json"`
-makes those again.
+hand. The commits at which a family's cells were made stand with its score.
 
 Every cell is a tiny random model of the family, saved, served by a daemon of its own in float32, and adapted with
 the method, beside the same with plain PEFT in one process and from one seed. Compared are: the trained parameters,

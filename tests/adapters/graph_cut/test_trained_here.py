@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ pytestmark = QUIET
 def loss_of(model: Any) -> torch.Tensor:
     loss: torch.Tensor = model(**batches(1)[0]).loss
     return loss
+
+
+def backward(model: Any) -> None:
+    loss_of(model).backward()
 
 
 def linears(model: Any) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def test_lora_ga_begins_as_on_a_plain_model_and_then_makes_the_trips_of_the_grap
             task_type="CAUSAL_LM",
         )
         torch.manual_seed(3)
-        preprocess_loraga(model, config, lambda model=model: loss_of(model).backward())  # type: ignore[misc]
+        preprocess_loraga(model, config, partial(backward, model))
         adapted.append(get_peft_model(model, config))
     for (name, expected), (_, found) in zip(*(each.named_parameters() for each in adapted), strict=True):
         if expected.requires_grad:
