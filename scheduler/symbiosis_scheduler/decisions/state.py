@@ -122,7 +122,7 @@ class SchedulerState:
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
-        return not self._tracks.in_flight and not len(self._queues)
+        return not self._tracks.in_flight and not self._queues
 
     @property
     def lanes_in_use(self) -> set[str]:
@@ -228,7 +228,7 @@ class SchedulerState:
                     continue
                 if isinstance(decision, Hold):
                     until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
-                elif len(track.queues) and not track.in_flight:
+                elif track.queues and not track.in_flight:
                     raise LocalProtocolError("the policy lets requests wait and names no time")
                 break
         return runs or [Sleep(until_us)]
