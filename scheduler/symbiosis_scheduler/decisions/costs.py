@@ -157,12 +157,20 @@ class Costs:
         key = self._keys[number] = cost_key(op)
         self._bases[number] = base
         if _has_loss(op):
-            self._with_loss.add(number)
+            self.tell_apart(number)
         for way, points in zip(_WAYS, self._saved.get(base, {}).get(key, ()), strict=False):
             if points:
                 self._curves[number, way] = Curve(points)
                 for point in points:
                     self._typical_of(number, way[0]).learn(int(point.rows), point.us)
+
+    def tell_apart(self, op: OpId) -> None:
+        """From now on forwards of the op that keep slopes have a curve of their own."""
+        self._with_loss.add(op)
+
+    def told_apart(self, op: OpId, direction: Direction, *, kept: bool) -> bool:
+        """Whether such a batch goes by the curve for slopes: where something is kept, and that costs something."""
+        return kept and direction is Direction.FORWARD and op in self._with_loss
 
     def learn(self, op: OpId, direction: Direction, rows: int, us: float, *, kept: bool = False) -> None:
         """A batch of so many rows took so long; `kept`: something of it was kept for a backward."""
@@ -205,7 +213,7 @@ class Costs:
         return self._saved.get(base, {}) | {key: points for key, points in known.items() if any(points)}
 
     def _way(self, op: OpId, direction: Direction, kept: bool) -> _Way:
-        """Returns which of the ways of an op is meant: what is kept costs something where it is slopes."""
+        """Returns which of the ways of an op is meant."""
         return direction, kept and direction is Direction.FORWARD and op in self._with_loss
 
     def _typical_of(self, op: OpId, direction: Direction) -> Curve:

@@ -95,8 +95,8 @@ class Recorded:
                 self._clients.append(_Client(fields[2]))
                 self._here[fields[1]] = self._clients[-1]
             case Kind.ASK if fields[1] in self._here:
-                us, client, slot, op, direction, rows, _ = fields
-                takes_ids = op in self._starts and direction == Direction.FORWARD
+                us, client, slot, op, way, rows, _ = fields
+                takes_ids = op in self._starts and way != Direction.BACKWARD
                 self._here[client].asked(us, slot, rows, takes_ids=takes_ids)
             case Kind.ANSWER if fields[1] in self._here:
                 us, client, slot, refused = fields

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from symbiosis_core.ids import ClientId
+from symbiosis_core.ids import ClientId, OpId
 from symbiosis_core.specs import Direction
 from symbiosis_scheduler.decisions.events import (
     Answer,
@@ -24,7 +24,7 @@ from symbiosis_scheduler.decisions.events import (
 )
 from symbiosis_scheduler.decisions.plan import Plan
 from symbiosis_scheduler.decisions.state import SchedulerState
-from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode
+from symbiosis_scheduler.simulation.trace import SLOPES, VERSION, Kind, encode
 
 __all__ = ["Recorder"]
 
@@ -83,7 +83,8 @@ class Recorder:
                         self._note_op(op)
                         free_us = self._free_us.get(event.client, self._began_us)
                         late_us = now_us - min(now_us, max(call.asked_us, free_us)) if call.asked_us else 0
-                        self._write(Kind.ASK, us, event.client, slot, op, call.direction, call.rows, late_us)
+                        way = self._way(op, call.direction, kept=bool(call.memo))
+                        self._write(Kind.ASK, us, event.client, slot, op, way, call.rows, late_us)
             case PlanDone():
                 self._note_batch(event, us)
             case ClientJoined():
@@ -130,8 +131,12 @@ class Recorder:
             self._looked(us)  # which is how it was found
         else:
             self._looks = False
-        direction, kind = Direction(plan.direction).value, Kind.BESIDE if beside else Kind.BATCH
-        self._write(kind, us, plan.op, direction, plan.rows, took_us, clients, lag_us, plan.lead.client)
+        way, kind = self._way(plan.op, plan.direction, kept=plan.kept), Kind.BESIDE if beside else Kind.BATCH
+        self._write(kind, us, plan.op, way, plan.rows, took_us, clients, lag_us, plan.lead.client)
+
+    def _way(self, op: OpId, direction: int, *, kept: bool) -> int:
+        told_apart = self._state.known.costs.told_apart(op, Direction(direction), kept=kept)
+        return SLOPES if told_apart else int(direction)
 
     def _write(self, kind: Kind, *fields: int | str | bool) -> None:
         if len(self._data) > _MOST_BYTES:

@@ -19,12 +19,13 @@ from symbiosis_core.specs import Direction
 from symbiosis_scheduler.decisions.travellers import begins_forward
 from symbiosis_scheduler.simulation.looks import Looks
 from symbiosis_scheduler.simulation.service import Service, Way
-from symbiosis_scheduler.simulation.trace import Kind
+from symbiosis_scheduler.simulation.trace import Kind, direction_of
 
 __all__ = ["Load", "Script", "read_load"]
 
 
-Step = tuple[OpId, Direction, int]
+Step = tuple[OpId, Direction, int, bool]
+"""Op, direction and rows, and whether slopes are kept where that costs something."""
 
 
 class Script:
@@ -38,7 +39,7 @@ class Script:
         self.name = name
         self.joins_us = joins_us
         self.calls: list[Step] = []
-        """Op, direction and rows of every step."""
+        """What is asked for in every step."""
         self.needs = array("q")
         """Answers that the client has before a step."""
         self.delays_us = array("q")
@@ -91,7 +92,10 @@ class Load:
         """Whether lanes below the first were computed beside it, where the configuration did not turn it off."""
         self.in_flight = in_flight
         """How many plans were started and not done, at most. One: the thread that looks computes it itself."""
-        self.ops = 1 + max([call[0] for script in scripts for call in script.calls], default=-1)
+        calls = {call for script in scripts for call in script.calls}
+        self.ops = 1 + max([op for op, *_ in calls], default=-1)
+        self.told_apart = frozenset([op for op, *_, kept in calls if kept])
+        """Ops that take longer where slopes are kept."""
 
     @property
     def requests(self) -> int:
@@ -142,7 +146,7 @@ class _Watched:
 
 
 def _takes_ids(step: Step, starts: Container[int]) -> bool:
-    op, direction, _ = step
+    op, direction, *_ = step
     return direction is Direction.FORWARD and op in starts
 
 
@@ -168,10 +172,11 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
             case Kind.LEAVE:
                 clients.pop(fields[1], None)
             case Kind.ASK:
-                us, client, slot, op, direction, rows, late_us = fields
+                us, client, slot, op, way, rows, late_us = fields
                 looks.note_found(us, us - late_us, lanes.get(client, ""), client)
                 if (watched := clients.get(client)) is not None:
-                    watched.ask(us - late_us, slot, (OpId(op), Direction(direction), rows))
+                    direction, kept = direction_of(way)
+                    watched.ask(us - late_us, slot, (OpId(op), direction, rows, kept))
             case Kind.ANSWER:
                 us, client, slot, refused = fields
                 if (watched := clients.get(client)) is not None:
@@ -179,12 +184,13 @@ def read_load(records: Iterable[tuple[Any, ...]]) -> Load:
             case Kind.LOOK:
                 looks.note_look(fields[0])
             case Kind.BATCH | Kind.BESIDE:
-                us, op, direction, rows, took_us, _, lag_us, lead = fields
+                us, op, way, rows, took_us, _, lag_us, lead = fields
                 if in_flight > 1:
                     lag_us = 0  # a device computes the plan before meanwhile
                 elif kind == Kind.BATCH:
                     looks.note_batch(us, lanes.get(lead, ""), lead)
-                batch = OpId(op), Direction(direction), rows
+                direction, kept = direction_of(way)
+                batch = OpId(op), direction, rows, kept
                 service.note(Way(lanes.get(lead, ""), kind == Kind.BESIDE), batch, took_us + lag_us)
     asking = [script for script in scripts if len(script)]
     return Load(asking, frozenset(starts), service, looks, beside=beside, in_flight=in_flight)

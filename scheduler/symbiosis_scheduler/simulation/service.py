@@ -1,7 +1,8 @@
 """What batches take in virtual time: what those of a trace took.
 
 The time that an op's curve expects, drawn out as one of the recorded ones like it was. Every lane has curves of
-its own, beside the first lane and not: their batches had other threads, and shared the cores with others.
+its own, beside the first lane and not: their batches had other threads, and shared the cores with others. Where
+the daemon has two curves for a forward, with slopes kept and without, so has each of these.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from symbiosis_scheduler.simulation.tape import Tape
 
 __all__ = ["Service", "Way"]
 
-_Batch = tuple[OpId, Direction, int]
-"""Op, direction and rows."""
+_Batch = tuple[OpId, Direction, int, bool]
+"""Op, direction and rows, and whether slopes are kept where that costs something."""
+_Like = tuple[OpId | None, Direction, bool, int]
+"""Op, direction, whether slopes are kept, and bits of the rows; of a whole direction None, False and 0."""
 
 
 class Way(NamedTuple):
@@ -32,34 +35,32 @@ class _Served:
     def __init__(self) -> None:
         self.costs = Costs()
         self.batches: list[tuple[_Batch, int]] = []
-        self.strays: dict[tuple[OpId | None, Direction, int], list[float]] = {}
-        """How times were to those expected, by op, direction and bits of the rows; and of a whole direction."""
+        self.strays: dict[_Like, list[float]] = {}
+        """How times were to those expected."""
         self._expected: dict[_Batch, float] = {}
 
     def expected_us(self, batch: _Batch) -> float:
         found = self._expected.get(batch)
         if found is None:
-            found = self._expected[batch] = self.costs.expected_us(*batch) or 0.0
+            op, direction, rows, kept = batch
+            found = self._expected[batch] = self.costs.expected_us(op, direction, rows, kept=kept) or 0.0
         return found
 
     def has_seen(self, batch: _Batch) -> bool:
         """Whether there was any of that op and direction with about as many rows."""
-        op, direction, rows = batch
-        return (op, direction, rows.bit_length()) in self.strays
+        return _like(batch) in self.strays
 
     def settle(self) -> None:
         """Compares all that was noted with the curves that were learned of it."""
         self._expected.clear()
         for batch, took_us in self.batches:
-            op, direction, rows = batch
             if expected_us := self.expected_us(batch):
-                for key in ((op, direction, rows.bit_length()), (None, direction, 0)):
+                for key in (_like(batch), _any(batch)):
                     self.strays.setdefault(key, []).append(took_us / expected_us)
         self.batches.clear()
 
     def took_us(self, batch: _Batch, tape: Tape) -> float:
-        op, direction, rows = batch
-        strays = self.strays.get((op, direction, rows.bit_length())) or self.strays.get((None, direction, 0)) or ()
+        strays = self.strays.get(_like(batch)) or self.strays.get(_any(batch)) or ()
         return self.expected_us(batch) * tape.next(strays, 1.0)
 
 
@@ -80,7 +81,10 @@ class Service:
         if served is None:
             served = self._served[way] = _Served()
             self._likest.clear()
-        served.costs.learn(*batch, took_us)
+        op, direction, rows, kept = batch
+        if kept:
+            served.costs.tell_apart(op)
+        served.costs.learn(op, direction, rows, took_us, kept=kept)
         served.batches.append((batch, took_us))
 
     def took_us(self, way: Way, batch: _Batch, tape: Tape) -> float:
@@ -111,3 +115,14 @@ class Service:
     def _by_likeness(self, way: Way) -> list[_Served]:
         ways = sorted(self._served, key=lambda each: (each.lane != way.lane, each.beside != way.beside))
         return [self._served[each] for each in ways]
+
+
+def _like(batch: _Batch) -> _Like:
+    """Returns what batches have in common with one that are like it."""
+    op, direction, rows, kept = batch
+    return op, direction, kept, rows.bit_length()
+
+
+def _any(batch: _Batch) -> _Like:
+    """Returns what all batches of a direction have in common."""
+    return None, batch[1], False, 0

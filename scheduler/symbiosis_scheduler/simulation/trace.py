@@ -7,11 +7,11 @@
     [OP, op, begins a forward]                          before the first request for it
     [JOIN, us, client, lane, user, name]                the lane is the one that it was put into
     [LEAVE, us, client]
-    [ASK, us, client, slot, op, direction, rows, late us]
+    [ASK, us, client, slot, op, way, rows, late us]
                                                         a request was found, so long after the client had
                                                         published it; 0 where that is not known
     [ANSWER, us, client, slot, refused]                 it was answered, or refused
-    [BATCH, us, op, direction, rows, took us, clients, lag us, lead]
+    [BATCH, us, op, way, rows, took us, clients, lag us, lead]
                                                         a batch was done, for the sake of that client. It began
                                                         so long after a look: what a busy machine takes before a
                                                         decision is carried out
@@ -19,6 +19,9 @@
                                                         computed some time before that was seen
     [LOOK, us]                                          the daemon looked for the first time after a batch, and
                                                         found the requests before this that came after the batch
+
+A way is a direction's number, or `SLOPES`: a forward that keeps slopes for its backward, of an op where that costs
+something, so that it has a curve of its own (`costs`). In version 4 there are directions only.
 
 Times are microseconds since the recording began. No tensor, token id, adapter or key is ever in a trace; names of
 clients and of their users are.
@@ -38,9 +41,13 @@ import msgspec
 from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import Direction
 
-__all__ = ["VERSION", "Kind", "encode", "read_trace", "records"]
+__all__ = ["SLOPES", "VERSION", "Kind", "direction_of", "encode", "read_trace", "records"]
 
-VERSION: Final = 4
+VERSION: Final = 5
+_VERSIONS: Final = range(4, VERSION + 1)
+"""Those that can be read."""
+SLOPES: Final = len(Direction)
+"""The way of a forward that keeps slopes."""
 _MOST_BYTES: Final = 1 << 30
 _LONG: Final = 255
 
@@ -62,7 +69,7 @@ class Kind(IntEnum):
 _INT: Final = range(-(1 << 53), 1 << 53)
 _OP: Final = range(1 << 21)
 """More than a daemon can have: whoever plays a trace makes them all."""
-_DIRECTION: Final = range(len(Direction))
+_WAY: Final = range(SLOPES + 1)
 _ROWS: Final = range(1 << 40)
 _IN_FLIGHT: Final = range(1, 1 << 16)
 _FIELDS: Final[dict[int, tuple[type | range, ...]]] = {
@@ -70,10 +77,10 @@ _FIELDS: Final[dict[int, tuple[type | range, ...]]] = {
     Kind.OP: (_OP, bool),
     Kind.JOIN: (_INT, _INT, str, str, str),
     Kind.LEAVE: (_INT, _INT),
-    Kind.ASK: (_INT, _INT, _INT, _OP, _DIRECTION, _ROWS, _INT),
+    Kind.ASK: (_INT, _INT, _INT, _OP, _WAY, _ROWS, _INT),
     Kind.ANSWER: (_INT, _INT, _INT, bool),
-    Kind.BATCH: (_INT, _OP, _DIRECTION, _ROWS, _INT, _INT, _INT, _INT),
-    Kind.BESIDE: (_INT, _OP, _DIRECTION, _ROWS, _INT, _INT, _INT, _INT),
+    Kind.BATCH: (_INT, _OP, _WAY, _ROWS, _INT, _INT, _INT, _INT),
+    Kind.BESIDE: (_INT, _OP, _WAY, _ROWS, _INT, _INT, _INT, _INT),
     Kind.LOOK: (_INT,),
 }
 """Types; and of ints their range."""
@@ -92,6 +99,11 @@ def encode(kind: Kind, *fields: int | str | bool) -> bytes:
     return _LONG.to_bytes(1, "little") + len(body).to_bytes(4, "little") + body
 
 
+def direction_of(way: int) -> tuple[Direction, bool]:
+    """Returns a way's direction, and whether slopes are kept."""
+    return (Direction.FORWARD, True) if way == SLOPES else (Direction(way), False)
+
+
 def records(data: bytes) -> Iterator[tuple[Any, ...]]:
     """Yields every record of a trace; a torn one at its end is left out.
 
@@ -107,8 +119,8 @@ def records(data: bytes) -> Iterator[tuple[Any, ...]]:
             return
         record = decoder.decode(view[begins:stop])
         match record:
-            case (Kind.HEADER, int(version), *_) if version != VERSION:  # told before its fields, which differ
-                raise _OtherVersionError(f"is a trace of version {version}")
+            case (Kind.HEADER, int(version), *_) if version not in _VERSIONS:
+                raise _OtherVersionError(f"is a trace of version {version}")  # before its fields, which differ
         fields = _FIELDS[record[0]]
         if len(record) != len(fields) + 1 or not all(map(_fits, record[1:], fields)):
             raise ValueError(f"a record {record!r}")
@@ -136,7 +148,7 @@ def read_trace(path: Path) -> list[tuple[Any, ...]]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except _OtherVersionError as error:
         raise UsageError(
-            f"{path} {error}, and version {VERSION} is wanted; record again with `symbiosis trace record`"
+            f"{path} {error}, and {_VERSIONS[0]} to {VERSION} are read; record again with `symbiosis trace record`"
         ) from error
     except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no trace: {error}") from error

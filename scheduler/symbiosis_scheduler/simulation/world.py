@@ -73,8 +73,11 @@ class World:
         beside = load.beside and config.compute.beside
 
         def daemon() -> SchedulerState:
-            policy, most = make_policy(config), load.in_flight
-            return SchedulerState([ops], config, policy, max_in_flight=most, beside=beside)
+            policy = make_policy(config)
+            state = SchedulerState([ops], config, policy, max_in_flight=load.in_flight, beside=beside)
+            for op in load.told_apart:
+                state.known.costs.tell_apart(op)
+            return state
 
         self.devices = [Device(daemon(), Tape(self._dice.random())) for _ in range(devices)]
         count = clients or len(load.scripts)
@@ -150,14 +153,15 @@ class World:
             self._put(player.resumes_us, _ASK, player)
             return
         script, step = player.script, player.take()
-        op, direction, rows = script.calls[step]
+        op, direction, rows, kept = script.calls[step]
         player.waiting = False
         player.slots += 1
         slot = SlotIndex(player.slots)
         player.asked_us[slot] = (self.now_us, step)
         if script.begins_forward(step, self._load.starts):
             player.begins = slot
-        arrival = Arrival(slot, Generation(1), Call(op, direction, rows, 0, _OUT_OFFSET, asked_us=self.now_us))
+        call = Call(op, direction, rows, 0, _OUT_OFFSET, memo=int(kept), asked_us=self.now_us)
+        arrival = Arrival(slot, Generation(1), call)
         self._wake(player.device, script.lane)
         player.device.unseen.append((player, arrival))
         self._plan_next(player)
@@ -207,7 +211,7 @@ class World:
     def _start(self, device: Device, instruction: Run) -> None:
         plan, load = instruction.plan, self._load
         way = Way(self.players[plan.lead.client].script.lane, instruction.beside)
-        batch = plan.op, plan.direction, plan.rows
+        batch = plan.op, plan.direction, plan.rows, plan.kept
         drawn_us = load.service.took_us(way, batch, device.tape)
         self.guessed += not load.service.knows(way, batch)
         begins_us = self.now_us

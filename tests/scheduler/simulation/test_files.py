@@ -79,12 +79,12 @@ def test_what_is_no_trace_is_told(tmp_path: Path, data: bytes) -> None:
         (Kind.ASK, 5, 7),
         (Kind.ASK, 6, -1),
         (Kind.ASK, 6, 1.5),
-        (Kind.BATCH, 3, 2),
+        (Kind.BATCH, 3, 3),
         (Kind.BATCH, 5, 1 << 60),
     ],
 )
 def test_a_number_that_cannot_be_is_told(tmp_path: Path, kind: Kind, at: int, value: float) -> None:
-    """A third direction, no plan in flight, an op of which there are not so many."""
+    """A fourth way, no plan in flight, an op of which there are not so many."""
     trace = [list(record) for record in mixed(forwards=1)]
     wrong = next(record for record in trace if record[0] == kind)
     wrong[at] = value
@@ -110,9 +110,17 @@ def test_a_trace_of_another_version_is_told_by_its_version(tmp_path: Path) -> No
     headers: list[tuple[int | str | bool, ...]] = [(1, "a model"), (VERSION + 1, "a model", False, "more")]
     for header in headers:
         path.write_bytes(encode(Kind.HEADER, *header) + encode(Kind.OP, 0, True))
-        told = f"is a trace of version {header[0]}, and version {VERSION} is wanted"
+        told = f"is a trace of version {header[0]}, and 4 to {VERSION} are read"
         with pytest.raises(UsageError, match=told):
             read_trace(path)
+
+
+def test_a_trace_of_version_4_is_read_as_it_was(tmp_path: Path) -> None:
+    """It has directions where there are ways now, and that is all."""
+    _, *rest = mixed(forwards=1)
+    path, trace = tmp_path / "old.trace", [(Kind.HEADER, 4, "a model", False, 1), *rest]
+    path.write_bytes(b"".join(encode(*record) for record in trace))
+    assert read_trace(path) == trace
 
 
 def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:

@@ -17,7 +17,7 @@ from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.script import read_load
 from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.tape import Tape
-from symbiosis_scheduler.simulation.trace import VERSION, Kind, records
+from symbiosis_scheduler.simulation.trace import SLOPES, VERSION, Kind, records
 from symbiosis_scheduler.simulation.world import World
 from tests.scheduler.desk import CONFIG, OPS, Desk, arrival
 from tests.scheduler.simulation.loads import LAYERS, THINKING_US, config, mixed, played, recorded
@@ -100,13 +100,13 @@ def test_it_is_told_how_many_batches_are_a_guess() -> None:
 
 def test_a_lanes_batches_take_what_its_own_took() -> None:
     """The same op with as many rows: of another lane, and beside, it had other threads and cores."""
-    service, tape, batch = Service(), Tape(0), (OpId(1), Direction.FORWARD, 16)
+    service, tape, batch = Service(), Tape(0), (OpId(1), Direction.FORWARD, 16, False)
     ways = [Way("inference", False), Way("training", True), Way("training", False)]
     for took_us, way in enumerate(ways, 1):
         service.note(way, batch, 1000 * took_us)
     assert [service.took_us(way, batch, tape) for way in ways] == [1000, 2000, 3000]
     assert service.took_us(Way("inference", True), batch, tape) == 1000, "its lane tells more than its thread"
-    assert service.took_us(Way("inference", True), (OpId(1), Direction.BACKWARD, 1), tape) == 1
+    assert service.took_us(Way("inference", True), (OpId(1), Direction.BACKWARD, 1, False), tape) == 1
 
 
 def test_a_batch_as_large_as_another_lane_had_takes_what_theirs_took() -> None:
@@ -114,12 +114,50 @@ def test_a_batch_as_large_as_another_lane_had_takes_what_theirs_took() -> None:
     service, tape, op = Service(), Tape(0), OpId(1)
     inference, training = Way("inference", False), Way("training", False)
     for rows, took_us in ((1, 1000), (4, 1500)):
-        service.note(inference, (op, Direction.FORWARD, rows), took_us)
-    service.note(training, (op, Direction.FORWARD, 256), 6120)
-    assert service.took_us(inference, (op, Direction.FORWARD, 257), tape) == pytest.approx(6120, rel=0.01)
-    assert service.took_us(inference, (op, Direction.FORWARD, 4), tape) == 1500
-    assert service.took_us(training, (op, Direction.FORWARD, 4), tape) == 1500
-    assert service.took_us(inference, (op, Direction.FORWARD, 40), tape) == pytest.approx(1500 * 2.5 / 1.1)
+        service.note(inference, (op, Direction.FORWARD, rows, False), took_us)
+    service.note(training, (op, Direction.FORWARD, 256, False), 6120)
+    assert service.took_us(inference, (op, Direction.FORWARD, 257, False), tape) == pytest.approx(6120, rel=0.01)
+    assert service.took_us(inference, (op, Direction.FORWARD, 4, False), tape) == 1500
+    assert service.took_us(training, (op, Direction.FORWARD, 4, False), tape) == 1500
+    assert service.took_us(inference, (op, Direction.FORWARD, 40, False), tape) == pytest.approx(1500 * 2.5 / 1.1)
+
+
+def test_a_forward_that_keeps_slopes_takes_what_such_forwards_took() -> None:
+    """And where none was recorded, what those without took."""
+    service, tape, way = Service(), Tape(0), Way("training", False)
+    plain, kept = (OpId(1), Direction.FORWARD, 16, False), (OpId(1), Direction.FORWARD, 16, True)
+    service.note(way, plain, 1000)
+    assert not service.knows(way, kept) and service.took_us(way, kept, tape) == 1000
+    service.note(way, kept, 3000)
+    assert [service.took_us(way, batch, tape) for batch in (plain, kept)] == [1000, 3000]
+    assert service.knows(way, kept)
+
+
+def test_a_client_that_trains_on_a_loss_and_one_that_looks_at_it_are_played_by_two_curves() -> None:
+    """As the daemon decides by two: its own state machine learns them in virtual time, too."""
+    desk = Desk()
+    desk.state.known.costs.tell_apart(OpId(1))
+    for client in (1, 2):
+        desk.join(client, "inference")
+    recorder = recorded(desk)
+    for turn in range(40):
+        client, took_us = (1, 3000) if turn % 2 else (2, 1000)
+        asks = arrival(generation=turn + 1, op=1, rows=4)
+        asks = asks._replace(call=asks.call._replace(memo=turn if client == 1 else 0))
+        desk.now_us += 500
+        desk.arrive(client, asks)
+        (plan,) = desk.turn()
+        desk.now_us += took_us
+        desk.done(plan)
+    trace = list(records(recorder.take(desk.now_us)))
+    ways = {record[2]: record[5] for record in trace if record[0] == Kind.ASK}
+    assert ways == {1: SLOPES, 2: Direction.FORWARD}
+    world = World(read_load(trace), config())
+    world.run()
+    assert [set(player.latencies_us) for player in world.players] == [{3000.0}, {1000.0}]
+    costs = world.devices[0].state.known.costs
+    assert costs.expected_us(OpId(1), Direction.FORWARD, 4, kept=True) == pytest.approx(3000)
+    assert costs.expected_us(OpId(1), Direction.FORWARD, 4) == pytest.approx(1000)
 
 
 def test_a_slow_spell_stays_one() -> None:
