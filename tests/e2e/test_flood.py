@@ -16,7 +16,8 @@ import torch
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_core.wire import Configure
 from symbiosis_scheduler.simulation.fetching import fetch_trace
-from symbiosis_scheduler.simulation.trace import Kind, records
+from symbiosis_scheduler.simulation.trace import Kind
+from symbiosis_scheduler.simulation.trace_file import records
 from symbiosis_transports.zmq_link import ControlClient
 from tests.e2e.daemon_process import DaemonProcess
 
@@ -91,7 +92,7 @@ def recorded_beside(address: str, shapes: list[tuple[int, int]]) -> list[tuple[A
         for thread in floods:
             thread.join(60)
     victim.symbiosis.close()
-    return list(records(b"".join(pieces)))
+    return records(b"".join(pieces))
 
 
 def waited_for(trace: list[tuple[Any, ...]]) -> list[int]:

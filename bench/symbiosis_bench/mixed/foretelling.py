@@ -17,7 +17,7 @@ from symbiosis_scheduler.simulation.fetching import fetch_trace
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.report import LaneFigures, figures
 from symbiosis_scheduler.simulation.script import read_load
-from symbiosis_scheduler.simulation.trace import read_trace
+from symbiosis_scheduler.simulation.trace_file import read_trace
 from symbiosis_scheduler.simulation.world import World
 
 __all__ = ["COMPARED", "Foretold", "foretell", "recording"]

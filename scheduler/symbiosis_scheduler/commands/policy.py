@@ -102,6 +102,7 @@ def simulate(
         ),
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    torn: Annotated[bool, typer.Option("--torn", help="Play what is whole of a trace that is not.")] = False,
 ) -> None:
     """Play TRACE again in virtual time under each configuration, and lay the figures side by side."""
     from symbiosis_scheduler.commands.simulation import run, show, write
@@ -115,7 +116,7 @@ def simulate(
             check_writable(file)
 
     how = {"clients": clients, "devices": devices, "requests": requests, "seed": seed}
-    worlds = run(trace, settings, **how, arrivals=arrivals, ready=ready)
+    worlds = run(trace, settings, **how, arrivals=arrivals, torn=torn, ready=ready)
     show(worlds)
     write(worlds, json, plot)
 

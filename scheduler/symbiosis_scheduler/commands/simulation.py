@@ -19,7 +19,7 @@ from symbiosis_scheduler.simulation.picture import draw
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.report import RunFigures, figures
 from symbiosis_scheduler.simulation.script import read_load
-from symbiosis_scheduler.simulation.trace import read_trace
+from symbiosis_scheduler.simulation.trace_file import read_trace
 from symbiosis_scheduler.simulation.world import World
 
 __all__ = ["Run", "run", "show", "write"]
@@ -45,13 +45,15 @@ def run(
     requests: int = 0,
     seed: int = 0,
     arrivals: float = 0.0,
+    torn: bool = False,
     ready: Callable[[], None] = lambda: None,
 ) -> list[Run]:
     """Plays the trace under every configuration, from the same seed. What was recorded comes first.
 
-    `ready` is called when all that can be wrong with trace and configurations was looked for.
+    `torn`: of a trace that is not whole, what is. `ready` is called when all that can be wrong with trace and
+    configurations was looked for.
     """
-    records = read_trace(trace)
+    records = read_trace(trace, torn=torn)
     load, recorded = read_load(records), Recorded(records)
     runs = [Run(recorded.figures(), recorded.latencies_us)]
     how = {"clients": clients, "devices": devices, "seed": seed}

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 import typer
 
-from symbiosis_core.errors import UsageError
+from symbiosis_core.errors import SymbiosisError, UsageError
 from symbiosis_transports.address import default_address
 
 __all__ = ["trace"]
@@ -42,7 +42,12 @@ def record(
         return time.monotonic() >= ends
 
     with ControlClient(address or default_address()) as link, _Out(out) as file:
-        dropped = fetch_trace(link, file.write, wait)
+        try:
+            dropped = fetch_trace(link, file.write, wait)
+        except SymbiosisError:
+            if file.begun:
+                typer.echo(f"{out} has what was recorded until then: `symbiosis policy simulate --torn`", err=True)
+            raise
     size, took_s = out.stat().st_size, time.monotonic() - began
     typer.echo(f"{out}: {size / 1e3:.1f} kB in {took_s:.3g} s" + (f", {dropped} records lost" if dropped else ""))
 
@@ -53,6 +58,11 @@ class _Out:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: FileIO | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was to be written."""
+        return self._file is not None
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,7 @@ from symbiosis_scheduler.decisions.events import (
 )
 from symbiosis_scheduler.decisions.plan import Plan
 from symbiosis_scheduler.decisions.state import SchedulerState
-from symbiosis_scheduler.simulation.trace import SLOPES, VERSION, Kind, encode
+from symbiosis_scheduler.simulation.trace import SLOPES, VERSION, Kind, Sum, encode
 
 __all__ = ["Recorder"]
 
@@ -51,6 +51,7 @@ class Recorder:
         """Whether the daemon has looked since the last batch."""
         self._done_us = {True: 0, False: 0}
         """When the last plan beside was done, and the last of the others."""
+        self._sum = Sum()
         self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128], state.beside, state.max_in_flight))
         self.dropped = 0
         """Records that were not fetched in time."""
@@ -61,11 +62,14 @@ class Recorder:
         """Whether nobody has asked for a long time."""
         return now_us - self._asked_us > _FORGOTTEN_US
 
-    def take(self, now_us: int) -> bytes:
-        """Returns what was written since the last call."""
+    def take(self, now_us: int, *, last: bool = False) -> bytes:
+        """Returns what was written since the last call, and its checksum, if anything was.
+
+        `last`: the recording ends.
+        """
         self._asked_us = now_us
-        data, self._data = bytes(self._data), bytearray()
-        return data
+        data, self._data = self._data, bytearray()
+        return self._sum.seal(data, last=last) if data or last else b""
 
     def note(self, event: Event, instructions: Sequence[Instruction], now_us: int) -> None:
         """Writes down what happened now, and what followed."""

@@ -53,4 +53,4 @@ class Recordings:
             raise RefusedError(RefusalCode.ORDER, "this recording has ended", "begin another")
         if wanted.stop:
             self._recorder = None
-        return TraceTaken(self._begun, recorder.take(now_us), recorder.dropped)
+        return TraceTaken(self._begun, recorder.take(now_us, last=wanted.stop), recorder.dropped)

@@ -19,36 +19,35 @@
                                                         computed some time before that was seen
     [LOOK, us]                                          the daemon looked for the first time after a batch, and
                                                         found the requests before this that came after the batch
+    [CHECK, checksum, last]                             the CRC-32 of all bytes before this record, at the end of
+                                                        every piece that was fetched; whether the recording ended
 
 A way is a direction's number, or `SLOPES`: a forward that keeps slopes for its backward, of an op where that costs
-something, so that it has a curve of its own (`costs`). In version 4 there are directions only.
+something, so that it has a curve of its own (`costs`). Version 4 has directions only, and no checksums.
 
 Times are microseconds since the recording began. No tensor, token id, adapter or key is ever in a trace; names of
 clients and of their users are.
 
-Before every record stands its length: a byte, or 255 and then four bytes.
+Before every record stands its length: a byte, or 255 and then four bytes. `trace_file` reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from symbiosis_core.errors import UsageError
 from symbiosis_core.specs import Direction
 
-__all__ = ["SLOPES", "VERSION", "Kind", "direction_of", "encode", "read_trace", "records"]
+__all__ = ["SLOPES", "VERSION", "VERSIONS", "Kind", "Sum", "direction_of", "encode", "fits", "length"]
 
 VERSION: Final = 5
-_VERSIONS: Final = range(4, VERSION + 1)
+VERSIONS: Final = range(4, VERSION + 1)
 """Those that can be read."""
 SLOPES: Final = len(Direction)
 """The way of a forward that keeps slopes."""
-_MOST_BYTES: Final = 1 << 30
 _LONG: Final = 255
 
 
@@ -64,6 +63,7 @@ class Kind(IntEnum):
     BATCH = 6
     BESIDE = 7
     LOOK = 8
+    CHECK = 9
 
 
 _INT: Final = range(-(1 << 53), 1 << 53)
@@ -82,13 +82,10 @@ _FIELDS: Final[dict[int, tuple[type | range, ...]]] = {
     Kind.BATCH: (_INT, _OP, _WAY, _ROWS, _INT, _INT, _INT, _INT),
     Kind.BESIDE: (_INT, _OP, _WAY, _ROWS, _INT, _INT, _INT, _INT),
     Kind.LOOK: (_INT,),
+    Kind.CHECK: (range(1 << 32), bool),
 }
 """Types; and of ints their range."""
 _encoder: Final = msgspec.msgpack.Encoder()
-
-
-class _OtherVersionError(ValueError):
-    """A trace whose fields are not those of this version."""
 
 
 def encode(kind: Kind, *fields: int | str | bool) -> bytes:
@@ -99,59 +96,46 @@ def encode(kind: Kind, *fields: int | str | bool) -> bytes:
     return _LONG.to_bytes(1, "little") + len(body).to_bytes(4, "little") + body
 
 
+def length(data: memoryview, at: int) -> tuple[int, int]:
+    """Returns where a record's body begins and stops whose length stands at `at`; the data may end before."""
+    if data[at] < _LONG:
+        return at + 1, at + 1 + data[at]
+    return at + 5, at + 5 + int.from_bytes(data[at + 1 : at + 5], "little")
+
+
+class Sum:
+    """The checksum of a trace, as it grows."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __repr__(self) -> str:
+        return f"<Sum {self.now:08x}>"
+
+    def add(self, data: bytes | bytearray | memoryview) -> None:
+        """The trace goes on with that."""
+        self.now = zlib.crc32(data, self.now)
+
+    def seal(self, data: bytes | bytearray, *, last: bool) -> bytes:
+        """Returns the next piece of the trace, with its checksum behind it."""
+        self.add(data)
+        check = encode(Kind.CHECK, self.now, last)
+        self.add(check)
+        return bytes(data) + check
+
+
 def direction_of(way: int) -> tuple[Direction, bool]:
     """Returns a way's direction, and whether slopes are kept."""
     return (Direction.FORWARD, True) if way == SLOPES else (Direction(way), False)
 
 
-def records(data: bytes) -> Iterator[tuple[Any, ...]]:
-    """Yields every record of a trace; a torn one at its end is left out.
-
-    Raises:
-        ValueError: it is no trace.
-    """
-    decoder = msgspec.msgpack.Decoder(tuple[Any, ...])
-    at, view = 0, memoryview(data)
-    while at < len(data):
-        begins = at + (1 if data[at] < _LONG else 5)
-        stop = begins + (data[at] if data[at] < _LONG else int.from_bytes(view[at + 1 : begins], "little"))
-        if stop > len(data):
-            return
-        record = decoder.decode(view[begins:stop])
-        match record:
-            case (Kind.HEADER, int(version), *_) if version not in _VERSIONS:
-                raise _OtherVersionError(f"is a trace of version {version}")  # before its fields, which differ
-        fields = _FIELDS[record[0]]
-        if len(record) != len(fields) + 1 or not all(map(_fits, record[1:], fields)):
-            raise ValueError(f"a record {record!r}")
-        yield record
-        at = stop
+def fits(record: tuple[Any, ...]) -> bool:
+    """Whether a record has the fields of its kind, each in its range."""
+    fields = _FIELDS.get(record[0]) if isinstance(record[0], int) else None
+    return fields is not None and len(record) == len(fields) + 1 and all(map(_fits, record[1:], fields))
 
 
 def _fits(value: object, field: type | range) -> bool:
     if isinstance(field, range):
         return isinstance(value, int) and value in field
     return isinstance(value, field)
-
-
-def read_trace(path: Path) -> list[tuple[Any, ...]]:
-    """Returns the records of a file.
-
-    Raises:
-        UsageError: it cannot be read, or is no trace.
-    """
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{path} has more than {_MOST_BYTES >> 20} MB; record for a shorter time")
-        found = list(records(path.read_bytes()))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except _OtherVersionError as error:
-        raise UsageError(
-            f"{path} {error}, and {_VERSIONS[0]} to {VERSION} are read; record again with `symbiosis trace record`"
-        ) from error
-    except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is no trace: {error}") from error
-    if not found or found[0][0] != Kind.HEADER:
-        raise UsageError(f"{path} is no trace; `symbiosis trace record` makes one")
-    return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -13,7 +16,8 @@ from symbiosis_core.ids import ClientId, OpId
 from symbiosis_scheduler.commands.policy import policy
 from symbiosis_scheduler.simulation.picture import draw
 from symbiosis_scheduler.simulation.report import quantile
-from symbiosis_scheduler.simulation.trace import VERSION, Kind, encode, read_trace, records
+from symbiosis_scheduler.simulation.trace import VERSION, Kind, Sum, encode
+from symbiosis_scheduler.simulation.trace_file import read_trace, records
 from symbiosis_scheduler.simulation.world import World
 from tests.scheduler.desk import Desk, arrival
 from tests.scheduler.simulation.loads import mixed, recorded
@@ -31,7 +35,7 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
     for plan in plans:
         desk.done(plan)
     desk.leave(2)
-    assert list(records(recorder.take(1100))) == [
+    assert records(recorder.take(1100, last=True)) == [
         (Kind.HEADER, VERSION, "m", False, 1),
         (Kind.JOIN, 0, 1, "training", "", ""),
         (Kind.JOIN, 0, 2, "inference", "", ""),
@@ -46,19 +50,89 @@ def test_what_the_state_was_told_is_what_the_trace_tells() -> None:
     assert ClientId(1) in desk.state.known.travellers.all and OpId(1) not in desk.state.known.travellers.starts
 
 
-def test_a_file_is_read_as_it_was_written_and_a_torn_end_is_left_out(tmp_path: Path) -> None:
-    trace = mixed(forwards=1)
-    data = b"".join(encode(*record) for record in trace)
-    path = tmp_path / "a.trace"
-    path.write_bytes(data)
-    assert read_trace(path) == trace
-    path.write_bytes(data[:-3])
-    assert read_trace(path) == trace[:-1]
-    assert len(data) < 20 * len(trace)
+def written(trace: Sequence[Sequence[Any]], *, pieces: int = 1) -> bytes:
+    """Returns a trace as it is recorded, fetched in so many pieces."""
+    total, data = Sum(), b""
+    for piece in range(pieces):
+        part = trace[len(trace) * piece // pieces : len(trace) * (piece + 1) // pieces]
+        data += total.seal(b"".join(encode(*record) for record in part), last=piece == pieces - 1)
+    return data
+
+
+def test_a_file_is_read_as_it_was_written_and_is_small(tmp_path: Path) -> None:
+    trace, path = mixed(forwards=1), tmp_path / "a.trace"
+    for pieces in (1, 5):
+        path.write_bytes(written(trace, pieces=pieces))
+        assert read_trace(path) == trace == read_trace(path, torn=True)
+    assert path.stat().st_size < 20 * len(trace)
+
+
+def test_a_torn_file_is_refused_wherever_it_ends_and_its_whole_pieces_can_be_had(tmp_path: Path) -> None:
+    trace, path = mixed(decoding=1, training=0, forwards=1), tmp_path / "a.trace"
+    data, half = written(trace, pieces=2), len(written(trace[: len(trace) // 2]))
+    for stop in range(1, len(data)):
+        path.write_bytes(data[:stop])
+        with pytest.raises(UsageError, match=r"is not whole|is no trace"):
+            read_trace(path)
+        if stop < half:
+            with pytest.raises(UsageError, match=r"Nothing of it is left|is no trace"):
+                read_trace(path, torn=True)
+        else:
+            assert read_trace(path, torn=True) == trace[: len(trace) // 2]
+    told = f"first {half:,} of {half:,} bytes: {len(trace) // 2} records"
+    path.write_bytes(data[:half])
+    with pytest.raises(UsageError, match=f"ends before its recording did. .*{told}, of 0.0.* s. Play .* --torn"):
+        read_trace(path)
+    path.write_bytes(data + b"x")
+    with pytest.raises(UsageError, match=r"it ends in the middle|more follows after its end"):
+        read_trace(path)
+
+
+def test_a_garbled_file_is_refused_whichever_byte_it_is(tmp_path: Path) -> None:
+    """And what can be had of it are pieces before the first wrong byte, as they were written."""
+    trace, path = mixed(decoding=1, training=0, forwards=1), tmp_path / "a.trace"
+    data, dice = written(trace, pieces=3), random.Random(7)
+    for at in range(len(data)):
+        garbled = bytearray(data)
+        garbled[at] ^= 1 << dice.randrange(8)
+        path.write_bytes(garbled)
+        with pytest.raises(UsageError, match=r"is not whole|is no trace|of version"):
+            read_trace(path)
+        if at >= 10:  # behind what says of which version it is
+            try:
+                left = read_trace(path, torn=True)
+            except UsageError as error:
+                assert "Nothing of it is left" in str(error) or "is no trace" in str(error)
+                continue
+            assert left == trace[: len(left)] and len(left) in [len(trace) * piece // 3 for piece in (1, 2, 3)]
+            assert sum(len(encode(*record)) for record in left) <= at
+
+
+def test_what_is_whole_of_a_torn_trace_is_played_where_it_is_wanted(tmp_path: Path) -> None:
+    trace, path, settings = mixed(forwards=4), tmp_path / "a.trace", tmp_path / "a.toml"
+    data = written(trace, pieces=2)
+    path.write_bytes(data[:-1])
+    settings.write_text("")
+    arguments = ["simulate", str(path), "--policy", str(settings)]
+    refused = CliRunner().invoke(policy, arguments)
+    assert isinstance(refused.exception, UsageError) and "--torn" in str(refused.exception)
+    done = CliRunner().invoke(policy, [*arguments, "--torn"])
+    assert done.exit_code == 0 and "latency_first" in done.output, done.output
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x00", b"{}", b"\x03\x93\x01\x02", b"\x04\x93\x04\x01\xa1x", b"\xff" * 300]
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"{}",
+        b"\x03\x93\x01\x02",
+        b"\x04\x93\x04\x01\xa1x",
+        b"\xff" * 300,
+        b"\x01\x90",
+        b"\x02\x91\x90",
+        b"\xff\x01\x00\x01\x00" + b"\x91" * 65536 + b"\x01",
+    ],
 )
 def test_what_is_no_trace_is_told(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.trace"
@@ -89,8 +163,8 @@ def test_a_number_that_cannot_be_is_told(tmp_path: Path, kind: Kind, at: int, va
     wrong = next(record for record in trace if record[0] == kind)
     wrong[at] = value
     path = tmp_path / "a.trace"
-    path.write_bytes(b"".join(encode(*record) for record in trace))
-    with pytest.raises(UsageError, match="no trace: a record"):
+    path.write_bytes(written(trace))
+    with pytest.raises(UsageError, match=r"is not whole: at byte \d+ is a record|no trace"):
         read_trace(path)
 
 
@@ -101,7 +175,7 @@ def test_a_request_in_no_direction_was_refused_and_is_in_no_trace() -> None:
     strange = arrival(slot=2)
     strange = strange._replace(call=strange.call._replace(direction=7))  # type: ignore[arg-type]  # no direction
     desk.arrive(1, strange)
-    assert {record[0] for record in records(recorder.take(1100))} == {Kind.HEADER, Kind.JOIN}
+    assert {record[0] for record in records(recorder.take(1100, last=True))} == {Kind.HEADER, Kind.JOIN}
 
 
 def test_a_trace_of_another_version_is_told_by_its_version(tmp_path: Path) -> None:
@@ -121,6 +195,10 @@ def test_a_trace_of_version_4_is_read_as_it_was(tmp_path: Path) -> None:
     path, trace = tmp_path / "old.trace", [(Kind.HEADER, 4, "a model", False, 1), *rest]
     path.write_bytes(b"".join(encode(*record) for record in trace))
     assert read_trace(path) == trace
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UsageError, match="in the middle of a record"):
+        read_trace(path)
+    assert read_trace(path, torn=True) == trace[:-1]
 
 
 def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:
@@ -140,7 +218,7 @@ def test_where_figures_cannot_go_is_told_before_anything_is_played(
 ) -> None:
     """A run may take minutes, and its figures would be lost with it."""
     path, settings = tmp_path / "a.trace", tmp_path / "a.toml"
-    path.write_bytes(b"".join(encode(*record) for record in mixed(forwards=1)))
+    path.write_bytes(written(mixed(forwards=1)))
     settings.write_text("")
     given = ["simulate", str(path), "--policy", str(settings)]
 
@@ -157,7 +235,7 @@ def test_where_figures_cannot_go_is_told_before_anything_is_played(
 
 def test_figures_of_before_stay_where_nothing_could_be_played(tmp_path: Path) -> None:
     path, settings, out = (tmp_path / name for name in ("a.trace", "a.toml", "out.json"))
-    path.write_bytes(trace := b"".join(encode(*record) for record in mixed(forwards=1)))
+    path.write_bytes(trace := written(mixed(forwards=1)))
     settings.write_text("")
     out.write_text("figures")
     given = ["--policy", str(settings), "--json"]

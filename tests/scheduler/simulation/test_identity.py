@@ -10,7 +10,8 @@ from symbiosis_core.config import DaemonConfig, LaneConfig, RuleConfig
 from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.events import ClientJoined
 from symbiosis_scheduler.simulation.script import read_load
-from symbiosis_scheduler.simulation.trace import VERSION, Kind, records
+from symbiosis_scheduler.simulation.trace import VERSION, Kind
+from symbiosis_scheduler.simulation.trace_file import records
 from symbiosis_scheduler.simulation.world import World
 from tests.scheduler.desk import Desk, arrival
 from tests.scheduler.simulation.loads import played, recorded, who
@@ -25,7 +26,7 @@ def test_who_everybody_is_stands_in_the_trace_also_of_those_who_were_there_befor
     desk.state.handle(ClientJoined(ClientId(2), "training", 1 << 20, "key:bob", name="short"))
     for client in (1, 2):
         desk.arrive(client, arrival(op=1))
-    trace = list(records(recorder.take(1100)))
+    trace = records(recorder.take(1100, last=True))
     assert trace[1] == (Kind.JOIN, 0, 1, "training", "alice", long)
     assert trace[2] == (Kind.JOIN, 0, 2, "training", "key:bob", "short")
     told = [(script.user, script.name) for script in read_load(trace).scripts]

@@ -8,7 +8,8 @@ import pytest
 
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.script import read_load
-from symbiosis_scheduler.simulation.trace import VERSION, Kind, records
+from symbiosis_scheduler.simulation.trace import VERSION, Kind
+from symbiosis_scheduler.simulation.trace_file import records
 from tests.scheduler.desk import Desk, arrival
 from tests.scheduler.simulation.loads import config, mixed, played, recorded
 
@@ -32,7 +33,7 @@ def test_who_is_refused_was_not_served_and_what_nobody_may_ask_is_no_load() -> N
     (plan,) = desk.turn()
     desk.now_us = 80
     desk.done(plan)
-    trace = list(records(recorder.take(100)))
+    trace = records(recorder.take(100, last=True))
     assert [record for record in trace if record[0] in (Kind.ASK, Kind.ANSWER)] == [
         (Kind.ASK, 10, 1, 1, 0, 0, 41, 0),
         (Kind.ASK, 10, 1, 2, 0, 0, 3, 0),

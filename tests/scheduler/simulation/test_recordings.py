@@ -15,7 +15,8 @@ from symbiosis_scheduler.commands.trace import trace
 from symbiosis_scheduler.decisions.events import Arrived
 from symbiosis_scheduler.simulation.fetching import fetch_trace
 from symbiosis_scheduler.simulation.recordings import Recordings
-from symbiosis_scheduler.simulation.trace import Kind, records
+from symbiosis_scheduler.simulation.trace import Kind
+from symbiosis_scheduler.simulation.trace_file import read_trace, records
 from tests.scheduler.desk import Desk, arrival
 
 
@@ -125,7 +126,18 @@ def test_who_is_refused_still_has_the_trace_of_before(monkeypatch: pytest.Monkey
     assert before.read_bytes() == b"an hour's recording"
     daemon.ask(TakeTrace(1, stop=True))
     assert record(monkeypatch, daemon, before).exit_code == 0
-    assert next(records(before.read_bytes()))[0] == Kind.HEADER
+    assert records(before.read_bytes())[0][0] == Kind.HEADER
+
+
+def test_what_was_recorded_until_the_daemon_was_gone_is_told_and_can_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, daemon = tmp_path / "a.trace", Daemon(gone_at=2)
+    done = record(monkeypatch, daemon, out, seconds=60)
+    assert isinstance(done.exception, DaemonGoneError) and f"{out} has what was recorded" in done.output
+    with pytest.raises(UsageError, match="ends before its recording did"):
+        read_trace(out)
+    assert read_trace(out, torn=True)[0][0] == Kind.HEADER
 
 
 def test_a_file_that_cannot_be_written_is_told_and_ends_the_recording(
@@ -146,4 +158,4 @@ def test_an_interrupt_ends_a_recording_and_keeps_it(monkeypatch: pytest.MonkeyPa
     daemon = Daemon()
     done = record(monkeypatch, daemon, before, seconds=3600)
     assert done.exit_code == 0 and f"{before}: " in done.output
-    assert next(records(before.read_bytes()))[0] == Kind.HEADER and not daemon.recordings.under_way
+    assert records(before.read_bytes())[0][0] == Kind.HEADER and not daemon.recordings.under_way

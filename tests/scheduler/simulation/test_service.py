@@ -17,7 +17,8 @@ from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.script import read_load
 from symbiosis_scheduler.simulation.service import Service, Way
 from symbiosis_scheduler.simulation.tape import Tape
-from symbiosis_scheduler.simulation.trace import SLOPES, VERSION, Kind, records
+from symbiosis_scheduler.simulation.trace import SLOPES, VERSION, Kind
+from symbiosis_scheduler.simulation.trace_file import records
 from symbiosis_scheduler.simulation.world import World
 from tests.scheduler.desk import CONFIG, OPS, Desk, arrival
 from tests.scheduler.simulation.loads import LAYERS, THINKING_US, config, mixed, played, recorded
@@ -47,7 +48,7 @@ def test_who_asks_while_a_batch_runs_beside_is_seen_when_it_asks() -> None:
     desk.now_us = 1720
     (last,) = desk.turn()
     desk.done(last)
-    told = list(records(recorder.take(3000)))
+    told = records(recorder.take(3000, last=True))
     batches = [record for record in told if record[0] in (Kind.BATCH, Kind.BESIDE)]
     assert batches == [
         (Kind.BATCH, 1000, 1, 0, 1, 90, 1, 10, 1),
@@ -72,7 +73,7 @@ def test_a_batch_is_only_late_since_there_was_something_to_begin() -> None:
         (plan,) = desk.turn()
         desk.now_us += 80
         desk.done(plan)
-    lags = [record[7] for record in records(recorder.take(2000)) if record[0] == Kind.BATCH]
+    lags = [record[7] for record in records(recorder.take(2000, last=True)) if record[0] == Kind.BATCH]
     assert lags == [20, 20]
 
 
@@ -149,7 +150,7 @@ def test_a_client_that_trains_on_a_loss_and_one_that_looks_at_it_are_played_by_t
         (plan,) = desk.turn()
         desk.now_us += took_us
         desk.done(plan)
-    trace = list(records(recorder.take(desk.now_us)))
+    trace = records(recorder.take(desk.now_us, last=True))
     ways = {record[2]: record[5] for record in trace if record[0] == Kind.ASK}
     assert ways == {1: SLOPES, 2: Direction.FORWARD}
     world = World(read_load(trace), config())
@@ -181,7 +182,7 @@ def test_what_a_client_asked_counts_from_when_it_asked_and_the_rest_is_the_daemo
         desk.now_us = 1100 if asked_us == 1000 else 1200
         desk.done(plan)
         desk.turn()
-    trace = list(records(recorder.take(2000)))
+    trace = records(recorder.take(2000, last=True))
     asks = [(record[1], record[-1]) for record in trace if record[0] == Kind.ASK]
     assert asks == [(1010, 10), (1170, 40)]
     load, tape = read_load(trace), Tape(0)
@@ -204,7 +205,7 @@ def test_a_client_cannot_have_asked_before_it_was_answered_or_was_there() -> Non
         desk.done(plan)
     desk.now_us = 6000
     desk.arrive(1, arrival(generation=6000, asked_us=7000))
-    asks = [(record[1], record[-1]) for record in records(recorder.take(9000)) if record[0] == Kind.ASK]
+    asks = [(record[1], record[-1]) for record in records(recorder.take(9000, last=True)) if record[0] == Kind.ASK]
     assert asks == [(4010, 10), (4170, 70), (5000, 0)]
 
 

@@ -19,7 +19,8 @@ from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.recorder import Recorder
 from symbiosis_scheduler.simulation.report import LaneFigures
 from symbiosis_scheduler.simulation.script import Load, read_load
-from symbiosis_scheduler.simulation.trace import Kind, records
+from symbiosis_scheduler.simulation.trace import Kind
+from symbiosis_scheduler.simulation.trace_file import records
 from symbiosis_scheduler.simulation.world import World
 from tests.scheduler.simulation.loads import LAYERS, config, mixed, played, served
 
@@ -40,7 +41,7 @@ def recorded(load: Load, settings: DaemonConfig, arrivals: float = 0.0) -> list[
     state.handle = tell  # type: ignore[method-assign]  # listened to
     world.run()
     assert not recorder.dropped
-    return list(records(recorder.take(world.now_us)))
+    return records(recorder.take(world.now_us, last=True))
 
 
 def lanes(figures: tuple[LaneFigures, ...]) -> dict[str, LaneFigures]:
