@@ -121,6 +121,8 @@ class ControlPlane:
         return await _ANSWERS[type(request)](self, request)
 
     async def _hello(self, address: str, hello: Hello, user: str) -> Reply:
+        if hello.instead:
+            self._grants.give_back(hello.instead, user)  # first: whatever becomes of this one, that is not used
         base = self._bases.find(hello.model)
         config = self._live.config
         lane = lane_for(config, wish=hello.lane, name=hello.name, user=user, key=hello.key)

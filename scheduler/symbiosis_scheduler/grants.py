@@ -70,8 +70,7 @@ class Grants:
         """Promises a place for `VALID_S` seconds, to that user and nobody else.
 
         `check` is told how many have a promise and no channel, and raises BusyError where the system has nothing
-        for one more. Where no place is left, one that was promised to the same asker, who has not come, is
-        promised anew: it is back because it found the door shut.
+        for one more.
 
         Raises:
             BusyError: every place is taken or promised: all of them, the lane's, or the user's in it.
@@ -79,16 +78,18 @@ class Grants:
         now_us = monotonic_us()
         with self._lock:
             self._lapse(now_us)
-            try:
-                self._check_room(lane, user, check)
-            except BusyError:
-                if not self._withdraw(name, lane, pid, user):
-                    raise
-                self._check_room(lane, user, check)
+            self._check_room(lane, user, check)
             self._last += 1
             client, token = ClientId(self._last), new_token()
             self._issued[token] = Tenant(client, name, lane, pid, transport, reasons, now_us, user, base)
             return client, token
+
+    def give_back(self, token: Token, user: str) -> None:
+        """Takes back what was promised to that user. Used, lapsed, or another's: nothing happens."""
+        with self._lock:
+            promised = self._issued.get(token)
+            if promised is not None and promised.user == user:
+                del self._issued[token]
 
     def redeem(self, token: Token, pid: int, user: str) -> tuple[Tenant, Grant]:
         """Turns a promise into a place, once. `pid` is what the kernel says, and counts more than what was said.
@@ -137,16 +138,6 @@ class Grants:
             _check_places(f"lanes.{lane}.max_clients", config.max_clients, len(users))
             own = users.count(user)
             _check_places(f"lanes.{lane}.max_clients_per_user", config.max_clients_per_user, own)
-
-    def _withdraw(self, name: str, lane: str, pid: int, user: str) -> bool:
-        """Takes back what was promised to that asker; false: nothing, or it has not said which process it is."""
-        asker = (name, lane, pid, user)
-        own = [token for token, it in self._issued.items() if (it.name, it.lane, it.pid, it.user) == asker]
-        if not pid or not own:
-            return False
-        for token in own:
-            del self._issued[token]
-        return True
 
     def _lapse(self, now_us: int) -> None:
         valid_us = VALID_S * 1e6

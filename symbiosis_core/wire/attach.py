@@ -26,7 +26,7 @@ class Capability(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why this side cannot use the transport after all; empty: it can."""
 
 
-class Hello(msgspec.Struct, frozen=True, tag="hello"):
+class Hello(msgspec.Struct, frozen=True, tag="hello", omit_defaults=True):
     """Asks for a place in the daemon: in which lane, for which model, over which transports."""
 
     name: Name
@@ -34,10 +34,12 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     model: ModelName = ""
     """Empty: the daemon's only model, or its default."""
     pid: Annotated[int, Meta(ge=0, le=(1 << 31) - 1)] = 0
-    """The client's own word, for display, and to know again who comes back for a place; 0: it does not say."""
+    """The client's own word, for display; 0: it does not say."""
     capabilities: Annotated[tuple[Capability, ...], Meta(max_length=16)] = ()
     key: Annotated[str, Meta(max_length=256)] = ""
     """What the client shows to be put into a lane by a rule that asks for it."""
+    instead: Annotated[Token, Meta(max_length=64)] = Token("")
+    """What it was promised before and could not take up, for the door was shut: the daemon takes that back."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):

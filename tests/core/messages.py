@@ -55,6 +55,7 @@ SEGMENT: Final = Segment(
 
 REQUESTS: Final[dict[str, Request]] = {
     "hello": Hello("job-7", "training", "smollm2", 4321, (Capability("posix_shm", "b00t", ("GPU-1",)),), "secret"),
+    "hello again": Hello("job-7", "training", instead=Token("gone")),
     "describe": Describe("smollm2"),
     "fetch": Fetch("smollm2", "model.norm.weight", 4096),
     "learn": Learn("smollm2", SEGMENT),
@@ -129,6 +130,9 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"\x87\xa4type\xa5hello\xa4name\xa5job-7\xa4lane\xa8training\xa5model\xa7smol"
         b"lm2\xa3pid\xcd\x10\xe1\xaccapabilities\x91\x83\xa9transport\xa9posix_shm\xa7bo"
         b"ot_id\xa4b00t\xa7devices\x91\xa5GPU-1\xa3key\xa6secret"
+    ),
+    "hello again": (
+        b"\x84\xa4type\xa5hello\xa4name\xa5job-7\xa4lane\xa8training\xa7instead\xa4gone"
     ),
     "describe": b"\x82\xa4type\xa8describe\xa5model\xa7smollm2",
     "fetch": b"\x84\xa4type\xa5fetch\xa5model\xa7smollm2\xa6tensor\xb1model.norm.weight\xa6offset\xcd\x10\x00",

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
+from symbiosis_core.ids import Token
 from symbiosis_core.wire import (
     MAX_REPLY_BYTES,
     MAX_REQUEST_BYTES,
@@ -209,6 +210,7 @@ def test_a_reply_is_no_request_and_a_request_no_reply() -> None:
         Hello("n", "l" * 129),
         Hello("n", "l", model="m" * 257),
         Hello("n", "l", pid=-1),
+        Hello("n", "l", instead=Token("t" * 65)),
         Hello("n", "l", pid=1 << 31),
         Hello("n", "l", capabilities=(Capability("t"),) * 17),
         Hello("n", "l", capabilities=(Capability("t", boot_id="b" * 65),)),

@@ -19,7 +19,7 @@ import pytest
 
 from symbiosis_adapters import AutoModelForCausalLM
 from symbiosis_adapters.connection import attaching
-from symbiosis_core.errors import DaemonGoneError, RefusalCode, RefusedError, UsageError
+from symbiosis_core.errors import BusyError, DaemonGoneError, RefusalCode, RefusedError, UsageError
 from symbiosis_transports.ports import Peer
 from symbiosis_transports.posix_shm import knock
 from symbiosis_transports.registry import transport
@@ -150,6 +150,39 @@ def test_one_place_is_enough_to_go_round_a_shut_door(
     with away(data), pytest.raises(DaemonGoneError):
         AutoModelForCausalLM.from_pretrained(crowded_daemon.address, lane="training", name="same")
     came[0].symbiosis.close()
+
+
+class Overtaken(Broken):
+    """Before it connects, somebody else of the process asks for a place."""
+
+    def __init__(self, name: str, ask: Callable[[], object]) -> None:
+        super().__init__(name)
+        self._ask = ask
+
+    def connect(self, *arguments: Any) -> Any:
+        self._ask()
+        return self._inner.connect(*arguments)
+
+
+def test_a_thread_that_is_refused_takes_no_place_from_another_that_is_on_its_way(
+    crowded_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same process, user and name, and into the same lane."""
+
+    def come() -> Any:
+        return AutoModelForCausalLM.from_pretrained(crowded_daemon.address, lane="training", name="same")
+
+    def refused() -> None:
+        with pytest.raises(BusyError, match="max_clients_per_user"):
+            come()
+
+    overtaken = Overtaken("posix_shm", refused)
+    monkeypatch.setattr(
+        attaching, "transport", lambda name: overtaken if name == overtaken.name else transport(name)
+    )
+    model = come()
+    assert [seat.name for seat in crowded_daemon.status().clients] == ["same"]
+    model.symbiosis.close()
 
 
 def test_a_door_that_is_shut_for_a_moment_is_tried_again_a_moment_later(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from symbiosis_core.config import LaneConfig, LimitsConfig
@@ -75,6 +77,7 @@ def test_who_is_refused_for_want_of_something_else_has_no_place_and_one_that_ask
     _, lost = grants.issue("a", "training", 1, "posix_shm", user="me", check=one_alone)
     with pytest.raises(BusyError, match="nothing is left"):
         grants.issue("b", "training", 2, "posix_shm", user="me", check=one_alone)
+    grants.give_back(lost, "me")
     _, token = grants.issue("a", "training", 1, "posix_shm", user="me", check=one_alone)
     grants.redeem(token, 1, "me")
     with pytest.raises(RefusedError):
@@ -92,27 +95,63 @@ def test_a_promise_that_nobody_redeems_lapses(monkeypatch: pytest.MonkeyPatch) -
     grants.issue("b", "training", 2, "posix_shm", user="me")
 
 
-@pytest.mark.parametrize(
+LIMITED = pytest.mark.parametrize(
     "limited",
     [
-        Grants(LimitsConfig(max_clients=1)),
-        Grants(LimitsConfig(), {"training": LaneConfig(priority=0, max_clients=1)}),
-        Grants(LimitsConfig(), {"training": LaneConfig(priority=0, max_clients_per_user=1)}),
+        lambda: Grants(LimitsConfig(max_clients=1)),
+        lambda: Grants(LimitsConfig(), {"training": LaneConfig(priority=0, max_clients=1)}),
+        lambda: Grants(LimitsConfig(), {"training": LaneConfig(priority=0, max_clients_per_user=1)}),
     ],
     ids=["all", "the lane's", "the user's"],
 )
-def test_who_comes_back_for_the_last_place_has_it_promised_anew(limited: Grants) -> None:
-    """And in exchange: the first token is void. Another process is not taken for it, nor who says no number."""
-    _, first = limited.issue("a", "training", 7, "posix_shm", user="me")
-    _, second = limited.issue("a", "training", 7, "zmq_ipc", user="me")
-    with pytest.raises(RefusedError):
-        limited.redeem(first, 7, "me")
-    for name, pid in (("a", 8), ("b", 7), ("a", 0)):
-        with pytest.raises(BusyError):
-            limited.issue(name, "training", pid, "posix_shm", user="me")
-    limited.redeem(second, 7, "me")
+
+
+@LIMITED
+def test_who_comes_back_for_the_last_place_gives_back_what_it_was_promised(limited: Callable[[], Grants]) -> None:
+    """The first token is void then."""
+    grants = limited()
+    _, first = grants.issue("a", "training", 7, "posix_shm", user="me")
     with pytest.raises(BusyError):
-        limited.issue("a", "training", 7, "posix_shm", user="me")
+        grants.issue("a", "training", 7, "posix_shm", user="me")
+    grants.give_back(first, "me")
+    _, second = grants.issue("a", "training", 7, "zmq_ipc", user="me")
+    with pytest.raises(RefusedError):
+        grants.redeem(first, 7, "me")
+    grants.redeem(second, 7, "me")
+    grants.give_back(second, "me")  # too late: it is in use
+    with pytest.raises(BusyError):
+        grants.issue("a", "training", 7, "posix_shm", user="me")
+
+
+@LIMITED
+def test_a_refusal_takes_nothing_back_from_another_thread_of_the_process(limited: Callable[[], Grants]) -> None:
+    """It has the same name, lane, user and number; and its promise in its hand."""
+    grants = limited()
+    _, token = grants.issue("a", "training", 7, "posix_shm", user="me")
+    for _ in range(2):
+        with pytest.raises(BusyError):
+            grants.issue("a", "training", 7, "posix_shm", user="me")
+    assert grants.redeem(token, 7, "me")[0].name == "a"
+
+
+def test_a_promise_is_given_back_by_its_user_alone() -> None:
+    grants = Grants(LimitsConfig())
+    _, token = grants.issue("a", "training", 7, "posix_shm", user="me")
+    for other, who in ((token, "you"), (Token("another"), "me"), (Token(""), "me")):
+        grants.give_back(other, who)
+    grants.redeem(token, 7, "me")
+
+
+def test_what_the_system_refuses_takes_nothing_back_from_another_thread_either() -> None:
+    grants = Grants(LimitsConfig())
+    _, token = grants.issue("a", "training", 7, "posix_shm", user="me")
+
+    def full(coming: int) -> None:
+        raise BusyError(RefusalCode.QUOTA, f"{coming} are to come", "wait", retry_after_s=1)
+
+    with pytest.raises(BusyError, match="1 are to come"):
+        grants.issue("a", "training", 7, "posix_shm", user="me", check=full)
+    grants.redeem(token, 7, "me")
 
 
 def test_while_there_are_places_a_process_may_be_promised_several() -> None:

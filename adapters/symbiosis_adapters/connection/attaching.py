@@ -8,8 +8,10 @@ between. Where there is no other transport, or no other place, what happened at 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -21,6 +23,7 @@ from symbiosis_core.errors import (
     RemoteProtocolError,
     SymbiosisError,
 )
+from symbiosis_core.ids import Token
 from symbiosis_core.logs import event, get_logger
 from symbiosis_core.specs import ModelSpec
 from symbiosis_core.wire import MAX_OBSTACLE, Capability, Hello, Welcome
@@ -35,6 +38,10 @@ log = get_logger(__name__)
 _TIMEOUT_S = 10.0
 _PAUSE_S = 0.2
 """Before a shut door is tried again."""
+_MOST_UNTAKEN: Final = 16
+_UNTAKEN: Final[dict[str, deque[Token]]] = {}
+"""By control address: what this process was promised there and could not take up. Whoever asks next gives one
+back; only these, for what another thread was promised it is about to take."""
 
 
 class Attached(NamedTuple):
@@ -51,19 +58,23 @@ def attach(address: Address, hello: Hello, look: Callable[[ModelSpec], None]) ->
     capabilities = tuple([transport(name).capability() for name in names()])
     shut: SymbiosisError | None = None
     shut_before = ""
+    untaken = _UNTAKEN.setdefault(address.control, deque(maxlen=_MOST_UNTAKEN))
     while True:
+        with suppress(IndexError):
+            hello = replace(hello, instead=untaken.popleft())
         try:
             welcome, spec = greet(address, replace(hello, capabilities=capabilities))
         except RefusedError as error:
             if error.code in (RefusalCode.NO_TRANSPORT, RefusalCode.QUOTA) and shut is not None:
                 raise shut from error
             raise
-        look(spec)
         carrier, endpoint = transport(welcome.transport), welcome.endpoint
         if address.scheme == "tcp":  # only this side knows by which name it reaches the host
             endpoint = carrier.endpoint(address.control)
         try:
-            return Attached(welcome, spec, carrier.connect(endpoint, welcome.token, _TIMEOUT_S))
+            with _remembered(welcome.token, untaken):
+                look(spec)
+                return Attached(welcome, spec, carrier.connect(endpoint, welcome.token, _TIMEOUT_S))
         except RefusedError as error:
             if error.code is not RefusalCode.NO_TRANSPORT or _known(carrier, capabilities):
                 raise
@@ -81,6 +92,16 @@ def attach(address: Address, hello: Hello, look: Callable[[ModelSpec], None]) ->
         capabilities = tuple(
             [replace(one, obstacle=obstacle) if one.transport == carrier.name else one for one in capabilities]
         )
+
+
+@contextmanager
+def _remembered(token: Token, untaken: deque[Token]) -> Iterator[None]:
+    """Keeps a promise that is not taken up, to give it back."""
+    try:
+        yield
+    except BaseException:
+        untaken.append(token)
+        raise
 
 
 def _known(carrier: Transport, capabilities: Sequence[Capability]) -> bool:
