@@ -228,7 +228,7 @@ class ControlPlane:
     def _look(self) -> DaemonStatus:
         """Runs in the data plane's thread, so that all figures are of one moment."""
         plane, where = self._data.plane, ", ".join(self._addresses)
-        policy = told(plane.state.policy, self._live.config.policy.name)
+        policy = told(plane.state.planner.policy, self._live.config.policy.name)
         return survey(plane, self._bases, self._threads, policy, where, self._since_us)
 
 

@@ -63,7 +63,7 @@ def streams() -> HeldBack:
 
 def at_work(plane: DataPlane) -> None:
     """As if the first level were at work all the time."""
-    plane.state._tracks._first_us = monotonic_us() + 3_600_000_000
+    plane.state.planner.tracks._first_us = monotonic_us() + 3_600_000_000
 
 
 @pytest.fixture

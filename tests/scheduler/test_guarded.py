@@ -111,7 +111,7 @@ def test_whatever_a_policy_answers_every_request_is_answered_and_the_log_says_wh
             assert all(answer.refusal is None for answer in answers)
             answered += len(answers)
     assert asked == answered
-    assert told(desk.state.policy, "wrong") == "latency_first, for wrong has failed"
+    assert told(desk.state.planner.policy, "wrong") == "latency_first, for wrong has failed"
     (record,) = caplog.records  # once, with its traceback
     assert "policy=wrong" in record.getMessage() and record.exc_info is not None
 

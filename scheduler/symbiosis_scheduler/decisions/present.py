@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import SlotIndex
-from symbiosis_scheduler.decisions.events import ClientJoined
+from symbiosis_scheduler.decisions.events import Answer, ClientJoined
 from symbiosis_scheduler.decisions.request import Request
 
 __all__ = ["OpenRequest", "PresentClient"]
@@ -51,3 +51,14 @@ class PresentClient:
         self.open: dict[SlotIndex, OpenRequest] = {}
         self.requests = self.rows = self.refused = 0
         """Answered with rows, the rows of those, and answered with a refusal."""
+
+    def answer(self, entry: OpenRequest) -> Answer:
+        """Counts an open request, whose rows have all come back, and returns its answer: it is open no more."""
+        request = entry.request
+        del self.open[request.slot]
+        if entry.refusal is None:
+            self.requests += 1
+            self.rows += request.rows
+        else:
+            self.refused += 1
+        return Answer(self.id, request.slot, request.generation, entry.refusal, request.arrived_us)

@@ -53,14 +53,14 @@ from symbiosis_scheduler.decisions.events import (
 )
 from symbiosis_scheduler.decisions.invariants import check_rows
 from symbiosis_scheduler.decisions.known import Known
-from symbiosis_scheduler.decisions.plan import Hold, Plan
+from symbiosis_scheduler.decisions.plan import Plan
+from symbiosis_scheduler.decisions.planner import Planner
 from symbiosis_scheduler.decisions.policy import Policy
 from symbiosis_scheduler.decisions.present import OpenRequest, PresentClient
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.quotas import Reached
 from symbiosis_scheduler.decisions.statistics import SchedulerStatistics
 from symbiosis_scheduler.decisions.tallies import Tallies, client_statistics
-from symbiosis_scheduler.decisions.tracks import Track, Tracks
 
 __all__ = ["SchedulerState"]
 
@@ -88,23 +88,19 @@ class SchedulerState:
         """Plans that are done, how long each took, and when that was told: nothing was learned of them yet."""
         self._admission = AdmissionControl(len(catalogues), config, self._known.travellers)
         self._queues = Queues(config.lanes)
-        self._policy = policy
         for base, ops in enumerate(catalogues):
             for op in ops:
                 self.learn(BaseId(base), op)
-        self._max_in_flight = max_in_flight
-        self._can_beside = beside
-        self._tracks = self._laid(config)
+        self.planner: Final = Planner(config, policy, self._queues, max_in_flight=max_in_flight, can_beside=beside)
         self._clients: dict[ClientId, PresentClient] = {}
         self._at_work = AtWork()
-        self._exact = config.batching.exact
         self._tallies = Tallies(config.lanes, len(catalogues))
 
     def __repr__(self) -> str:
         draining = ", draining" if self._admission.draining else ""
         return (
             f"<SchedulerState {len(self._clients)} clients, {len(self._queues)} queued, "
-            f"{self._tracks.in_flight} in flight{draining}>"
+            f"{self.planner.tracks.in_flight} in flight{draining}>"
         )
 
     @property
@@ -114,24 +110,9 @@ class SchedulerState:
         return self._known
 
     @property
-    def beside(self) -> bool:
-        """Whether plans of lower levels can be computed beside those of the first."""
-        return self._can_beside
-
-    @property
-    def policy(self) -> Policy:
-        """Who decides."""
-        return self._policy
-
-    @property
-    def max_in_flight(self) -> int:
-        """How many plans of a track may have been started and not be done."""
-        return self._max_in_flight
-
-    @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
-        return not self._tracks.in_flight and not self._queues
+        return not self.planner.tracks.in_flight and not self._queues
 
     @property
     def lanes_in_use(self) -> set[str]:
@@ -187,13 +168,13 @@ class SchedulerState:
             self._tallies.batches(),
             self.known.hold_status(),
             self._tallies.bases(),
-            self._tracks.in_flight,
+            self.planner.tracks.in_flight,
             self._admission.draining,
         )
 
     def check(self) -> None:
         """Asserts that every row of every open request is computed, in flight or queued, exactly once."""
-        check_rows(self._queues, self._tracks, self._clients.values())
+        check_rows(self._queues, self.planner.tracks, self._clients.values())
 
     def _joined(self, event: ClientJoined) -> list[Instruction]:
         if event.client in self._clients or not self._queues.has(event.lane):
@@ -233,47 +214,35 @@ class SchedulerState:
         return instructions
 
     def _turn(self, event: Turn) -> list[Instruction]:
+        now_us = event.now_us
         runs: list[Instruction] = []
         until_us: int | None = None
-        beside = self._tracks.first_is_at_work(event.now_us)
-        for track in self._tracks:
-            while track.free:
-                decision = self._policy.plan(event.now_us, track.queues, self._known)
-                if isinstance(decision, Plan):
-                    self._start(decision, track, event.now_us)
-                    company = None if self._exact else self._at_work.count(event.now_us)
-                    runs.append(Run(decision, beside=track.beside and beside, company=company))
-                    continue
-                if isinstance(decision, Hold):
-                    until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
-                elif track.queues and not track.in_flight:
-                    raise LocalProtocolError("the policy lets requests wait and names no time")
-                break
+        for decision, beside in self.planner.decide(now_us, self.known):
+            if isinstance(decision, Plan):
+                self._started(decision, now_us)
+                company = None if self.planner.exact else self._at_work.count(now_us)
+                runs.append(Run(decision, beside=beside, company=company))
+            else:
+                until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
         return runs or [Sleep(until_us)]
 
-    def _start(self, plan: Plan, track: Track, now_us: int) -> None:
-        if not plan.parts:
-            raise LocalProtocolError("the policy made an empty plan")
-        lead = plan.lead
-        if (lead.op, lead.direction) != (plan.op, plan.direction):
-            raise LocalProtocolError(f"{lead} does not belong into {plan}")
-        self._queues.take(*plan.parts)
+    def _started(self, plan: Plan, now_us: int) -> None:
         if plan.aged:
+            lead = plan.lead
             entry = self._clients[lead.client].open[lead.slot]
             if not entry.aged:
                 entry.aged = True
                 self._tallies.aged(lead.lane)
-        if not self._tracks.in_flight:
+        if self.planner.tracks.in_flight == 1:
             self._tallies.busy(now_us)
-        track.in_flight[plan] = now_us
-        self._known.started(plan, now_us)
+        self.known.started(plan, now_us)
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
-        took_us = self._tracks.finish(plan, event.now_us, event.ended_us)
+        took_us = self.planner.tracks.finish(plan, event.now_us, event.ended_us)
         if took_us is None:
             raise LocalProtocolError("a plan is done that is not in flight")
-        if not self._tracks.in_flight:
+        if not self.planner.tracks.in_flight:
             self._tallies.idle(event.now_us)
         self._tallies.computed(plan, self._admission.base(plan.op))
         if event.failed:
@@ -293,21 +262,12 @@ class SchedulerState:
                 entry.rows_left -= self._queues.discard(request)
                 self._known.convoys.holds.forget(request)
             if not entry.rows_left:
-                answers.append(self._answer(client, entry))
+                answers.append(client.answer(entry))
+                if entry.refusal is None:
+                    self._tallies.answered(request)
                 if client.here and not client.open:
                     self._at_work.answered(client.id, event.now_us)
         return answers
-
-    def _answer(self, client: PresentClient, entry: OpenRequest) -> Answer:
-        request = entry.request
-        del client.open[request.slot]
-        if entry.refusal is None:
-            self._tallies.answered(request)
-            client.requests += 1
-            client.rows += request.rows
-        else:
-            client.refused += 1
-        return Answer(client.id, request.slot, request.generation, entry.refusal, request.arrived_us)
 
     def _adopt(self, event: Adopt) -> list[Instruction]:
         lanes = event.config.lanes
@@ -316,16 +276,8 @@ class SchedulerState:
         self._queues = self._queues.moved_to(lanes)
         self._admission.moved_to(event.config, self._clients.values())
         self._tallies.moved_to(lanes)
-        self._policy = event.policy
-        self._exact = event.config.batching.exact
-        before, self._tracks = self._tracks, self._laid(event.config)
-        self._tracks.inherit(before)
+        self.planner.adopt(event.config, event.policy, self._queues)
         return []
-
-    def _laid(self, config: DaemonConfig) -> Tracks:
-        """Returns the tracks for what waits. Exact batches come one after the other: bits depend on threads."""
-        beside = self._can_beside and getattr(self._policy, "beside", False) and not config.batching.exact
-        return Tracks(self._queues, self._max_in_flight, beside=beside)
 
     def _drain(self, _: Drain) -> list[Instruction]:
         self._admission.draining = True

@@ -52,7 +52,9 @@ class Recorder:
         self._done_us = {True: 0, False: 0}
         """When the last plan beside was done, and the last of the others."""
         self._sum = Sum()
-        self._data = bytearray(encode(Kind.HEADER, VERSION, model[:128], state.beside, state.max_in_flight))
+        planner = state.planner
+        header = encode(Kind.HEADER, VERSION, model[:128], planner.can_beside, planner.max_in_flight)
+        self._data = bytearray(header)
         self.dropped = 0
         """Records that were not fetched in time."""
         for client in state.present:

@@ -28,7 +28,7 @@ def test_who_asks_while_a_batch_runs_beside_is_seen_when_it_asks() -> None:
     """And only what could begin counts as late: not what was held, or waited for its own track."""
     desk = Desk()
     desk.state = SchedulerState([OPS], CONFIG, LatencyFirst(CONFIG), beside=True)
-    desk.state._tracks._first_us = 0  # as if the first level had just been at work
+    desk.state.planner.tracks._first_us = 0  # as if the first level had just been at work
     recorder = recorded(desk)
     desk.join(1, "inference")
     desk.join(2, "training")

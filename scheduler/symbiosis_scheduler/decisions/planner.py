@@ -1,0 +1,82 @@
+"""Asks the policy, track by track, and takes the rows of what it decides out of the queues.
+
+Knows what waits and what runs; of clients, and of what becomes of a plan, nothing. A policy that decides what
+cannot be carried out is found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from symbiosis_core.config import DaemonConfig
+from symbiosis_core.errors import LocalProtocolError
+from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.plan import Hold, Plan
+from symbiosis_scheduler.decisions.policy import Policy
+from symbiosis_scheduler.decisions.queues import Queues
+from symbiosis_scheduler.decisions.tracks import Tracks
+
+__all__ = ["Planner"]
+
+
+class Planner:
+    """One policy over the tracks that it allows."""
+
+    def __init__(
+        self, config: DaemonConfig, policy: Policy, queues: Queues, *, max_in_flight: int, can_beside: bool
+    ) -> None:
+        self.max_in_flight = max_in_flight
+        """How many plans of a track may have been started and not be done."""
+        self.can_beside = can_beside
+        """Whether plans of lower levels can be computed beside those of the first."""
+        self._lay(config, policy, queues)
+
+    def __repr__(self) -> str:
+        return f"<Planner by {type(self.policy).__name__}, {self.tracks.in_flight} in flight>"
+
+    def adopt(self, config: DaemonConfig, policy: Policy, queues: Queues) -> None:
+        """From now on that policy decides over these queues; what runs goes on."""
+        before = self.tracks
+        self._lay(config, policy, queues)
+        self.tracks.inherit(before)
+
+    def decide(self, now_us: int, known: Known) -> Iterator[tuple[Plan | Hold, bool]]:
+        """Yields plans that start now, and whether beside the first level; and holds, each the last of its track.
+
+        Rows of a plan are taken, and it is in flight, when it is yielded.
+
+        Raises:
+            LocalProtocolError: the policy decided what cannot be.
+        """
+        beside = self.tracks.first_is_at_work(now_us)
+        for track in self.tracks:
+            while track.free:
+                decision = self.policy.plan(now_us, track.queues, known)
+                if isinstance(decision, Plan):
+                    _check(decision)
+                    self._queues.take(*decision.parts)
+                    track.in_flight[decision] = now_us
+                    yield decision, track.beside and beside
+                    continue
+                if isinstance(decision, Hold):
+                    yield decision, False
+                elif track.queues and not track.in_flight:
+                    raise LocalProtocolError("the policy lets requests wait and names no time")
+                break
+
+    def _lay(self, config: DaemonConfig, policy: Policy, queues: Queues) -> None:
+        """Lays the tracks for what waits. Exact batches come one after the other: bits depend on threads."""
+        self.policy = policy
+        """Who decides."""
+        self.exact = config.batching.exact
+        self._queues = queues
+        beside = self.can_beside and getattr(policy, "beside", False) and not self.exact
+        self.tracks = Tracks(queues, self.max_in_flight, beside=beside)
+
+
+def _check(plan: Plan) -> None:
+    if not plan.parts:
+        raise LocalProtocolError("the policy made an empty plan")
+    lead = plan.lead
+    if (lead.op, lead.direction) != (plan.op, plan.direction):
+        raise LocalProtocolError(f"{lead} does not belong into {plan}")
