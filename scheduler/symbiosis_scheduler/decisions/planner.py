@@ -6,8 +6,6 @@ cannot be carried out is found here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError
 from symbiosis_scheduler.decisions.known import Known
@@ -40,14 +38,16 @@ class Planner:
         self._lay(config, policy, queues)
         self.tracks.inherit(before)
 
-    def decide(self, now_us: int, known: Known) -> Iterator[tuple[Plan | Hold, bool]]:
-        """Yields plans that start now, and whether beside the first level; and holds, each the last of its track.
+    def decide(self, now_us: int, known: Known) -> tuple[list[tuple[Plan, bool]], int | None]:
+        """Returns plans that start now, each with whether beside the first level, and when the first hold ends.
 
-        Rows of a plan are taken, and it is in flight, when it is yielded.
+        Their rows are taken. There are none where the tracks are full, or nothing waits that is not held.
 
         Raises:
             LocalProtocolError: the policy decided what cannot be.
         """
+        plans: list[tuple[Plan, bool]] = []
+        until_us: int | None = None
         beside = self.tracks.first_is_at_work(now_us)
         for track in self.tracks:
             while track.free:
@@ -56,13 +56,15 @@ class Planner:
                     _check(decision)
                     self._queues.take(*decision.parts)
                     track.in_flight[decision] = now_us
-                    yield decision, track.beside and beside
+                    known.started(decision, now_us)
+                    plans.append((decision, track.beside and beside))
                     continue
                 if isinstance(decision, Hold):
-                    yield decision, False
+                    until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
                 elif track.queues and not track.in_flight:
                     raise LocalProtocolError("the policy lets requests wait and names no time")
                 break
+        return plans, until_us
 
     def _lay(self, config: DaemonConfig, policy: Policy, queues: Queues) -> None:
         """Lays the tracks for what waits. Exact batches come one after the other: bits depend on threads."""

@@ -59,6 +59,7 @@ from symbiosis_scheduler.decisions.policy import Policy
 from symbiosis_scheduler.decisions.present import OpenRequest, PresentClient
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.quotas import Reached
+from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.statistics import SchedulerStatistics
 from symbiosis_scheduler.decisions.tallies import Tallies, client_statistics
 
@@ -214,28 +215,26 @@ class SchedulerState:
         return instructions
 
     def _turn(self, event: Turn) -> list[Instruction]:
-        now_us = event.now_us
-        runs: list[Instruction] = []
-        until_us: int | None = None
-        for decision, beside in self.planner.decide(now_us, self.known):
-            if isinstance(decision, Plan):
-                self._started(decision, now_us)
-                company = None if self.planner.exact else self._at_work.count(now_us)
-                runs.append(Run(decision, beside=beside, company=company))
-            else:
-                until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
-        return runs or [Sleep(until_us)]
-
-    def _started(self, plan: Plan, now_us: int) -> None:
-        if plan.aged:
-            lead = plan.lead
-            entry = self._clients[lead.client].open[lead.slot]
-            if not entry.aged:
-                entry.aged = True
-                self._tallies.aged(lead.lane)
-        if self.planner.tracks.in_flight == 1:
+        planner, now_us = self.planner, event.now_us
+        idle = not planner.tracks.in_flight
+        plans, until_us = planner.decide(now_us, self._known)
+        if not plans:
+            return [Sleep(until_us)]
+        if idle:
             self._tallies.busy(now_us)
-        self.known.started(plan, now_us)
+        company = None if planner.exact else self._at_work.count(now_us)
+        runs: list[Instruction] = []
+        for plan, beside in plans:
+            if plan.aged:
+                self._note_aged(plan.lead)
+            runs.append(Run(plan, beside=beside, company=company))
+        return runs
+
+    def _note_aged(self, lead: Request) -> None:
+        entry = self._clients[lead.client].open[lead.slot]
+        if not entry.aged:
+            entry.aged = True
+            self._tallies.aged(lead.lane)
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan

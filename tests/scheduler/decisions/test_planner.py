@@ -33,8 +33,8 @@ def test_lower_levels_are_asked_about_first_and_run_beside_while_the_first_is_at
     planner = Planner(config, LatencyFirst(config), queues, max_in_flight=1, can_beside=True)
     for lane, client in (("inference", 1), ("training", 2)):
         queues.push(request(client, lane, op=client))
-    found = list(planner.decide(10, Known()))
-    assert [(plan.op, beside) for plan, beside in found if isinstance(plan, Plan)] == [(2, True), (1, False)]
+    plans, _ = planner.decide(10, Known())
+    assert [(plan.op, beside) for plan, beside in plans] == [(2, True), (1, False)]
     assert not queues and planner.tracks.in_flight == 2
     exact = DaemonConfig(lanes=LANES, batching=BatchingConfig(exact=True))
     planner.adopt(exact, LatencyFirst(exact), queues)
@@ -45,7 +45,7 @@ def test_a_hold_is_the_last_of_its_track_and_takes_nothing() -> None:
     config, queues = DaemonConfig(lanes=LANES), Queues(LANES)
     planner = Planner(config, Always(Hold(99)), queues, max_in_flight=2, can_beside=False)
     queues.push(request(1))
-    assert list(planner.decide(10, Known())) == [(Hold(99), False)]
+    assert planner.decide(10, Known()) == ([], 99)
     assert len(queues) == 1 and not planner.tracks.in_flight
 
 
@@ -57,5 +57,5 @@ def test_what_cannot_be_decided_is_the_policys_fault_and_takes_nothing() -> None
     for wrong, told in ((Plan(OpId(3), Direction.FORWARD, ()), "empty"), (strange, "belong"), (None, "no time")):
         planner = Planner(config, Always(wrong), queues, max_in_flight=1, can_beside=False)
         with pytest.raises(LocalProtocolError, match=told):
-            list(planner.decide(10, Known()))
+            planner.decide(10, Known())
         assert len(queues) == 1 and not planner.tracks.in_flight
