@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import pytest
+import typer
 from msgspec.structs import replace
 from rich.console import Console, RenderableType
+from typer.testing import CliRunner
 
 from symbiosis_core.wire import DaemonStatus, StatusReply
+from symbiosis_scheduler.commands.policy import policy
 from symbiosis_scheduler.commands.status import client_table
-from symbiosis_scheduler.commands.top import screen
+from symbiosis_scheduler.commands.status import status as show_status
+from symbiosis_scheduler.commands.top import screen, top
 from tests.core.messages import REPLIES
 
 
@@ -45,3 +51,33 @@ def test_a_client_writes_nothing_but_its_name(name: str) -> None:
         text = printed(shown)
         assert "".join(sign if sign.isprintable() else "\ufffd" for sign in name) in text
         assert not set("\x1b\x9b\x07") & set(text)
+
+
+NAMES = ["[/]", "[/x] [b]", ":smile:", "two\nlines", "\x1b[2J"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lane_is_shown_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the tables of a daemon that runs; a name in a configuration is any text."""
+    reply = REPLIES["status_reply"]
+    assert isinstance(reply, StatusReply)
+    status = replace(reply.status, lanes=tuple([replace(lane, name=name) for lane in reply.status.lanes]))
+    monkeypatch.setattr("symbiosis_scheduler.commands.status.fetch_status", lambda _: status)
+    monkeypatch.setattr("symbiosis_scheduler.commands.top.fetch_status", lambda _: status)
+    for command, options in ((show_status, []), (top, ["--looks", "1", "--every", "0.1"])):
+        app = typer.Typer()
+        app.command()(command)
+        done = CliRunner().invoke(app, options)
+        assert done.exit_code == 0 and shown(name) in done.output, done.output
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lane_is_explained_by_its_name(name: str, tmp_path: Path) -> None:
+    file, quoted = tmp_path / "a.toml", json.dumps(name)
+    file.write_text(f"[lanes.{quoted}]\npriority = 0\n")
+    done = CliRunner().invoke(policy, ["explain", str(file)])
+    assert done.exit_code == 0 and done.output.count(shown(name)) >= 2, done.output
+
+
+def shown(name: str) -> str:
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)

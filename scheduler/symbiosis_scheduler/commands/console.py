@@ -17,13 +17,13 @@ _LOG_WIDTH: Final = 160
 
 
 def wide_console() -> Console:
-    """Returns the console of standard output."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_LOG_WIDTH)
+    """Returns the console of standard output. Brackets are shown as they are: names may have some."""
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=_LOG_WIDTH, markup=False, emoji=False)
 
 
 def verbatim(text: str) -> Text:
-    """Returns what a client says of itself to be read and no more: no markup, nothing that moves a cursor."""
+    """Returns what somebody calls himself, or a lane, to be read and no more: nothing that moves a cursor."""
     return Text("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text))
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from symbiosis_core import toml_check
 from symbiosis_core.errors import UsageError
 from symbiosis_core.wire import Configure, Configured
-from symbiosis_scheduler.commands.console import check_writable, wide_console
+from symbiosis_scheduler.commands.console import check_writable, verbatim, wide_console
 from symbiosis_scheduler.config_warnings import warnings
 from symbiosis_scheduler.decisions.explanations import Delay, explain
 from symbiosis_scheduler.policies import load_checked, policy_class
@@ -58,10 +58,10 @@ def explain_file(
     said = explain(settings, policy_class(settings), measured.longest_us)
     console = wide_console()
     for sentence in said.sentences:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console.print(verbatim(sentence), soft_wrap=True)
     if said.delays:
         console.print(_table(said.delays))
-        console.print(measured.told, markup=False, highlight=False, soft_wrap=True)
+        console.print(measured.told, highlight=False, soft_wrap=True)
 
 
 @policy.command()
@@ -127,5 +127,5 @@ def _table(delays: tuple[Delay, ...]) -> Table:
         table.add_column(heading, justify="right" if heading == "measured" else "left")
     for delay in delays:
         most = "" if delay.most_us is None else f"{delay.most_us / 1e3:,.1f} ms"
-        table.add_row(delay.waiting, delay.behind, delay.most, most)
+        table.add_row(verbatim(delay.waiting), verbatim(delay.behind), delay.most, most)
     return table

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 from rich.table import Table
+from rich.text import Text
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import UsageError
-from symbiosis_scheduler.commands.console import wide_console
+from symbiosis_scheduler.commands.console import verbatim, wide_console
 from symbiosis_scheduler.simulation.picture import draw
 from symbiosis_scheduler.simulation.recorded import Recorded
 from symbiosis_scheduler.simulation.report import RunFigures, figures
@@ -114,7 +115,7 @@ def _overall(runs: list[Run]) -> Table:
 
 def _of_lane(lane: str, runs: list[Run]) -> Table:
     headings = ("p50", "p99", "forward p50", "forward p99", "rows/s", "fairness", "refused")
-    table = _table(f"lane {lane}", *headings)
+    table = _table(verbatim(f"lane {lane}"), *headings)
     for each in runs:
         for found in each.found.lanes:
             if found.lane == lane:
@@ -126,7 +127,7 @@ def _of_lane(lane: str, runs: list[Run]) -> Table:
     return table
 
 
-def _table(title: str, *headings: str) -> Table:
+def _table(title: Text | str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in ("configuration", "policy"):
         table.add_column(heading)

@@ -31,7 +31,7 @@ def status(
     console.print(
         f"{named(found)} on {found.device} at {found.address}  "
         f"pid {found.pid}  up {found.uptime_s:.0f} s  policy {found.policy}  "
-        f"threads: {found.threads_policy or found.threads}" + ("  [red]draining[/]" if found.draining else "")
+        f"threads: {found.threads_policy or found.threads}" + ("  draining" if found.draining else "")
     )
     batches = found.batches
     mean = batches.clients / batches.count if batches.count else 0.0
@@ -54,7 +54,7 @@ def status(
 
 def named(found: DaemonStatus) -> str:
     """Returns the daemon's models, each with its element type."""
-    return ", ".join(f"[bold]{model.name}[/] {held(model)}" for model in found.models)
+    return ", ".join(f"{model.name} {held(model)}" for model in found.models)
 
 
 def held(model: ModelStatus) -> str:
@@ -111,7 +111,7 @@ def client_table(found: DaemonStatus) -> Table:
             verbatim(client.name),
             verbatim(client.user),
             client.model,
-            client.lane,
+            verbatim(client.lane),
             str(client.pid),
             client.transport,
             str(client.requests),
@@ -131,7 +131,7 @@ def lane_table(found: DaemonStatus) -> Table:
         table.add_column(heading, justify="left" if heading == "lane" else "right")
     for lane in found.lanes:
         table.add_row(
-            lane.name,
+            verbatim(lane.name),
             str(lane.priority),
             str(lane.clients),
             str(lane.queued_requests),

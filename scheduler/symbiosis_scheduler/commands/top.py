@@ -58,7 +58,13 @@ def _lanes(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
     for lane in now.lanes:
         requests, rows = _rates(earlier.get(lane.name), lane, seconds)
         table.add_row(
-            *(lane.name, str(lane.priority), str(lane.clients), str(lane.queued_requests), str(lane.queued_rows)),
+            *(
+                verbatim(lane.name),
+                str(lane.priority),
+                str(lane.clients),
+                str(lane.queued_requests),
+                str(lane.queued_rows),
+            ),
             *(requests, rows, str(lane.aged)),
         )
     return table
@@ -70,7 +76,7 @@ def _clients(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
     for client in now.clients:
         requests, rows = _rates(earlier.get(client.id), client, seconds)
         table.add_row(
-            *(verbatim(client.name), verbatim(client.user), client.model, client.lane),
+            *(verbatim(client.name), verbatim(client.user), client.model, verbatim(client.lane)),
             *(str(client.queued), requests, rows, str(client.refused)),
             *(f"{client.p50_us / 1e3:.2f} ms", f"{client.p99_us / 1e3:.2f} ms"),
         )

@@ -108,6 +108,8 @@ def read_trace(path: Path, *, torn: bool = False) -> list[Record]:
         UsageError: it cannot be read, is no trace, or is not whole.
     """
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe may never end
+            raise UsageError(f"{path} is no file; `symbiosis trace record` makes one")
         if path.stat().st_size > _MOST_BYTES:
             raise UsageError(f"{path} has more than {_MOST_BYTES >> 20} MB; record for a shorter time")
         data = path.read_bytes()

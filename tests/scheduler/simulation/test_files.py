@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,8 +109,12 @@ def test_a_garbled_file_is_refused_whichever_byte_it_is(tmp_path: Path) -> None:
             assert sum(len(encode(*record)) for record in left) <= at
 
 
-def test_what_is_whole_of_a_torn_trace_is_played_where_it_is_wanted(tmp_path: Path) -> None:
-    trace, path, settings = mixed(forwards=4), tmp_path / "a.trace", tmp_path / "a.toml"
+def test_what_is_whole_of_a_torn_trace_is_played_where_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a configuration whose name is shown as it is."""
+    monkeypatch.chdir(tmp_path)
+    trace, path, settings = mixed(forwards=4), Path("a.trace"), Path("[b].toml")
     data = written(trace, pieces=2)
     path.write_bytes(data[:-1])
     settings.write_text("")
@@ -117,7 +122,7 @@ def test_what_is_whole_of_a_torn_trace_is_played_where_it_is_wanted(tmp_path: Pa
     refused = CliRunner().invoke(policy, arguments)
     assert isinstance(refused.exception, UsageError) and "--torn" in str(refused.exception)
     done = CliRunner().invoke(policy, [*arguments, "--torn"])
-    assert done.exit_code == 0 and "latency_first" in done.output, done.output
+    assert done.exit_code == 0 and "latency_first" in done.output and "[b].toml" in done.output, done.output
 
 
 @pytest.mark.parametrize(
@@ -176,6 +181,13 @@ def test_a_request_in_no_direction_was_refused_and_is_in_no_trace() -> None:
     strange = strange._replace(call=strange.call._replace(direction=7))  # type: ignore[arg-type]  # no direction
     desk.arrive(1, strange)
     assert {record[0] for record in records(recorder.take(1100, last=True))} == {Kind.HEADER, Kind.JOIN}
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(UsageError, match="is no file"):
+            read_trace(path)
 
 
 def test_a_trace_of_another_version_is_told_by_its_version(tmp_path: Path) -> None:
