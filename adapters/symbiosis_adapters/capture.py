@@ -16,6 +16,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, Final
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, fx, nn
 from transformers import PreTrainedModel
 
 from symbiosis_adapters.captured.graph import CapturedGraph
+from symbiosis_adapters.captured.hooks import Hooks
 from symbiosis_adapters.captured.operation import enroll
 from symbiosis_adapters.captured.snapshot import snapshot
 from symbiosis_adapters.captured.turns import Tracing
@@ -37,9 +39,8 @@ __all__ = ["capture_decoding", "stop_capturing"]
 
 log = get_logger(__name__)
 
-_CONFIG: Final = {
+_CONFIG: Final[dict[str, Any]] = {
     "specialize_float": True,  # else a number such as a LoRA's scaling becomes a tensor, made anew in every step
-    "skip_nnmodule_hook_guards": False,  # else a hook that is put on a layer later would never be called
     "run_gc_after_compile": False,
 }
 _MOST_MISSES: Final = 3
@@ -67,6 +68,19 @@ def capture_decoding(model: PreTrainedModel, deferral: Deferral, *, at_once: boo
     model.__class__ = _capturing(type(model))
 
 
+def _own(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the same function with code of its own, for graphs are kept by code: else one that another model's
+    capture has made could fit this one's guards.
+    """
+    if not isinstance(plain, FunctionType):
+        return plain
+    own = FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    own.__kwdefaults__ = plain.__kwdefaults__
+    return functools.update_wrapper(own, plain)
+
+
 def _computed_apart(layer: nn.Module) -> bool:
     """Whether a layer is computed otherwise than a captured graph has it: here, or in a wider type."""
     return isinstance(layer, RemoteLayer) and (layer.taken or layer.held is not None)
@@ -77,9 +91,9 @@ class _Capture:
 
     def __init__(self, plain: Callable[..., Any], deferral: Deferral, *, at_once: bool) -> None:
         self._plain, self._deferral, self._at_once = plain, deferral, at_once
-        compiled = torch.compile(plain, backend=self._backend, dynamic=True, fullgraph=True)
-        self._compiled: Callable[..., Any] = torch._dynamo.config.patch(_CONFIG)(compiled)
-        self._run_captured: Callable[..., Any] = torch._dynamo.run(plain)
+        own = _own(plain)
+        self._compiled = torch.compile(own, backend=self._backend, dynamic=True, fullgraph=True)
+        self._run_captured: Callable[..., Any] = torch._dynamo.run(own)
         self._tracing: Tracing | None = None
         self._turn = threading.Lock()
         """Of the thread that traces on; who decodes with the model meanwhile does so uncaptured."""
@@ -91,16 +105,21 @@ class _Capture:
         self._runs = 0
         self._changes = 0
         self._apart = False
+        self._hooks = Hooks()
+        self._guards_hooks = True
+        """Whether every graph that was made notices a hook by itself; else it fits only where there is none."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Capture:
         return _Capture(self._plain, self._deferral, at_once=self._at_once)
 
     def allows(self, model: nn.Module) -> bool:
-        """Whether all frozen layers of `model` are computed by the daemon: no guard would notice if not."""
+        """Whether all frozen layers of `model` are computed by the daemon, and without hooks unless these are in
+        the graphs: no guard would notice.
+        """
         if self._changes != changes():
             self._changes = changes()
             self._apart = any(_computed_apart(layer) for layer in model.modules())
-        return not self._apart
+        return not self._apart and (self._guards_hooks or not self._hooks.inside(model))
 
     def step(self, model: nn.Module, arguments: dict[str, Any]) -> Any:
         """Returns what a decode step gives, by a graph if one fits, and traces on."""
@@ -130,17 +149,22 @@ class _Capture:
         if tracing is not None:
             self._abandon.detach()
             tracing.abandon()
+            self._guards_hooks |= not self._traced
 
     def _begin(self, model: nn.Module, arguments: dict[str, Any]) -> None:
         if (why := _untraceable()) is not None:
             self._give_up(RuntimeError(why))
             return
+        hooked = self._hooks.inside(model)
         try:
             copied, given = snapshot(model, arguments)
         except Exception as error:  # noqa: BLE001  # a user's module may raise anything; steps go on uncaptured
             self._give_up(error)
             return
-        self._tracing = Tracing(functools.partial(self._compiled, copied, **given))
+        self._guards_hooks &= hooked
+        config = {**_CONFIG, "skip_nnmodule_hook_guards": not hooked}
+        traced = torch._dynamo.config.patch(config)(self._compiled)
+        self._tracing = Tracing(functools.partial(traced, copied, **given))
         self._abandon = weakref.finalize(model, self._tracing.abandon)
 
     def _trace_on(self, most_us: float) -> None:

@@ -84,6 +84,43 @@ def test_a_hook_that_is_put_on_after_the_capture_is_called() -> None:
     assert len(called) == 5
 
 
+def test_steps_are_captured_again_when_the_hook_is_gone() -> None:
+    pair = Pair("llama")
+    mine = captured(pair)
+    capture = vars(mine.base_model.model)["symbiosis_capture"]
+    list(steps(mine, PROMPT, 3))
+    runs = capture._runs
+    hook = mine.base_model.model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    list(steps(mine, PROMPT, 3))
+    assert capture._runs == runs
+    hook.remove()
+    list(steps(mine, PROMPT, 3))
+    assert capture._runs > runs
+
+
+def test_a_module_that_brings_its_hook_along_is_noticed() -> None:
+    """It was registered before the capture, so that nothing about hooks has changed since."""
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    layers, called = mine.base_model.model.model.layers, []
+    hooked = copy.deepcopy(layers[1].mlp)
+    hooked.register_forward_hook(lambda *_: called.append(1))
+    list(steps(mine, PROMPT, 3))
+    layers[1].mlp = hooked
+    assert_same_steps(mine, plain, PROMPT)
+    assert len(called) == 5
+
+
+def test_a_model_with_a_hook_is_not_computed_by_the_graph_of_one_without() -> None:
+    """Their guards are the same but for the hook, and torch keeps graphs by the code of what is traced."""
+    list(steps(captured(Pair("llama")), PROMPT, 3))
+    pair, called = Pair("llama"), []
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    mine.base_model.model.model.layers[1].mlp.register_forward_hook(lambda *_: called.append(1))
+    assert_same_steps(mine, plain, PROMPT)
+    assert called
+
+
 def test_generation_and_training_go_on_beside_a_capture() -> None:
     pair = Pair("llama")
     plain, mine = adapted(pair.plain(), QV), captured(pair)

@@ -8,18 +8,31 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from symbiosis_bench.transports.marks import Marks, payload_of
 from symbiosis_bench.transports.messages import Measured, Place, Tally
+from symbiosis_bench.transports.placement import (
+    FREE,
+    ONE_CORE,
+    TWO_CORES,
+    Cores,
+    cores_of,
+    not_possible,
+    pinned,
+    placements,
+    put,
+)
 from symbiosis_bench.transports.places import place_of
 from symbiosis_bench.transports.report import mismatches, ratios_of
 from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
-from symbiosis_bench.transports.run import contenders
-from symbiosis_bench.transports.settings import FULL, Cell, Settings, cells, numbers, words
+from symbiosis_bench.transports.run import contenders, series
+from symbiosis_bench.transports.settings import FULL, Cell, Settings, cells, numbers, places, words
 from symbiosis_bench.transports.work import BURN, INVERT, LINEAR, STAMP, Asked, Work, asked, expected
 from symbiosis_bench.transports.yardsticks import WAKE_FLOORS
 from symbiosis_core.errors import UsageError
@@ -31,6 +44,7 @@ SETTINGS = Settings(
     clients=(1, 4),
     computes=("0", "200"),
     spins=("off", "auto"),
+    placements=(ONE_CORE, FREE),
     product=False,
     quick=False,
     scale=FULL,
@@ -45,23 +59,94 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_grid_varies_one_or_two_things_at_a_time_and_has_nothing_twice() -> None:
     grid = cells(SETTINGS)
-    assert len(grid) == len(set(grid)) == 8
-    assert Cell(1 << 22, 4, "0", "auto") not in grid
-    assert Cell(2304, 1, "200", "off") in grid
+    assert len(grid) == len(set(grid)) == 10
+    assert Cell(1 << 22, 4, "0", "auto", FREE) not in grid
+    assert Cell(2304, 1, "200", "off", FREE) in grid
+    assert [cell for cell in grid if cell.placement == ONE_CORE] == [
+        Cell(2304, 1, "0", "auto", ONE_CORE),
+        Cell(1 << 22, 1, "0", "auto", ONE_CORE),
+    ]
+
+
+def test_placements_take_turns_where_all_else_is_equal() -> None:
+    found = places(SETTINGS)
+    assert [len(place) for place in found] == [2, 2, 1, 1, 1, 1, 1, 1]
+    assert [cell.placement for cell in found[0]] == [ONE_CORE, FREE]
+    assert {cell for place in found for cell in place} == set(cells(SETTINGS))
 
 
 def test_every_combination_is_measured_where_it_is_asked_for() -> None:
     everything = Settings(
         **{name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__} | {"product": True}
     )
-    assert len(cells(everything)) == 2 * 2 * 2 * 2
+    assert len(cells(everything)) == 2 * 2 * 2 * 2 * 2
 
 
 def test_floors_are_measured_where_they_depend_on_something() -> None:
-    assert "wake_floor_same_core" in contenders(SETTINGS, Cell(2304, 1, "0", "auto"))
-    assert "wake_floor_same_core" not in contenders(SETTINGS, Cell(1 << 22, 1, "0", "auto"))
-    assert "memory_floor" not in contenders(SETTINGS, Cell(2304, 4, "0", "auto"))
-    assert contenders(SETTINGS, Cell(2304, 1, "0", "off")) == ["posix_shm"]
+    bare, *others = places(SETTINGS)
+    found = series(SETTINGS, bare, WAKE_FLOORS)
+    assert found[:2] == [
+        ("wake_floor_same_core", Cell(2304, 1, "0", "auto", ONE_CORE)),
+        ("wake_floor_across_cores", Cell(2304, 1, "0", "auto", TWO_CORES)),
+    ]
+    assert {(name, cell.placement) for name, cell in found[2:]} == {
+        (name, where)
+        for name in ("memory_floor", "raw_zmq_shm", "raw_zmq", "posix_shm")
+        for where in (ONE_CORE, FREE)
+    }
+    assert not any(name in WAKE_FLOORS for place in others for name, _ in series(SETTINGS, place, WAKE_FLOORS))
+    assert "memory_floor" not in contenders(SETTINGS, Cell(2304, 4, "0", "auto", FREE))
+    assert contenders(SETTINGS, Cell(2304, 1, "0", "off", FREE)) == ["posix_shm"]
+
+
+def test_the_reference_is_measured_where_both_ends_can_be_in_one_process() -> None:
+    settings = msgspec.structs.replace(SETTINGS, transports=("inproc",))
+    inside = [
+        where
+        for where in (ONE_CORE, TWO_CORES, FREE)
+        if "inproc" in contenders(settings, Cell(2304, 1, "0", "auto", where))
+    ]
+    assert inside == [ONE_CORE, FREE]
+
+
+def test_a_placement_says_on_which_cores_each_side_runs() -> None:
+    assert cores_of(ONE_CORE, (1, 2, 5)) == Cores((1,), (1,))
+    assert cores_of(TWO_CORES, (1, 2, 5)) == Cores((1,), (5,))
+    assert cores_of(FREE, (1, 2, 5)) == Cores((1, 2, 5), (1, 2, 5))
+
+
+def test_with_one_core_there_is_one_placement_and_the_reason_is_told() -> None:
+    assert placements("", {0, 1}) == (ONE_CORE, TWO_CORES, FREE)
+    assert placements("free, one-core", {0, 1}) == (FREE, ONE_CORE)
+    assert placements("", {3}) == (ONE_CORE,)
+    assert set(not_possible({3})) == {TWO_CORES, FREE}
+    with pytest.raises(UsageError, match="two-cores is not possible here: there is one core"):
+        placements("one-core,two-cores", {3})
+    with pytest.raises(UsageError, match="--placement apart: there are one-core, two-cores, free"):
+        placements("apart,free", {0, 1})
+
+
+def test_all_threads_of_a_process_are_put_and_come_back() -> None:
+    usable, ended = os.sched_getaffinity(0), threading.Event()
+    core = min(usable)
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    assert thread.native_id is not None  # it has started
+    try:
+        with pinned({core}):
+            assert os.sched_getaffinity(thread.native_id) == os.sched_getaffinity(0) == {core}
+        assert os.sched_getaffinity(thread.native_id) == os.sched_getaffinity(0) == usable
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_another_process_is_put_as_well() -> None:
+    core = max(os.sched_getaffinity(0))
+    with subprocess.Popen(["sleep", "60"]) as child:
+        put(child.pid, {core})
+        assert os.sched_getaffinity(child.pid) == {core}
+        child.kill()
 
 
 @pytest.mark.parametrize("compute", ["0", "200", "linear"])
@@ -118,8 +203,15 @@ def one_round(laps_ns: tuple[int, ...], *, wrong: int = 0, place: Place = HERE, 
     return Round((client,), wrong, before, after)
 
 
-def made(*rounds: Round, transport: str = "posix_shm", size_bytes: int = 1000, compute: str = "0") -> Row:
-    return row(transport, Cell(size_bytes, 1, compute, "auto"), rounds, counts=transport == "posix_shm")
+def made(
+    *rounds: Round,
+    transport: str = "posix_shm",
+    size_bytes: int = 1000,
+    compute: str = "0",
+    placement: str = FREE,
+) -> Row:
+    cell = Cell(size_bytes, 1, compute, "auto", placement)
+    return row(transport, cell, rounds, counts=transport == "posix_shm")
 
 
 def test_a_row_is_what_was_told() -> None:
@@ -140,20 +232,47 @@ def test_overhead_stands_above_the_same_copies_and_work() -> None:
     floor = made(one_round((1000, 1000)), transport="memory_floor")
     found = with_overheads([floor, made(one_round((5000, 5000))), made(one_round((5000,)), compute="200")])
     assert [one.overhead_us for one in found] == [0.0, 4.0, None]
+    elsewhere = made(one_round((5000, 5000)), placement=ONE_CORE)
+    assert with_overheads([floor, elsewhere])[1].overhead_us is None
 
 
 def test_ratios_are_taken_round_by_round_and_judged_by_their_target() -> None:
     def at(transport: str, *laps_us: int) -> Row:
         return made(*(one_round((1000 * us,)) for us in laps_us), transport=transport, size_bytes=2304)
 
-    found = ratios_of(
-        [at("posix_shm", 10, 30), at("raw_zmq_shm", 40, 120), at("wake_floor_same_core", 5, 20)], SETTINGS
-    )
+    rows = [at("posix_shm", 10, 30), at("raw_zmq_shm", 40, 120), at("wake_floor_same_core", 5, 20)]
+    (placement, found), *others = ratios_of(rows, SETTINGS).items()
+    assert (placement, others) == (FREE, [])
     assert found["shm_over_raw_zmq_shm"].spread.rounds == (0.25, 0.25)
     assert found["shm_over_raw_zmq_shm"].met is True
     assert found["shm_over_wake_floor_same_core"].met is False
     assert found["shm_copies"].met is True
     assert "shm_over_memory_floor" not in found
+
+
+def test_ratios_compare_what_is_placed_alike_and_the_wake_floor_is_that_on_one_core() -> None:
+    def at(transport: str, placement: str, us: int) -> Row:
+        return made(one_round((1000 * us,)), transport=transport, size_bytes=2304, placement=placement)
+
+    rows = [
+        at("wake_floor_same_core", ONE_CORE, 10),
+        at("wake_floor_across_cores", TWO_CORES, 30),
+        *(at("posix_shm", *each) for each in ((ONE_CORE, 20), (FREE, 10))),
+        *(at("raw_zmq_shm", *each) for each in ((ONE_CORE, 40), (FREE, 80))),
+    ]
+    found = ratios_of(rows, SETTINGS)
+    assert {
+        (placement, key): ratio.spread.median
+        for placement, ratios in found.items()
+        for key, ratio in ratios.items()
+    } == {
+        (ONE_CORE, "shm_over_raw_zmq_shm"): 0.5,
+        (ONE_CORE, "shm_over_wake_floor_same_core"): 2.0,
+        (ONE_CORE, "shm_copies"): 0.0,
+        (FREE, "shm_over_raw_zmq_shm"): 0.125,
+        (FREE, "shm_over_wake_floor_same_core"): 1.0,
+        (FREE, "shm_copies"): 0.0,
+    }
 
 
 def test_memory_that_is_not_shared_is_a_copy_whatever_is_counted() -> None:
@@ -162,9 +281,9 @@ def test_memory_that_is_not_shared_is_a_copy_whatever_is_counted() -> None:
         made(one_round((1000,), place=place, copied_bytes=bytes_), size_bytes=2304)
         for place, bytes_ in ((HERE, 0), (ELSEWHERE, 0), (HERE, 2304))
     )
-    assert ratios_of([shared], SETTINGS)["shm_copies"].met is True
+    assert ratios_of([shared], SETTINGS)[FREE]["shm_copies"].met is True
     for copied in (apart, counted):
-        found = ratios_of([copied], SETTINGS)["shm_copies"]
+        found = ratios_of([copied], SETTINGS)[FREE]["shm_copies"]
         assert (found.spread.median, found.met) == (1.0, False)
 
 
@@ -187,6 +306,7 @@ def test_what_cannot_be_measured_is_told_before_anything_is_started(tmp_path: Pa
         (("--transports", "inproc", "--clients", "2,4"), "--clients must name 1"),
         (("--sizes", "16"), "a row of --compute linear has 2304 bytes"),
         (("--spin", "20000"), "at most 10000 microseconds"),
+        (("--placement", "apart"), "--placement apart: there are one-core, two-cores, free"),
     ):
         done = run(tmp_path, *arguments)
         assert done.returncode == 2, done.stderr
@@ -213,24 +333,40 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert list(told) == ["machine", "surroundings", "settings", "not_measured", "ratios", "rows"]
     assert all(one["verified"] and one["p50_us"] > 0 for one in told["rows"])
     shm = [one for one in told["rows"] if one["transport"] == "posix_shm"]
-    assert {(one["size_bytes"], one["clients"], one["spin"]) for one in shm} == {
-        (2304, 1, "off"),
-        (2304, 1, "auto"),
-        (2304, 2, "auto"),
-        (100_000, 1, "auto"),
+    here = placements("", os.sched_getaffinity(0))
+    assert {(one["size_bytes"], one["clients"], one["spin"], one["placement"]) for one in shm} == {
+        (2304, 1, "off", here[-1]),
+        (2304, 2, "auto", here[-1]),
+        *((size, 1, "auto", where) for size in (2304, 100_000) for where in here),
     }
     assert all(one["same_memory"] is True and one["copies"] == 0 for one in shm)
-    assert told["ratios"]["shm_copies"]["met"] is True
-    assert set(told["not_measured"]) == {"cuda_ipc", "inproc"}
+    assert all(told["ratios"][where]["shm_copies"]["met"] is True for where in here)
+    assert all(f"{where}: shm_over_raw_zmq_shm" in done.stdout for where in here)
+    impossible = not_possible(os.sched_getaffinity(0))
+    assert set(told["not_measured"]) == {"cuda_ipc", "inproc", *impossible}
     assert "cuda_ipc was not measured: the client has not asked for it" in done.stdout
     floors = {one["transport"]: one for one in told["rows"] if one["transport"] in WAKE_FLOORS}
-    assert set(floors) == set(WAKE_FLOORS)
+    assert {name: one["placement"] for name, one in floors.items()} == {
+        name: where for name, where in WAKE_FLOORS.items() if where not in impossible
+    }
     assert all(0 < one["least_us"] <= one["p50_us"] <= one["p99_us"] for one in floors.values())
     if drawn:
         picture = ElementTree.parse(tmp_path / "out.svg").getroot()
         lines = [one for one in picture.iter() if one.get("id", "").startswith("line2d")]
         assert len(lines) >= 2 * len({one["transport"] for one in told["rows"]})
     assert not list(tmp_path.glob("symbiosis-*"))
+
+
+def test_with_one_core_it_runs_and_says_so(tmp_path: Path) -> None:
+    core = str(min(os.sched_getaffinity(0)))
+    asked = ("--quick", "--transports", "posix_shm", "--sizes", "2304", "--clients", "1", "--compute", "0")
+    done = subprocess.run(
+        ["taskset", "-c", core, *MAIN, *asked, "--json", "out.json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert {one["placement"] for one in told["rows"]} == {"one-core"} == set(told["ratios"])
+    assert "two-cores was not measured: there is one core that this process may use" in done.stdout
 
 
 def test_the_reference_runs(tmp_path: Path) -> None:
@@ -240,9 +376,10 @@ def test_the_reference_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "out.json").read_text())
     rows = [one for one in told["rows"] if one["transport"] == "inproc"]
-    assert [(one["clients"], one["compute"], one["verified"]) for one in rows] == [
-        (1, "0", True),
-        (1, "linear", True),
+    here = placements("", os.sched_getaffinity(0))
+    assert [(one["clients"], one["compute"], one["placement"], one["verified"]) for one in rows] == [
+        *((1, "0", where, True) for where in here if where != TWO_CORES),
+        (1, "linear", here[-1], True),
     ]
     assert all(one["server_cpu_us"] is None and one["same_memory"] is None for one in rows)
     assert told["not_measured"]["posix_shm"] == "it was not asked for"

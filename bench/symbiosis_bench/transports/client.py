@@ -2,13 +2,13 @@
 
     python -m symbiosis_bench.transports.client --number 0 --slot-bytes 8388608
 
-Between two orders it waits in a queue without looking at anything. Connections are kept from order to order.
+Between two orders it waits in a queue without looking at anything. It has one connection to each contender, and
+opens it anew where it shall wait in another way or run on other cores: what it had learned was of those.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import queue
 import time
 from typing import Final
@@ -20,6 +20,7 @@ from symbiosis_bench.transports.doorbell import Doorbell
 from symbiosis_bench.transports.inside import InprocContender
 from symbiosis_bench.transports.marks import Marks, payload_of
 from symbiosis_bench.transports.messages import Looked, Measure, Measured, Ready, Trip, read_client_order
+from symbiosis_bench.transports.placement import pinned
 from symbiosis_bench.transports.raw_zmq import RawZmq
 from symbiosis_bench.transports.service import ALIGNMENT
 from symbiosis_bench.transports.work import INVERT, LINEAR, Asked, asked, expected
@@ -41,18 +42,34 @@ def main() -> None:
     parser.add_argument("--number", type=int, required=True)
     parser.add_argument("--slot-bytes", type=int, required=True)
     given = parser.parse_args()
-    opened: dict[tuple[str, str], Contender] = {}
+    connections = _Connections(given.number, given.slot_bytes)
     reporter.tell(Ready())
     while True:
         order = read_client_order.decode(orders.get())
-        key = order.contender, order.spin
-        if key not in opened:
-            opened[key] = _open(order, given.number, given.slot_bytes)
-        series = _Series(opened[key], order, given.number)
-        if isinstance(order, Measure):
-            reporter.tell(_pinned(series, order))
-        else:
-            reporter.tell(Looked(series.look()))
+        series = _Series(connections.to(order), order, given.number)
+        with pinned(order.cores):
+            told = series.measure(order) if isinstance(order, Measure) else Looked(series.look())
+        reporter.tell(told)
+
+
+class _Connections:
+    """One to each contender."""
+
+    def __init__(self, number: int, slot_bytes: int) -> None:
+        self._number = number
+        self._slot_bytes = slot_bytes
+        self._open: dict[str, tuple[tuple[str, tuple[int, ...]], Contender]] = {}
+
+    def to(self, order: Trip) -> Contender:
+        """Returns the one that was opened for such orders. It is opened before this process is pinned."""
+        conditions = order.spin, order.cores
+        before, contender = self._open.get(order.contender, (None, None))
+        if contender is None or before != conditions:
+            if contender is not None:
+                contender.close()
+            contender = _open(order, self._number, self._slot_bytes)
+            self._open[order.contender] = conditions, contender
+        return contender
 
 
 def _open(order: Trip, number: int, slot_bytes: int) -> Contender:
@@ -122,18 +139,6 @@ class _Series:
             copied_bytes=after.copied_bytes - before.copied_bytes,
             place=contender.place(),
         )
-
-
-def _pinned(series: _Series, order: Measure) -> Measured:
-    """Measures on the core that was ordered."""
-    if order.core < 0:
-        return series.measure(order)
-    usual = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {order.core})
-    try:
-        return series.measure(order)
-    finally:
-        os.sched_setaffinity(0, usual)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Final
@@ -15,6 +16,7 @@ from symbiosis_bench.output import check_writable, wide_console
 from symbiosis_bench.plotting import check_plotting
 from symbiosis_bench.progress import Progress
 from symbiosis_bench.transports.picture import draw
+from symbiosis_bench.transports.placement import not_possible, placements
 from symbiosis_bench.transports.report import Report, mismatches, ratios_of, show, to_json
 from symbiosis_bench.transports.settings import FULL, QUICK, Settings, numbers, words
 from symbiosis_bench.transports.surroundings import surroundings
@@ -25,7 +27,7 @@ from symbiosis_transports.registry import names, transport
 
 __all__ = ["transports"]
 
-_COLUMNS: Final = 150
+_COLUMNS: Final = 160
 _LEAST_BYTES: Final = 16
 _LEAST_LINEAR_BYTES: Final = 2304
 _MOST_BYTES: Final = 1 << 28
@@ -50,17 +52,26 @@ def transports(
         str, typer.Option(help="Work per batch: microseconds, or linear (576 by 576).")
     ] = "0,200,linear",
     spin: Annotated[str, typer.Option(help="Waiting awake: off, microseconds, or auto.")] = "off,20,auto",
+    placement: Annotated[
+        str,
+        typer.Option(
+            help="Cores of the two sides: one-core, two-cores, free. [default: all that are possible]",
+            show_default=False,
+        ),
+    ] = "",
     plot: Annotated[Path | None, typer.Option(help="Draw into this file.", show_default=False)] = None,
     product: Annotated[bool, typer.Option("--product", help="Every combination; takes long.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Everything is run, nothing is meant.")] = False,
 ) -> None:
     """Measure round trips through every transport, beside ZeroMQ by itself and the machine's floors."""
+    usable = os.sched_getaffinity(0)
     settings = Settings(
         transports=_transports(transports),
         sizes=numbers("--sizes", sizes, _LEAST_BYTES, _MOST_BYTES),
         clients=numbers("--clients", clients, 1, _MOST_CLIENTS),
         computes=words("--compute", compute, ("linear",)),
         spins=words("--spin", spin, ("off", "auto")),
+        placements=placements(placement, usable),
         product=product,
         quick=quick,
         scale=QUICK if quick else FULL,
@@ -84,7 +95,10 @@ def transports(
         machine=this_machine(),
         surroundings=before,
         settings=settings,
-        not_measured={name: why for name in names() if (why := _left_out(name, settings.transports))},
+        not_measured={
+            **{name: why for name in names() if (why := _left_out(name, settings.transports))},
+            **not_possible(usable),
+        },
         ratios=ratios_of(rows, settings),
         rows=rows,
     )

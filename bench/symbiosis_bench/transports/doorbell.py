@@ -6,7 +6,6 @@ transport that sleeps can be cheap.
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Final
 
@@ -19,9 +18,8 @@ __all__ = ["Doorbell", "serve_doorbells"]
 _NOTHING: Final = ChannelStatistics(0, 0, 0, 0)
 
 
-def serve_doorbells(endpoint: str, core: int) -> None:
-    """Gives every byte back, one connection after the other, for ever, on that core."""
-    os.sched_setaffinity(0, {core})
+def serve_doorbells(endpoint: str) -> None:
+    """Gives every byte back, one connection after the other, for ever."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.bind(endpoint)
         door.listen()

@@ -35,6 +35,8 @@ class Trip(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     compute: str
     spin: str
+    cores: tuple[int, ...]
+    """Where this client runs meanwhile."""
 
 
 class Look(Trip, frozen=True, kw_only=True, tag="look"):
@@ -46,8 +48,6 @@ class Measure(Trip, frozen=True, kw_only=True, tag="measure"):
 
     calls: int
     round_s: float
-    core: int = -1
-    """Where this client runs meanwhile; -1: where it likes."""
 
 
 class Spin(msgspec.Struct, frozen=True, tag="spin"):

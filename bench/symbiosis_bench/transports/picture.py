@@ -9,6 +9,7 @@ from typing import Any, Final
 from symbiosis_bench.plotting import save
 from symbiosis_bench.transports.report import Report
 from symbiosis_bench.transports.rows import Row
+from symbiosis_bench.transports.yardsticks import WAKE_FLOORS
 
 __all__ = ["draw"]
 
@@ -22,6 +23,7 @@ def draw(report: Report, file: Path) -> None:
 
     settings, usual = report.settings, report.settings.spins[-1]
     bare = [row for row in report.rows if row.compute == settings.computes[0] and row.spin == usual]
+    bare = [row for row in bare if row.placement in (settings.placements[-1], WAKE_FLOORS.get(row.transport))]
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
     left, right = figure.subplots(1, 2)
     alone = [row for row in bare if row.clients == settings.clients[0]]

@@ -22,7 +22,7 @@ __all__ = ["Ratio", "Report", "mismatches", "ratios_of", "show", "to_json"]
 _SHM: Final = "posix_shm"
 _SMALL_BYTES: Final = 4096
 _LARGE_BYTES: Final = 1 << 20
-_LEFT: Final = ("transport", "compute", "spin", "shared", "verified")
+_LEFT: Final = ("transport", "compute", "spin", "placement", "shared", "verified")
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,8 +41,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     surroundings: Surroundings
     settings: Settings
     not_measured: dict[str, str]
-    """Each installed transport that has no rows here, and why."""
-    ratios: dict[str, Ratio]
+    """Each installed transport that has no rows here, each placement that is not possible, and why."""
+    ratios: dict[str, dict[str, Ratio]]
+    """By placement, then by name."""
     rows: list[Row]
 
 
@@ -60,12 +61,19 @@ def mismatches(rows: Iterable[Row]) -> list[str]:
     ]
 
 
-def ratios_of(rows: Sequence[Row], settings: Settings) -> dict[str, Ratio]:
+def ratios_of(rows: Sequence[Row], settings: Settings) -> dict[str, dict[str, Ratio]]:
     """Returns the figures that have targets, as far as their series were measured: one client, no work."""
-    small, large = settings.sizes[0], max(settings.sizes)
     plain = [row for row in rows if (row.clients, row.compute, row.spin) == (1, "0", settings.spins[-1])]
-    p50 = {(row.transport, row.size_bytes): row.rounds_p50_us for row in plain}
-    copied = [_copies(row) for row in plain if row.transport == _SHM]
+    found = {placement: _placed(plain, placement, settings) for placement in settings.placements}
+    return {placement: figures for placement, figures in found.items() if figures}
+
+
+def _placed(plain: Sequence[Row], placement: str, settings: Settings) -> dict[str, Ratio]:
+    """Returns those of one placement. The wake floor is that on one core for all of them."""
+    small, large = settings.sizes[0], max(settings.sizes)
+    here = [row for row in plain if row.placement == placement or row.transport == SAME_CORE]
+    p50 = {(row.transport, row.size_bytes): row.rounds_p50_us for row in here}
+    copied = [_copies(row) for row in here if row.transport == _SHM]
     found: dict[str, Ratio] = {}
 
     def add(key: str, above: tuple[str, int], below: tuple[str, int], most: float) -> None:
@@ -101,6 +109,7 @@ _COLUMNS: Final[dict[str, Callable[[Row], object]]] = {
     "clients": lambda row: row.clients,
     "compute": lambda row: row.compute,
     "spin": lambda row: row.spin,
+    "placement": lambda row: row.placement,
     "p50 us": lambda row: _number(row.p50_us),
     "p90": lambda row: _number(row.p90_us),
     "p99": lambda row: _number(row.p99_us),
@@ -126,13 +135,18 @@ def show(console: Console, report: Report) -> None:
     console.print(table)
     for name, why in report.not_measured.items():
         console.print(f"{name} was not measured: {why}", markup=False, highlight=False, soft_wrap=True)
-    for key, ratio in report.ratios.items():
-        met = "" if ratio.met is None else (": met" if ratio.met else ": missed")
-        span = f"{_number(ratio.spread.min)}..{_number(ratio.spread.max)}"
-        line = f"{key} {_number(ratio.spread.median)} ({span}), target {ratio.target}{met}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for placement, found in report.ratios.items():
+        for key, ratio in found.items():
+            line = f"{placement}: {key} {_reached(ratio)}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report.settings.quick:
         console.print("quick: everything was run, and no figure means anything", markup=False)
+
+
+def _reached(ratio: Ratio) -> str:
+    met = "" if ratio.met is None else (": met" if ratio.met else ": missed")
+    span = f"{_number(ratio.spread.min)}..{_number(ratio.spread.max)}"
+    return f"{_number(ratio.spread.median)} ({span}), target {ratio.target}{met}"
 
 
 def _number(value: float | None) -> str:

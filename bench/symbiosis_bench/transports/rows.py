@@ -35,6 +35,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
     compute: str
     spin: str
+    placement: str
     p50_us: float
     p90_us: float
     p99_us: float
@@ -80,6 +81,7 @@ def row(contender: str, cell: Cell, rounds: Sequence[Round], *, counts: bool) ->
         clients=cell.clients,
         compute=cell.compute,
         spin=cell.spin,
+        placement=cell.placement,
         p50_us=median(one[0] for one in quantiles),
         p90_us=median(one[1] for one in quantiles),
         p99_us=median(one[2] for one in quantiles),
@@ -101,14 +103,17 @@ def row(contender: str, cell: Cell, rounds: Sequence[Round], *, counts: bool) ->
 
 
 def with_overheads(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows with what stands above the memory floor of their size and work, where that was measured."""
-    floors = {(one.size_bytes, one.compute): one.p50_us for one in rows if one.transport == MEMORY_FLOOR}
+    """Returns the rows with what stands above the memory floor of the same work, where that was measured."""
+    floors = {_work(one): one.p50_us for one in rows if one.transport == MEMORY_FLOOR}
     return [
-        msgspec.structs.replace(one, overhead_us=one.p50_us - floors[one.size_bytes, one.compute])
-        if (one.size_bytes, one.compute) in floors
-        else one
+        msgspec.structs.replace(one, overhead_us=one.p50_us - floors[_work(one)]) if _work(one) in floors else one
         for one in rows
     ]
+
+
+def _work(one: Row) -> tuple[int, str, str]:
+    """What the memory floor depends on."""
+    return one.size_bytes, one.compute, one.placement
 
 
 def _quantiles(one: Round) -> tuple[float, float, float]:

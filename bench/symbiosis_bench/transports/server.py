@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--slot-bytes", type=int, required=True)
     parser.add_argument("--clients", type=int, required=True)
-    parser.add_argument("--core", type=int, required=True, help="of a doorbell")
     parser.add_argument("--linear", action="store_true", help="there will be products")
     given = parser.parse_args()
     if given.linear and given.kind not in WAKE_FLOORS:
@@ -42,7 +41,7 @@ def main() -> None:
     if given.kind in WAKE_FLOORS:
         listen(lambda line: None)
         reporter.tell(Ready(given.endpoint))
-        serve_doorbells(given.endpoint, given.core)
+        serve_doorbells(given.endpoint)
     elif given.kind in (RAW_ZMQ, RAW_ZMQ_SHM):
         _raw(RawZmqServer(given.endpoint, given.slot_bytes, given.clients), reporter)
     else:

@@ -10,7 +10,7 @@ import msgspec
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["FULL", "QUICK", "Cell", "Scale", "Settings", "cells", "numbers", "words"]
+__all__ = ["FULL", "QUICK", "Cell", "Scale", "Settings", "cells", "numbers", "places", "words"]
 
 COMPUTES_BY_NAME: Final = ("linear",)
 SPINS_BY_NAME: Final = ("off", "auto")
@@ -41,6 +41,8 @@ class Cell(msgspec.Struct, frozen=True):
     """Microseconds that the daemon's end burns per batch, or `linear`: a product of 576 by 576."""
     spin: str
     """`off`, microseconds on both sides, or `auto`: what the library does by itself."""
+    placement: str
+    """On which cores, see `placement`."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clients: tuple[int, ...]
     computes: tuple[str, ...]
     spins: tuple[str, ...]
+    placements: tuple[str, ...]
     product: bool
     """Every combination, and not one thing at a time."""
     quick: bool
@@ -58,21 +61,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Returns the grid: from the first size, one client and the last spin, one or two things vary at a time."""
-    first, alone, usual = settings.sizes[0], settings.clients[0], settings.spins[-1]
+    """Returns the grid: one or two things vary at a time.
+
+    The others are the first size, compute and number of clients, and the last spin and placement.
+    """
     if settings.product:
-        grid = product(settings.sizes, settings.clients, settings.computes, settings.spins)
+        grid = product(settings.sizes, settings.clients, settings.computes, settings.spins, settings.placements)
         return [Cell(*values) for values in grid]
-    return list(dict.fromkeys(_star(settings, first, alone, usual)))
+    return list(dict.fromkeys(_star(settings)))
 
 
-def _star(settings: Settings, first: int, alone: int, usual: str) -> Iterator[Cell]:
+def places(settings: Settings) -> list[list[Cell]]:
+    """Returns the grid by what is asked there. The placements of one place take turns."""
+    found: dict[Cell, list[Cell]] = {}
+    for cell in cells(settings):
+        found.setdefault(msgspec.structs.replace(cell, placement=""), []).append(cell)
+    return list(found.values())
+
+
+def _star(settings: Settings) -> Iterator[Cell]:
+    first, alone = settings.sizes[0], settings.clients[0]
+    spin, placement = settings.spins[-1], settings.placements[-1]
+    for size, where in product(settings.sizes, settings.placements):
+        yield Cell(size, alone, settings.computes[0], spin, where)
     for size, compute in product(settings.sizes, settings.computes):
-        yield Cell(size, alone, compute, usual)
+        yield Cell(size, alone, compute, spin, placement)
     for clients, compute in product(settings.clients, settings.computes):
-        yield Cell(first, clients, compute, usual)
-    for compute, spin in product(settings.computes, settings.spins):
-        yield Cell(first, alone, compute, spin)
+        yield Cell(first, clients, compute, spin, placement)
+    for compute, look in product(settings.computes, settings.spins):
+        yield Cell(first, alone, compute, look, placement)
 
 
 def words(option: str, text: str, known: Iterable[str]) -> tuple[str, ...]:

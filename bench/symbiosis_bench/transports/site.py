@@ -29,17 +29,10 @@ from symbiosis_bench.transports.messages import (
     Tell,
     Trip,
 )
+from symbiosis_bench.transports.placement import cores_of, put
 from symbiosis_bench.transports.rows import Round
 from symbiosis_bench.transports.settings import Cell, Settings
-from symbiosis_bench.transports.yardsticks import (
-    ACROSS_CORES,
-    INPROC,
-    MEMORY_FLOOR,
-    RAW_ZMQ,
-    RAW_ZMQ_SHM,
-    SAME_CORE,
-    WAKE_FLOORS,
-)
+from symbiosis_bench.transports.yardsticks import INPROC, MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 from symbiosis_core.config import ComputeConfig
 from symbiosis_transports.registry import transport
 from symbiosis_transports.waiting import spin_budget_us
@@ -79,8 +72,7 @@ class Site:
             endpoint = self._endpoints[kind] = self._endpoint(kind)
             if kind == INPROC:  # it has its server with it
                 continue
-            core = self._cores[-1] if kind == ACROSS_CORES else self._cores[0]
-            options = [f"--endpoint={endpoint}", f"--clients={most}", f"--core={core}"]
+            options = [f"--endpoint={endpoint}", f"--clients={most}"]
             options += ["--linear"] if "linear" in self._settings.computes else []
             self._servers[kind] = self._start(kind, "server", kind, *options)
         for number in range(most):
@@ -90,7 +82,9 @@ class Site:
 
     def round(self, contender: str, cell: Cell) -> Round:
         """Has a contender measured once at a place of the grid."""
-        server = self._servers.get(contender)
+        cores, server = cores_of(cell.placement, self._cores), self._servers.get(contender)
+        if server is not None:
+            put(server.pid, cores.server)
         tells = server if contender not in WAKE_FLOORS else None
         if tells is not None:
             self._tell(tells, Spin(_server_spin_us(cell.spin), learns=cell.spin == "auto"))
@@ -100,14 +94,10 @@ class Site:
             "size_bytes": cell.size_bytes,
             "compute": cell.compute,
             "spin": cell.spin,
+            "cores": cores.clients,
         }
         look = Look(**trip)
-        measure = Measure(
-            **trip,
-            calls=self._settings.scale.calls,
-            round_s=self._settings.scale.round_s,
-            core=self._cores[0] if contender in WAKE_FLOORS else -1,
-        )
+        measure = Measure(**trip, calls=self._settings.scale.calls, round_s=self._settings.scale.round_s)
         clients = self._clients[: cell.clients]
         wrong = sum(looked.wrong for looked in self._ask(clients, Looked, look))
         before = self._tally(tells)
@@ -125,7 +115,7 @@ class Site:
     def _endpoint(self, kind: str) -> str:
         if kind in (RAW_ZMQ, RAW_ZMQ_SHM):
             return f"ipc://{self._folder}/{kind}"
-        if kind in (SAME_CORE, ACROSS_CORES):
+        if kind in WAKE_FLOORS:
             return str(self._folder / kind)
         local = "ipc" in transport(kind).capability().schemes
         return transport(kind).endpoint(f"ipc://{self._folder}/{kind}" if local else _free_address())
