@@ -14,7 +14,7 @@ run it, so a segment that a client records is one that a daemon takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -35,6 +35,7 @@ __all__ = [
     "check",
     "describe",
     "frozen_values",
+    "inputs_behind",
 ]
 
 MAX_NODES: Final = 512
@@ -181,6 +182,16 @@ def frozen_values(segment: Segment) -> frozenset[int]:
         if node.args and frozen.issuperset(node.args):
             frozen.add(value)
     return frozenset(frozen)
+
+
+def inputs_behind(segment: Segment, outputs: Iterable[int]) -> frozenset[int]:
+    """Returns the numbers of the inputs that values depend on; `outputs` are values' numbers."""
+    first_node = len(segment.inputs) + len(segment.tensors)
+    behind = set(outputs)
+    for value in range(first_node + len(segment.nodes) - 1, first_node - 1, -1):
+        if value in behind:
+            behind.update(segment.nodes[value - first_node].args)
+    return frozenset(value for value in behind if value < len(segment.inputs))
 
 
 class _UnfitError(Exception):

@@ -7,7 +7,6 @@ tests here are about. Every implementation of `Rows` here checks its callers and
 from __future__ import annotations
 
 import copy
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -214,10 +213,11 @@ class LocalBase:
 
     def plain(self) -> Any:
         """Returns a plain model with the same weights, as from_pretrained would give it."""
-        config = type(self._base.config).from_dict(json.loads(self.spec.config_json))
+        config = type(self._base.config).from_dict(self._base.config.to_dict())
         config._name_or_path = self.spec.name_or_path
         with torch.random.fork_rng(devices=[]):
-            model = AutoModelForCausalLM.from_config(config, dtype=self._base.dtype)
+            make: Any = type(self._base)._from_config
+            model = make(config, dtype=self._base.dtype)
         model.load_state_dict(self._base.state_dict())
         return model.eval()
 

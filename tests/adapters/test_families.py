@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from symbiosis_adapters.trips.cut import Cut
-from symbiosis_bench.compat.families import FAMILIES
+from symbiosis_bench.compat.families import FAMILIES, shape_of
 from tests.adapters.local import Pair
 from tests.adapters.training import Run, adapt, logits, lora, tokens
 
@@ -21,6 +21,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         name: (name, FAMILIES[name])
         for name in ("mistral", "qwen3", "gemma2", "phi", "gpt_neox", "bloom", "mixtral", "qwen3_moe")
     },
+    **{name: (name, shape_of(name)) for name in ("jamba", "qwen3_next", "qwen4_exp_text", "mllama", "xlnet")},
     "gpt_neox, one after the other": ("gpt_neox", {**FAMILIES["gpt_neox"], "use_parallel_residual": False}),
     "opt, projected embeddings": ("opt", {**_OPT, "word_embed_proj_dim": 16}),
     "opt, norms afterwards": ("opt", {**_OPT, "do_layer_norm_before": False}),

@@ -38,6 +38,7 @@ EXPORTS = {
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
     "symbiosis_core.segments": [
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe", "frozen_values",
+        "inputs_behind",
     ],
     "symbiosis_core.specs": [
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",

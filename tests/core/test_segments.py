@@ -6,7 +6,7 @@ import pytest
 
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.ids import OpId
-from symbiosis_core.segments import MAX_NODES, Fn, Node, Segment, SegmentSpec, check, describe
+from symbiosis_core.segments import MAX_NODES, Fn, Node, Segment, SegmentSpec, check, describe, inputs_behind
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec, Plane, TensorKind, TensorSpec
 from tests.core.messages import SEGMENT
 
@@ -54,6 +54,16 @@ def test_every_value_gets_its_plane() -> None:
         tensors=("norm",),
     )
     assert planes == (ROWS, ROWS, Plane(24, BF16), Plane(12, BF16), Plane(12, F32), Plane(1, F32), ROWS)
+
+
+def test_what_a_value_depends_on_is_followed_to_the_inputs() -> None:
+    nodes = (Node(Fn.ADD, (0, 1)), Node(Fn.MUL, (2, 3)), Node(Fn.NEG, (4,)))
+    segment = Segment((ROWS, ROWS, ROWS), ("norm",), nodes, (4, 5, 6))
+    assert inputs_behind(segment, [4]) == {0, 1}
+    assert inputs_behind(segment, [5]) == {2}
+    assert inputs_behind(segment, [6]) == {0, 1}
+    assert inputs_behind(segment, [5, 6]) == {0, 1, 2}
+    assert not inputs_behind(segment, [])
 
 
 def test_mixed_types_meet_as_torch_promotes_them() -> None:

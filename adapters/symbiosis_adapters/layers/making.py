@@ -93,8 +93,15 @@ def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:
         if base is nn.Embedding:
             _check_forwards(cls)
             bases = (cls, RemoteEmbedding)
-        _REMOTE[cls] = type(f"Remote{cls.__name__}", bases, {"__module__": cls.__module__})
+        members = {"__module__": cls.__module__, "__reduce__": lambda layer: (_unbuilt, (cls,), layer.__dict__)}
+        _REMOTE[cls] = type(f"Remote{cls.__name__}", bases, members)
     return _REMOTE[cls]
+
+
+def _unbuilt(cls: type[nn.Module]) -> RemoteLayer:
+    """Returns what a pickled layer is filled into: no module has a class by that name, which was made here."""
+    remote = remote_class(cls)
+    return remote.__new__(remote)
 
 
 def _check_forwards(cls: type[nn.Module]) -> None:

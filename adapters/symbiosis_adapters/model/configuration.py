@@ -23,6 +23,7 @@ _BESIDE: Final = frozenset(
     ["_name_or_path", "architectures", "dtype", "id2label", "label2id", "problem_type", "transformers_version"]
 )
 """Fields on which no weight of a base depends."""
+_NO_JSON: Final = ("Infinity", "-Infinity", "NaN")
 
 
 def configure(spec: ModelSpec, head: Head) -> PretrainedConfig:
@@ -72,10 +73,15 @@ def blaming_fields(spec: ModelSpec, config: PretrainedConfig) -> Iterator[None]:
 
 
 def _fields(spec: ModelSpec) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(spec.config_json)
+    fields: dict[str, Any] = json.loads(spec.config_json, object_hook=_number)
     fields.pop("auto_map", None)  # names code to download; the daemon's config is data
     fields.pop("quantization_config", None)  # what the daemon serves is no longer quantized
     return fields
+
+
+def _number(found: dict[str, Any]) -> Any:
+    """Returns the number that transformers writes like this, for JSON has no infinity: Mamba's time steps."""
+    return float(found["__float__"]) if found.get("__float__") in _NO_JSON and len(found) == 1 else found
 
 
 def _configured(

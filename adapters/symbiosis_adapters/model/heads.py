@@ -38,7 +38,10 @@ class Head(NamedTuple):
             UsageError: transformers has no such head for this kind of model.
         """
         try:
-            model = self.auto.from_config(config, dtype=dtype)
+            if self.auto is transformers.AutoModelForCausalLM and (alone := _part_of_another(config)) is not None:
+                model = alone._from_config(config, dtype=dtype)
+            else:
+                model = self.auto.from_config(config, dtype=dtype)
         except ValueError as error:
             raise UsageError(
                 f"transformers {transformers.__version__} has no {self.auto.__name__} for a base of model type "
@@ -46,6 +49,20 @@ class Head(NamedTuple):
             ) from error
         assert isinstance(model, PreTrainedModel)
         return model
+
+
+def _part_of_another(config: PretrainedConfig) -> Any:
+    """Returns the language model of a kind that has none of its own, only within another kind; else None.
+
+    Such as that of Mllama, which reads text and pictures: what the daemon loads of it is the text's.
+    """
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    for whole in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if type(config) in whole.sub_configs.values():
+            model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[whole]
+            return model if model.config_class is type(config) else None
+    return None
 
 
 CAUSAL_LM: Final = Head(transformers.AutoModelForCausalLM, {})

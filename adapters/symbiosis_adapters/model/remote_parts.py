@@ -10,6 +10,7 @@ from symbiosis_adapters.layers.experts import FrozenExperts
 from symbiosis_adapters.layers.making import make_remote
 from symbiosis_adapters.layers.trained import Body
 from symbiosis_adapters.model.skeleton import Skeleton, no_such_parameter
+from symbiosis_adapters.model.ties import share_vectors
 from symbiosis_adapters.recorded.deferral import Deferral
 from symbiosis_adapters.trips.cut import Plan
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenSiblings, FrozenTable
@@ -48,6 +49,7 @@ def _make_layers(
         alive.extend(layers[path].parameters(recurse=False))
         dtype = torch_dtype(planned.ops[path].dtype)
         make_remote(layers[path], path, remote, dtype, placeholders, lending, body)
+    share_vectors(skeleton.model, placeholders)
 
 
 def _make_experts(

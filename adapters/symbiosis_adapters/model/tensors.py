@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from symbiosis_adapters.model.skeleton import Skeleton
+from symbiosis_adapters.model.ties import share_vectors
 from symbiosis_adapters.recorded.deferral import Deferral
 from symbiosis_adapters.weights.lending import BorrowedWeights, Lender
 from symbiosis_core.errors import RefusedError, RemoteProtocolError
@@ -38,6 +39,7 @@ def set_lent(skeleton: Skeleton, weights: BorrowedWeights, fetch: Fetch) -> Fetc
             layer._parameters[leaf] = lent[id(old)]
     for path, owner, leaf in skeleton.experts():
         owner._parameters[leaf] = nn.Parameter(weights.frozen(path), requires_grad=False)
+    share_vectors(skeleton.model, lent)
     return lambda tensor: weights.frozen(tensor.name) if tensor.name in weights else fetch(tensor)
 
 
@@ -65,6 +67,8 @@ def set_tensors(skeleton: Skeleton, spec: ModelSpec, fetch: Fetch, deferral: Def
     model, places = skeleton.model, skeleton.places
     named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
+    layers = skeleton.layers().values()
+    of_layers = {id(held) for layer in layers for held in layer._parameters.values() if held is not None}
     fetched: dict[int, torch.Tensor] = {}
     for tensor in spec.tensors:
         if (here := places.path(tensor.name)) is None:
@@ -74,6 +78,8 @@ def set_tensors(skeleton: Skeleton, spec: ModelSpec, fetch: Fetch, deferral: Def
             raise RemoteProtocolError(
                 f"{tensor.name} {tensor.shape} is no {tensor.kind} of {type(model).__name__}"
             )
+        if id(old) in of_layers:  # see `share_vectors`
+            continue
         if id(old) not in fetched:
             value = fetch(tensor)
             is_parameter = tensor.kind is TensorKind.PARAMETER

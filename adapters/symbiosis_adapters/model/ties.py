@@ -6,12 +6,12 @@ for each, transformers ties nothing, and leaves the config as it is. Who has loa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-__all__ = ["untie"]
+__all__ = ["share_vectors", "untie"]
 
 
 def untie(
@@ -38,3 +38,14 @@ def untie(
         module, _, leaf = path.rpartition(".")
         model.get_submodule(module)._parameters[leaf] = apart[owner]
         getattr(model, "all_tied_weights_keys", {}).pop(path, None)  # as transformers does after such a checkpoint
+
+
+def share_vectors(model: nn.Module, placed: Mapping[int, torch.Tensor]) -> None:
+    """Gives a vector that is tied to a layer's bias what stands for that now, by the ids of former parameters.
+
+    BERT's head keeps its bias so. A table that is tied to a layer is read where it is, so it stays apart.
+    """
+    for module in model.modules():
+        for leaf, old in module._parameters.items():
+            if old is not None and old.ndim == 1 and id(old) in placed:
+                module._parameters[leaf] = placed[id(old)]  # type: ignore[assignment]  # it passes for a parameter

@@ -9,7 +9,7 @@ T rows of one call.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from symbiosis_adapters.deferred.recording import NodeKey, Recording, StandIn
 from symbiosis_adapters.trips.remote import refuse_double_backward
 from symbiosis_adapters.trips.rows import Rows
-from symbiosis_core.segments import SegmentSpec
+from symbiosis_core.segments import SegmentSpec, inputs_behind
 from symbiosis_core.specs import Direction, DType
 from symbiosis_transports.tensors import torch_dtype
 
@@ -131,10 +131,22 @@ class SegmentRows(torch.autograd.Function):
             rows_in.append(dy.detach().reshape(count, plane.width))
         grads = trip.rows.call(spec, Direction.BACKWARD, rows_in, ctx.memo)
         found: list[Tensor | None] = [None] * len(inputs)
+        reached = _reached(spec, dys)
         for index, grad in zip(spec.wants, grads, strict=True):
-            if ctx.needs_input_grad[2 + index]:
+            if ctx.needs_input_grad[2 + index] and index in reached:
                 found[index] = grad.resize_(inputs[index].shape)
         if torch.is_grad_enabled():  # create_graph=True; the gradients depend on the inputs, too
             why = (*dys, *inputs)
             found = [None if grad is None else refuse_double_backward(grad, spec.name, why) for grad in found]
         return (None, None, *found)
+
+
+def _reached(spec: SegmentSpec, dys: Sequence[Tensor | None]) -> Container[int]:
+    """Returns which inputs have a gradient: as in torch, none at all where only outputs without one read them.
+
+    Zeros are another thing: an optimizer decays a weight whose gradient is zero, and leaves one that has none.
+    """
+    if all(dy is not None for dy in dys):
+        return spec.wants
+    outputs = zip(spec.segment.outputs, dys, strict=True)
+    return inputs_behind(spec.segment, [value for value, dy in outputs if dy is not None])

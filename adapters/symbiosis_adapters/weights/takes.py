@@ -31,6 +31,10 @@ class Takes:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
+    def __reduce__(self) -> tuple[type[Takes], tuple[()]]:
+        """What a process has taken is told by that process."""
+        return Takes, ()
+
     def note(self, nbytes: int, asker: str) -> None:
         """Notes that `asker` had a weight of so many bytes taken."""
         with self._lock:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from symbiosis_bench.compat.other_shapes import ALONE, BESIDE, COMPOSED
+
 __all__ = ["FAMILIES", "LAYERS", "QUICK_FAMILIES", "VOCABULARY", "shape_of"]
 
 LAYERS: Final = 2
@@ -117,10 +119,17 @@ _EVERYBODYS: Final[dict[str, Any]] = {
     "decoder_attention_heads": _HEADS,
     "n_inner": _INNER,
     "sliding_window": 8,
+    "is_decoder": True,
 }
 """What decoders call their sizes. A configuration takes the names that it knows, and ignores the others."""
+_TOKENS: Final = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 def shape_of(family: str) -> dict[str, Any]:
     """Returns what a family's configuration says; of one that is not in the table, everybody's names for sizes."""
-    return FAMILIES.get(family, _EVERYBODYS)
+    if family in FAMILIES or family in ALONE:
+        return FAMILIES[family] if family in FAMILIES else ALONE[family]
+    shape = {**_EVERYBODYS, **BESIDE.get(family, {}), **COMPOSED.get(family, {})}
+    if "text_config" in shape:
+        shape["text_config"] = {**_EVERYBODYS, "vocab_size": VOCABULARY, **_TOKENS, **shape["text_config"]}
+    return shape

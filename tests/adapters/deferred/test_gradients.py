@@ -39,6 +39,19 @@ def test_a_gradient_is_taken_of_it_and_with_respect_to_it(layer: Layer) -> None:
     assert torch.equal(found, ones * 3)
 
 
+def test_what_no_gradient_reaches_has_none_and_not_zeros(layer: Layer) -> None:
+    """Both sums are answers of one trip; of the second one only the order is read, which has no gradient."""
+    for h in layer.both()[:2]:
+        a, b = (torch.full((*LEAD, D), value, requires_grad=True) for value in (1.0, 2.0))
+        left, right = h + a, h + b
+        assert right.argmax(-1).shape == LEAD
+        left.square().sum().backward()
+        assert b.grad is None
+        assert a.grad is not None
+        assert a.grad.abs().min() > 0
+    assert layer.trips == 1
+
+
 ASK: dict[str, Callable[[Any, Any], Any]] = {
     "retain_grad": lambda h, loss: h.retain_grad(),
     "register_hook": lambda h, loss: h.register_hook(torch.neg),

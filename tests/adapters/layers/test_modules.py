@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from symbiosis_adapters.layers.modules import (
 )
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
 from symbiosis_adapters.weights.placeholder import FrozenWeight
+from symbiosis_adapters.weights.takes import Takes
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.ids import OpId
 from symbiosis_core.specs import DType, OpKind, OpSpec
@@ -67,14 +69,34 @@ def plain() -> Any:
     return Plain().requires_grad_(False)
 
 
+class Values:
+    """Lends the weights of a plain module. Implements `Lending`."""
+
+    withheld = False
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.takes = Takes()
+
+    def frozen(self, name: str) -> torch.Tensor:
+        return self._module.get_parameter(name).detach()
+
+    def private(self, name: str) -> torch.Tensor:
+        return self.frozen(name).clone()
+
+
+def bound(rows: LocalRows, path: str, layer: nn.Module) -> FrozenTable | FrozenLinear:
+    """Returns what computes a layer."""
+    kind, width_in, width_out = form(layer) or (OpKind.LINEAR, 0, 0)
+    op = OpSpec(OpId(0), kind, (path,), width_in, (width_out,), DType.FLOAT32)
+    return FrozenTable(rows, op) if kind is OpKind.EMBEDDING else FrozenLinear(rows, op)
+
+
 @pytest.fixture
 def remote(plain: Any) -> Any:
     rows, model, placeholders = LocalRows(plain), copy.deepcopy(plain).to("meta"), dict[int, FrozenWeight]()
     for path, layer in model.named_children():
-        kind, width_in, width_out = form(layer) or (OpKind.LINEAR, 0, 0)
-        op = OpSpec(OpId(0), kind, (path,), width_in, (width_out,), DType.FLOAT32)
-        bound = FrozenTable(rows, op) if kind is OpKind.EMBEDDING else FrozenLinear(rows, op)
-        make_remote(layer, path, bound, torch.float32, placeholders)
+        make_remote(layer, path, bound(rows, path, layer), torch.float32, placeholders)
     return model
 
 
@@ -110,6 +132,20 @@ def test_an_embedding_keeps_its_own_forward_on_top(remote: Any) -> None:
     assert isinstance(remote.scaled, RemoteEmbedding)
     assert type(remote.scaled).__name__ == "RemoteScaled"
     assert type(copy.deepcopy(remote.scaled)) is type(remote.scaled)
+
+
+def test_layers_that_need_no_connection_can_be_pickled(plain: Any) -> None:
+    """Whatever their class, and though it is noted what was taken of them; the values go along."""
+    rows, model, values = LocalRows(plain), copy.deepcopy(plain).to("meta"), Values(plain)
+    for path, layer in model.named_children():
+        make_remote(layer, path, bound(rows, path, layer), torch.float32, {}, values)
+    again = pickle.loads(pickle.dumps(model))
+    x, ids = torch.randn(2, 3, 6), torch.tensor([[1, 2, 10]])
+    for name, layer in model.named_children():
+        given = ids if isinstance(layer, nn.Embedding) else x
+        torch.testing.assert_close(getattr(again, name)(given), getattr(plain, name)(given))
+        assert type(getattr(again, name)) is type(layer)
+        assert torch.equal(getattr(again, name).weight, getattr(plain, name).weight)
 
 
 def test_a_forward_that_reads_the_weight_is_refused() -> None:

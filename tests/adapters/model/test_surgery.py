@@ -16,6 +16,7 @@ from symbiosis_adapters.layers.modules import RemoteLayer
 from symbiosis_adapters.model.surgery import build
 from symbiosis_adapters.trips.cut import Cut
 from symbiosis_adapters.weights.placeholder import FrozenWeight
+from symbiosis_bench.compat.families import shape_of
 from symbiosis_core.errors import RemoteProtocolError, UsageError
 from symbiosis_core.specs import ModelSpec, OpSpec
 from tests.adapters.local import CONFIGS, Pair
@@ -45,6 +46,15 @@ def test_the_model_is_what_from_pretrained_gives(pair: Pair) -> None:
     assert not any(p.requires_grad for p in remote.parameters())
     for name, buffer in plain.named_buffers():
         assert torch.equal(remote.get_buffer(name), buffer)
+
+
+def test_a_configuration_may_have_infinities() -> None:
+    """JSON has none, so transformers writes them in a way of its own."""
+    pair = Pair("falcon_h1", shape=shape_of("falcon_h1"))
+    assert "__float__" in pair.spec.config_json
+    config = pair.remote().config
+    assert config.time_step_limit == pair.plain().config.time_step_limit
+    assert config.time_step_limit[1] == float("inf")
 
 
 @pytest.mark.parametrize("cut", Cut)

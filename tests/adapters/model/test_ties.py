@@ -71,6 +71,19 @@ def test_what_the_daemon_has_tied_stays_tied() -> None:
 
 
 @pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS, Cut.LINEAR, Cut.LENT])
+def test_a_bias_that_a_model_holds_beside_its_layer_is_one_with_that(cut: Cut) -> None:
+    """BERT's head: the daemon names it as a tensor, and has it in an op."""
+    pair = Pair("bert", shape={**CONFIGS["llama"], "is_decoder": True})
+    ours, theirs = pair.remote(cut), pair.plain()
+    assert ("cls.predictions.bias", "cls.predictions.decoder.bias") in pair.spec.ties
+    assert ours.cls.predictions.bias is ours.cls.predictions.decoder.bias
+    assert ours.num_parameters() == theirs.num_parameters()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(IDS).logits + 0, theirs(IDS).logits, rtol=1e-4, atol=1e-5)
+        assert torch.equal(ours.cls.predictions.bias + 0, theirs.cls.predictions.bias)
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS, Cut.LINEAR, Cut.LENT])
 def test_tying_by_hand_gives_the_head_the_tables_values_as_with_plain_transformers(path: Path, cut: Cut) -> None:
     theirs, ours = plain(path), LocalBase(plain(path), DType.FLOAT32, str(path)).remote(cut)
     with torch.no_grad():
