@@ -22,6 +22,7 @@ __all__ = ["ALIGNMENT", "Service"]
 ALIGNMENT = 64
 """A product's rows out begin at a cache line behind its rows in."""
 _SLOTS = 2
+_TURNS = 16
 
 
 class Service:
@@ -81,26 +82,37 @@ class Service:
             self._awake = True
             for channel in self._channels.values():
                 channel.disarm()
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._turns)
 
-    def _turn(self) -> None:
-        batch = [
-            (channel, arrival) for channel in list(self._channels.values()) for arrival in self._take(channel)
-        ]
-        if batch:
-            self._work([_wanted(channel, arrival) for channel, arrival in batch])
-            for channel, arrival in batch:
+    def _turns(self) -> None:
+        """Serves until nothing comes; but after a few turns whoever else waits for the loop has it."""
+        for _ in range(_TURNS):
+            self._serve()
+            if not self.watch.sees(self._channels.values()):
+                armed = [channel.arm() for channel in self._channels.values()]
+                if all(armed):
+                    self._awake = False
+                    return
+                for channel in self._channels.values():
+                    channel.disarm()
+        self._loop.call_soon(self._turns)
+
+    def _serve(self) -> None:
+        """Answers what is there."""
+        batch, wanted = [], []
+        for channel in list(self._channels.values()):
+            if arrivals := self._take(channel):
+                batch.append((channel, arrivals))
+                for arrival in arrivals:
+                    wanted.append(_wanted(channel, arrival))
+        if not batch:
+            return
+        self._work(wanted)
+        for channel, arrivals in batch:
+            for arrival in arrivals:
                 channel.answer(arrival.slot, arrival.generation)
-            for channel in {channel for channel, _ in batch}:
-                channel.ring()
-        if not self.watch.sees(self._channels.values()):
-            armed = [channel.arm() for channel in self._channels.values()]
-            if all(armed):
-                self._awake = False
-                return
-            for channel in self._channels.values():
-                channel.disarm()
-        self._loop.call_soon(self._turn)
+        for channel, _ in batch:
+            channel.ring()
 
     def _take(self, channel: ServerChannel) -> list[Arrival]:
         try:

@@ -86,10 +86,14 @@ def prepare_products() -> None:
 
 def carry_out(wanted: Sequence[Wanted]) -> None:
     """Does one batch."""
-    begin = time.perf_counter_ns()
-    for op in {ask.op for ask, _, _ in wanted}:
-        _DO[op]([(given, out) for ask, given, out in wanted if ask.op == op])
-    if burn_us := max(ask.burn_us for ask, _, _ in wanted):
+    begin, burn_us = time.perf_counter_ns(), 0
+    parts: dict[OpId, list[tuple[memoryview, memoryview]]] = {}
+    for (op, one_us), given, out in wanted:
+        parts.setdefault(op, []).append((given, out))
+        burn_us = max(burn_us, one_us)
+    for op, part in parts.items():
+        _DO[op](part)
+    if burn_us:
         end = begin + burn_us * 1000
         while time.perf_counter_ns() < end:
             pass
