@@ -23,6 +23,7 @@ ALIGNMENT = 64
 """A product's rows out begin at a cache line behind its rows in."""
 _SLOTS = 2
 _TURNS = 16
+"""In a row, before the loop has one: a turn of the loop costs as much as a good part of a small call."""
 
 
 class Service:

@@ -60,12 +60,12 @@ class ShmServerChannel:
         """Doorbells that were heard, and answers that were not rung for: unordered words need their number."""
         self._doorbells = 0
         self._open = True
-        slots = [SlotIndex(index) for index in range(layout.slots)]
-        self._request_words = [layout.request_word(slot) for slot in slots]
-        self._answer_words = [layout.answer_word(slot) for slot in slots]
-        self._calls_at = [layout.call_at(slot) for slot in slots]
+        self._slots = [SlotIndex(index) for index in range(layout.slots)]
+        self._request_words = [layout.request_word(slot) for slot in self._slots]
+        self._answer_words = [layout.answer_word(slot) for slot in self._slots]
+        self._calls_at = [layout.call_at(slot) for slot in self._slots]
         self._buffers = [
-            arena.view[layout.slot_at(slot) : layout.slot_at(slot) + layout.slot_bytes] for slot in slots
+            arena.view[layout.slot_at(slot) : layout.slot_at(slot) + layout.slot_bytes] for slot in self._slots
         ]
         loop.add_reader(sock.fileno(), self._readable)
 
@@ -88,7 +88,11 @@ class ShmServerChannel:
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`."""
-        return self._open and self._told() != self._published
+        if not self._open:
+            return False
+        if WORDS_ARE_ORDERED:
+            return self._words[PUBLISHED] != self._published
+        return self._told() != self._published
 
     def announced_us(self) -> int:
         """As the client says, once for each call."""
@@ -103,27 +107,25 @@ class ShmServerChannel:
         Raises:
             RemoteProtocolError: the client broke the protocol; the caller closes the channel.
         """
-        if not self._open:
-            return []
-        published = self._told()
-        if published == self._published:
+        if not self._open or (published := self._told()) == self._published:
             return []
         generations = self._generations()
         if not WORDS_ARE_ORDERED and sum(generations) != self._rung:
             return []  # one more was published since, whose doorbell is still to come
         self._published = published
         arrivals = []
-        for index, generation in enumerate(generations):
-            if generation == self._taken[index]:
+        for slot in self._slots:
+            generation, taken = generations[slot], self._taken[slot]
+            if generation == taken:
                 continue
-            if generation != self._taken[index] + 1 or self._answered[index] != self._taken[index]:
+            if generation != taken + 1 or self._answered[slot] != taken:
                 raise RemoteProtocolError(
-                    f"slot {index} was published as generation {generation} after {self._taken[index]}, "
-                    f"of which {self._answered[index]} is answered"
+                    f"slot {slot} was published as generation {generation} after {taken}, "
+                    f"of which {self._answered[slot]} is answered"
                 )
-            self._taken[index] = generation
-            call = unpack_call(self._arena.view, self._calls_at[index])
-            arrivals.append(Arrival(SlotIndex(index), Generation(generation), call))
+            self._taken[slot] = generation
+            call = unpack_call(self._arena.view, self._calls_at[slot])
+            arrivals.append(Arrival(slot, Generation(generation), call))
         return arrivals
 
     def answer(self, slot: SlotIndex, generation: Generation, refusal: RefusalCode | None = None) -> None:
@@ -138,10 +140,12 @@ class ShmServerChannel:
 
     def ring(self) -> None:
         """Wakes the client where it sleeps."""
-        fence()
         if not self._open:
             return
-        doorbells = int(self._words[CLIENT_SLEEPS] != 0) if WORDS_ARE_ORDERED else self._unrung
+        fence()
+        if WORDS_ARE_ORDERED and not self._words[CLIENT_SLEEPS]:
+            return
+        doorbells = 1 if WORDS_ARE_ORDERED else self._unrung
         self._unrung = 0
         for _ in range(doorbells):
             self._doorbells += 1
@@ -191,7 +195,8 @@ class ShmServerChannel:
         return seen if seen == self._rung else self._published
 
     def _generations(self) -> list[int]:
-        return [self._words[word] for word in self._request_words]
+        words = self._words
+        return [words[word] for word in self._request_words]
 
     def _readable(self) -> None:
         try:
