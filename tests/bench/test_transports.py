@@ -158,7 +158,7 @@ def test_an_answer_belongs_to_one_call_of_one_payload(compute: str) -> None:
         assert not marks.found(call, answer)
         marks.put(call)
         assert not marks.found(call, payload)
-        Work()([(ask._replace(burn_us=0), payload, answer)])
+        Work()([(ask.op, 0, payload, answer)])
         assert marks.found(call, answer)
 
 
@@ -166,7 +166,7 @@ def test_an_answer_belongs_to_one_call_of_one_payload(compute: str) -> None:
 def test_one_wrong_number_anywhere_is_found(op: int) -> None:
     ask, payload = Asked(LINEAR if op == LINEAR else INVERT), payload_of(3 * 2304, seed=3)
     answer = memoryview(bytearray(len(payload)))
-    Work()([(ask, payload, answer)])
+    Work()([(*ask, payload, answer)])
     assert expected(ask.op, bytes(payload), bytes(answer))
     answer[2303] ^= 64  # the exponent of a float in the middle
     assert not expected(ask.op, bytes(payload), bytes(answer))
@@ -175,7 +175,7 @@ def test_one_wrong_number_anywhere_is_found(op: int) -> None:
 def test_work_on_several_requests_is_one_batch_and_all_of_it_is_done() -> None:
     work, payloads = Work(), [payload_of(2304, seed) for seed in range(3)]
     answers = [memoryview(bytearray(2304)) for _ in payloads]
-    work([(Asked(LINEAR), p, a) for p, a in zip(payloads, answers, strict=True)])
+    work([(*Asked(LINEAR), p, a) for p, a in zip(payloads, answers, strict=True)])
     assert all(expected(LINEAR, bytes(p), bytes(a)) for p, a in zip(payloads, answers, strict=True))
     assert (work.requests, work.batches) == (3, 1)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from symbiosis_bench.transports.messages import Place, Tally
 from symbiosis_bench.transports.places import place_of
-from symbiosis_bench.transports.work import Asked, Work
+from symbiosis_bench.transports.work import Wanted, Work
 from symbiosis_core.errors import RefusalCode, RefusedError, RemoteProtocolError
 from symbiosis_core.ids import ClientId, SlotIndex, Token
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Grant, Peer, ServerChannel
@@ -124,11 +124,11 @@ class Service:
             return []
 
 
-def _wanted(channel: ServerChannel, arrival: Arrival) -> tuple[Asked, memoryview, memoryview]:
+def _wanted(channel: ServerChannel, arrival: Arrival) -> Wanted:
     """A row is a byte here, so that every transport tells how many there are."""
     call, rows = arrival.call, channel.buffer(arrival.slot)
     given = rows[call.in_offset : call.in_offset + call.rows]
-    return Asked(call.op, call.memo), given, rows[call.out_offset : call.out_offset + call.rows]
+    return call.op, call.memo, given, rows[call.out_offset : call.out_offset + call.rows]
 
 
 def _places(channels: Iterable[ServerChannel]) -> Iterable[Place]:

@@ -25,6 +25,7 @@ __all__ = [
     "LINEAR",
     "STAMP",
     "Asked",
+    "Wanted",
     "Work",
     "asked",
     "carry_out",
@@ -48,8 +49,8 @@ class Asked(NamedTuple):
     burn_us: int = 0
 
 
-Wanted = tuple[Asked, memoryview, memoryview]
-"""What is asked, rows in, rows out. In and out may be the same memory."""
+Wanted = tuple[OpId, int, memoryview, memoryview]
+"""What is asked (op and microseconds), rows in, rows out. In and out may be the same memory."""
 
 
 def asked(compute: str) -> Asked:
@@ -86,15 +87,17 @@ def prepare_products() -> None:
 
 def carry_out(wanted: Sequence[Wanted]) -> None:
     """Does one batch."""
-    begin, burn_us = time.perf_counter_ns(), 0
     parts: dict[OpId, list[tuple[memoryview, memoryview]]] = {}
-    for (op, one_us), given, out in wanted:
+    longest_us = 0
+    for op, burn_us, given, out in wanted:
         parts.setdefault(op, []).append((given, out))
-        burn_us = max(burn_us, one_us)
+        if burn_us > longest_us:
+            longest_us = burn_us
+    begin = time.perf_counter_ns() if longest_us else 0
     for op, part in parts.items():
         _DO[op](part)
-    if burn_us:
-        end = begin + burn_us * 1000
+    if longest_us:
+        end = begin + longest_us * 1000
         while time.perf_counter_ns() < end:
             pass
 
