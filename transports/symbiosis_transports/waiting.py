@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
 from symbiosis_core.errors import UsageError
@@ -58,31 +58,31 @@ class Watch:
     def __repr__(self) -> str:
         return f"<Watch of {self._budget_ns // 1000} us, {self.hits} of {self.looks} hit>"
 
-    def sees(self, channels: Iterable[ServerChannel]) -> bool:
+    def sees(self, channels: Collection[ServerChannel]) -> bool:
         """Whether something comes while it looks. False at once where no look is due.
 
         What was announced is looked for as long as its client says, within limits; where nobody looks, not at all.
         """
         if not self._budget_ns:
             return False
-        everybody, missing = list(channels), self._missing
-        lead_ns = _lead_ns(everybody)
+        missing = self._missing
+        lead_ns = _lead_ns(channels)
         if not lead_ns and missing is not None and not missing.look_now():
             return False
         self.looks += 1
         longest_ns = max(self._budget_ns, lead_ns) if lead_ns else self._budget_ns
         end_ns = time.perf_counter_ns() + longest_ns
-        hit = _look(everybody, end_ns)
+        hit = _look(channels, end_ns)
         if missing is not None and not lead_ns:
             # What is there too late came while this thread was put aside: whoever sent it had to wait for that.
             missing.looked(hit=hit and time.perf_counter_ns() <= end_ns)
-        if not hit and (lead_ns := _lead_ns(everybody)):  # announced since it began
-            hit = _look(everybody, time.perf_counter_ns() + lead_ns)
+        if not hit and (lead_ns := _lead_ns(channels)):  # announced since it began
+            hit = _look(channels, time.perf_counter_ns() + lead_ns)
         self.hits += hit
         return hit
 
 
-def _lead_ns(channels: list[ServerChannel]) -> int:
+def _lead_ns(channels: Collection[ServerChannel]) -> int:
     """Returns for how long it is worth looking for what was announced; 0: nothing new was."""
     longest_us = 0
     for channel in channels:
@@ -91,7 +91,7 @@ def _lead_ns(channels: list[ServerChannel]) -> int:
     return 1000 * min(longest_us, LONGEST_LEAD_US) if longest_us else 0
 
 
-def _look(channels: list[ServerChannel], end_ns: int) -> bool:
+def _look(channels: Collection[ServerChannel], end_ns: int) -> bool:
     while True:
         for channel in channels:
             if channel.waiting():

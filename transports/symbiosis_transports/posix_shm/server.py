@@ -109,7 +109,8 @@ class ShmServerChannel:
         """
         if not self._open or (published := self._told()) == self._published:
             return []
-        generations = self._generations()
+        words = self._words
+        generations = [words[word] for word in self._request_words]
         if not WORDS_ARE_ORDERED and sum(generations) != self._rung:
             return []  # one more was published since, whose doorbell is still to come
         self._published = published
@@ -125,7 +126,7 @@ class ShmServerChannel:
                 )
             self._taken[slot] = generation
             call = unpack_call(self._arena.view, self._calls_at[slot])
-            arrivals.append(Arrival(slot, Generation(generation), call))
+            arrivals.append(tuple.__new__(Arrival, (slot, generation, call)))  # as `unpack_call` does
         return arrivals
 
     def answer(self, slot: SlotIndex, generation: Generation, refusal: RefusalCode | None = None) -> None:
@@ -190,7 +191,7 @@ class ShmServerChannel:
         are seen may be read when as many were heard; otherwise those of before, until the next is.
         """
         if WORDS_ARE_ORDERED:
-            return int(self._words[PUBLISHED])
+            return self._words[PUBLISHED]
         seen = sum(self._generations())
         return seen if seen == self._rung else self._published
 
