@@ -234,6 +234,7 @@ class DataPlane:
                 self._executor.finish(launched)
                 self._tell(PlanDone(launched.plan, monotonic_us(), launched.failed, launched.ended_us))
         self.seats.ring()
+        self.state.reflect()
 
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""

@@ -72,7 +72,7 @@ class Guarded:
             self._check_holding(now_us, queues)
         elif decision is not None:
             raise LocalProtocolError(f"a decision is a Plan, a Hold or None, and not {type(decision).__name__}")
-        elif len(queues):
+        elif queues:
             raise LocalProtocolError("the policy lets requests wait and names no time")
 
     def _check_holding(self, now_us: int, queues: Queues) -> None:

@@ -34,6 +34,9 @@ WAYS: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
     "several sequences": (ONE, {"do_sample": True, "num_return_sequences": 3}),
 }
 
+GROUPED = {"quanto": ("optimum.quanto", 0), "hqq": ("hqq", 1)}
+"""Kinds of quantised caches that a package computes: which one, and along which axis of keys and values."""
+
 
 def same(pair: Pair, cut: Cut, ask: Callable[[Any], Any]) -> Any:
     """Asks a plain and a remote model, from the same random numbers; returns the answer that both give."""
@@ -53,6 +56,20 @@ def same(pair: Pair, cut: Cut, ask: Callable[[Any], Any]) -> Any:
 def test_the_tokens_are_those_of_a_plain_base(way: str, cut: Cut) -> None:
     given, asked = WAYS[way]
     tokens = same(Pair("llama"), cut, lambda model: model.generate(**given, **asked, **LENGTH))
+    assert tokens.shape[1] == 8 + 12
+
+
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("backend", GROUPED)
+def test_a_cache_in_four_bits_gives_the_tokens_of_a_plain_base(backend: str, beams: int, cut: Cut) -> None:
+    """Quantised anew after every fourth token. The third kind, fp8, needs no package and is one of `WAYS`."""
+    package, axis = GROUPED[backend]
+    pytest.importorskip(package, reason=f"{package} is not installed, which this cache is of")
+    config = {"backend": backend, "nbits": 4, "q_group_size": 8, "residual_length": 4}
+    config |= {"axis_key": axis, "axis_value": axis}
+    asked = {"cache_implementation": "quantized", "cache_config": config, "num_beams": beams, **LENGTH}
+    tokens = same(Pair("llama"), cut, lambda model: model.generate(**PADDED, **asked))
     assert tokens.shape[1] == 8 + 12
 
 

@@ -1,11 +1,14 @@
-"""TRL's trainers on remote models in this process: cuts, heads, packed rows, and both ways to have a reference."""
+"""TRL's trainers on remote models in this process: cuts, heads, packed rows, and both ways to have a reference.
+
+On a base that lends its weights and on one that does not: there the daemon multiplies by the head's parts.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets  # type: ignore[import-untyped]  # it has no types
 import pytest
@@ -36,6 +39,8 @@ pytestmark = [
 ]
 
 CUTS = pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+LENDING = pytest.mark.parametrize("allow", ["same_user", "nobody"])
+Allow = Literal["same_user", "nobody"]
 WORDS = [f"w{number}" for number in range(3, VOCABULARY)]
 SEQUENCE = transformers.AutoModelForSequenceClassification
 Log = list[dict[str, float]]
@@ -95,9 +100,9 @@ def tokenizer() -> Any:
     return tokenizer_of(["<pad>", "<s>", "</s>", *WORDS], "<pad>", pad_token="<pad>", eos_token="</s>")
 
 
-def both(cut: Cut, train: Callable[[Any], Log]) -> tuple[Log, Log]:
+def both(cut: Cut, allow: Allow, train: Callable[[Any], Log]) -> tuple[Log, Log]:
     """Returns what `train` logs with a remote model and with a plain one."""
-    pair = Pair("llama")
+    pair = Pair("llama", allow=allow)
     found = []
     for model in (pair.remote(cut), pair.plain()):
         torch.manual_seed(3)
@@ -106,8 +111,11 @@ def both(cut: Cut, train: Callable[[Any], Log]) -> tuple[Log, Log]:
 
 
 @CUTS
+@LENDING
 @pytest.mark.parametrize("packed", [{}, {"packing": True, "max_length": 16}], ids=["padded", "packed"])
-def test_sft_logs_what_it_logs_on_a_plain_base(packed: dict[str, Any], cut: Cut, tmp_path: Path) -> None:
+def test_sft_logs_what_it_logs_on_a_plain_base(
+    packed: dict[str, Any], allow: Allow, cut: Cut, tmp_path: Path
+) -> None:
     """Packed: several texts in one row, told apart by their positions and without a mask."""
     data = datasets.Dataset.from_list([{"text": text} for text in texts(1, *([5, 7, 9, 3] * 6))])
 
@@ -124,11 +132,12 @@ def test_sft_logs_what_it_logs_on_a_plain_base(packed: dict[str, Any], cut: Cut,
             assert len(rows) < len(data)
         return logged(trainer, "loss", "grad_norm", "entropy", "mean_token_accuracy")
 
-    check(*both(cut, train))
+    check(*both(cut, allow, train))
 
 
 @CUTS
-def test_dpo_logs_what_it_logs_on_a_plain_base(cut: Cut, tmp_path: Path) -> None:
+@LENDING
+def test_dpo_logs_what_it_logs_on_a_plain_base(allow: Allow, cut: Cut, tmp_path: Path) -> None:
     def train(model: Any) -> Log:
         trainer = DPOTrainer(
             model=model,
@@ -139,11 +148,12 @@ def test_dpo_logs_what_it_logs_on_a_plain_base(cut: Cut, tmp_path: Path) -> None
         )
         return logged(trainer, "loss", "grad_norm", "rewards/margins", "logps/chosen")
 
-    check(*both(cut, train))
+    check(*both(cut, allow, train))
 
 
 @CUTS
-def test_grpo_logs_what_it_logs_on_a_plain_base(cut: Cut, tmp_path: Path) -> None:
+@LENDING
+def test_grpo_logs_what_it_logs_on_a_plain_base(allow: Allow, cut: Cut, tmp_path: Path) -> None:
     def reward(completions: list[str], **_: Any) -> list[float | None]:
         return [sum(map(ord, completion)) % 11 / 3 for completion in completions]
 
@@ -158,16 +168,20 @@ def test_grpo_logs_what_it_logs_on_a_plain_base(cut: Cut, tmp_path: Path) -> Non
         )
         return logged(trainer, "loss", "grad_norm", "reward", "kl")
 
-    check(*both(cut, train))
+    check(*both(cut, allow, train))
 
 
 @CUTS
-@pytest.mark.parametrize("merged", [False, True], ids=["base", "merged"])
+@pytest.mark.parametrize(
+    ("merged", "allow"),
+    [(False, "same_user"), (True, "same_user"), (False, "nobody")],
+    ids=["base", "merged", "base-nobody"],
+)
 def test_a_reference_of_its_own_is_a_second_client_of_the_same_base(
-    merged: bool, cut: Cut, tmp_path: Path
+    merged: bool, allow: Allow, cut: Cut, tmp_path: Path
 ) -> None:
     """The bare base, or an adapter of before that was merged into what is then this client's own copy."""
-    pair = Pair("llama")
+    pair = Pair("llama", allow=allow)
     logs = []
     makers: list[Callable[[], Any]] = [lambda: pair.remote(cut), pair.plain]
     for make in makers:
@@ -203,13 +217,15 @@ def test_reference_probabilities_are_computed_beforehand(cut: Cut, tmp_path: Pat
         assert "ref_chosen_logps" in data.column_names
         return logged(trainer, "loss", "grad_norm", "rewards/margins", "logps/chosen")
 
-    check(*both(cut, train))
+    check(*both(cut, "same_user", train))
 
 
-def test_that_is_refused_where_nothing_is_lent(tmp_path: Path) -> None:
+@CUTS
+def test_that_is_refused_where_nothing_is_lent(cut: Cut, tmp_path: Path) -> None:
+    """What needs the weights is named, with the setting that lends them, and what does without."""
     with pytest.raises(UsageError, match=r"DPOTrainer.*lending.allow.*precompute_ref_log_probs"):
         DPOTrainer(
-            model=Pair("llama", allow="nobody").remote(),
+            model=Pair("llama", allow="nobody").remote(cut),
             args=DPOConfig(**arguments(tmp_path, precompute_ref_log_probs=True)),
             train_dataset=pairs(("prompt", "chosen", "rejected")),
             processing_class=tokenizer(),
@@ -218,9 +234,12 @@ def test_that_is_refused_where_nothing_is_lent(tmp_path: Path) -> None:
 
 
 @CUTS
+@LENDING
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_a_reward_model_trains_as_on_a_plain_base(architecture: str, cut: Cut, tmp_path: Path) -> None:
-    pair = Pair(architecture)
+def test_a_reward_model_trains_as_on_a_plain_base(
+    architecture: str, allow: Allow, cut: Cut, tmp_path: Path
+) -> None:
+    pair = Pair(architecture, allow=allow)
     pair.save(tmp_path / "base")
     fields: dict[str, Any] = {"num_labels": 1}
     makers: list[Callable[[], Any]] = [

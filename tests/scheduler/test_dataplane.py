@@ -237,6 +237,29 @@ def test_nothing_is_answered_before_the_device_is_done(run: Callable[..., Runnin
         assert torch.equal(asked.result(20)[0], layers.apply(op, Direction.FORWARD, x_TW))
 
 
+def test_who_waits_is_rung_before_anything_is_learned(run: Callable[..., Running], layers: FrozenLayers) -> None:
+    running, op, order = run(), linears(layers)[0], []
+
+    def listen(plane: DataPlane) -> None:
+        ring, finished = plane.seats.ring, plane.state.known.finished
+
+        def rings() -> None:
+            order.extend(["rung"] if plane.seats._to_ring else [])
+            ring()
+
+        def learns(*what: Any) -> None:
+            order.append("learned")
+            finished(*what)
+
+        plane.seats.ring = rings  # type: ignore[method-assign]  # listened to
+        plane.state.known.finished = learns  # type: ignore[method-assign, assignment]  # listened to
+
+    running.ask(listen)
+    Pipeline(running.connect(), 20, 1 << 16).run(op, Direction.FORWARD, [torch.randn(3, op.width_in)])
+    running.wait(lambda _: len(order) == 2, "it learned")
+    assert order == ["rung", "learned"]
+
+
 def test_while_plans_are_under_way_what_arrives_is_taken_and_launched_up_to_the_limit(
     run: Callable[..., Running], layers: FrozenLayers
 ) -> None:

@@ -5,22 +5,25 @@ measured after one `exp`). Here the next thing is nearly always a wait for the d
 So before a wait the threads are let go, and between two waits a forward or backward over a few rows computes in
 one thread. All are tried for it (see `thread_trial`), and stay where trips come round faster with them: they do
 for a training step of a client that is alone, and do not where others want the cores. When the forward or
-backward returns, torch has as many threads as before.
+backward returns, torch has as many threads as before; when generate() returns, where forwards are its steps: the
+few logits from which it chooses a token were given to all threads, and waited some milliseconds for one of them.
 
 `SYMBIOSIS_KEEP_THREADS=1` in the environment leaves all that alone.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.autograd import Variable
+from transformers import GenerationMixin
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.openmp import let_team_go
@@ -31,6 +34,7 @@ __all__ = ["FEW_ROWS", "KEEP_VARIABLE", "before_wait", "watch_forwards"]
 KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_THREADS"
 FEW_ROWS: Final = 256
 """After a wait for more rows all threads compute."""
+_WATCHED: Final = "symbiosis_watched"
 
 
 class _Phase(NamedTuple):
@@ -58,10 +62,12 @@ _inside = _Inside()
 
 
 def watch_forwards(model: nn.Module) -> None:
-    """From now on forwards of `model` may be given fewer threads."""
+    """From now on forwards of `model`, and what generate() does between them, may be given fewer threads."""
     if not _keeps():
         model.register_forward_pre_hook(_enter)
         model.register_forward_hook(_leave, always_call=True)
+        vars(model)[_WATCHED] = True
+        _watch_generate()
 
 
 def before_wait(rows: int, kind: object = None, trial: ThreadTrial | None = None) -> None:
@@ -117,8 +123,30 @@ def _enter(module: nn.Module, args: Any) -> None:
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
     _inside.depth -= 1
+    _inside.phase = None  # what comes next is not the model's
     if not _inside.depth:
         _give_back()
+
+
+def _watch_generate() -> None:
+    """Wraps `generate` once in a process. A model that nobody watches has all threads, an assistant's too."""
+    plain: Any = GenerationMixin.generate
+    if _WATCHED in vars(plain):
+        return
+
+    @functools.wraps(plain)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _WATCHED not in vars(self):
+            _give_back()
+            return plain(self, *args, **kwargs)
+        _enter(self, args)
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            _leave(self, args, None)
+
+    vars(generate)[_WATCHED] = True
+    cast("Any", GenerationMixin).generate = generate
 
 
 def _give_back() -> None:

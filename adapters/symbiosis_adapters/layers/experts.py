@@ -7,14 +7,16 @@ only those are. With the graph cut the products and what is between them are one
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch.nn import functional as F
 
-from symbiosis_adapters.deferred.tensor import RULES
+from symbiosis_adapters.deferred.tensor import RULES, value_of
+from symbiosis_adapters.layers.trained import Body
 from symbiosis_adapters.trips.narrowing import computed_narrow
 from symbiosis_adapters.trips.remote import FrozenLinear
 from symbiosis_adapters.weights.lenders import Lending
@@ -37,7 +39,7 @@ class FrozenMatrix(FrozenWeight):
     def holds(self, given: torch.Tensor) -> bool:
         """Whether the daemon computes with these values, within the rounding of its dtype."""
         assert self.remote is not None  # views are not compared
-        alone = FrozenLinear(self.remote.rows, self.remote.spec)
+        alone = _at_once(self.remote)
         with torch.no_grad():
             x_TD, weight_DO = probe_rows(alone.width_in, alone.dtype), given if alone.spec.transposed else given.T
             return agree(alone(x_TD), x_TD.to(given.dtype) @ weight_DO)
@@ -54,6 +56,8 @@ class FrozenExperts(FrozenWeight):
     """The parameter."""
 
     matrices: tuple[FrozenMatrix, ...] = ()
+    body: Body | None = None
+    """All layers of its model, where ops may be deferred."""
 
     @classmethod
     def of_ops(
@@ -84,9 +88,15 @@ class FrozenExperts(FrozenWeight):
         self._views.append(weakref.ref(made))
         return made
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = super().__deepcopy__(memo)
+        copied.body = copy.deepcopy(self.body, memo)
+        return copied
+
     def _copy(self, dtype: torch.dtype | None = None) -> Valueless:
         copied = super()._copy(dtype)
         assert isinstance(copied, FrozenExperts)
+        copied.body = self.body
         copied._divide([matrix.remote for matrix in self.matrices if matrix.remote is not None])
         return copied
 
@@ -134,6 +144,16 @@ def _matrix(experts: Any, index: Any) -> FrozenMatrix | None:
     return experts.matrices[index] if 0 <= index < len(experts.matrices) else None
 
 
+def _at_once(remote: FrozenLinear) -> FrozenLinear:
+    """The same op, never deferred."""
+    return FrozenLinear(remote.rows, remote.spec)
+
+
+def _body(matrix: FrozenMatrix) -> Body | None:
+    experts = matrix._origin[0] if matrix._origin is not None else None
+    return experts.body if isinstance(experts, FrozenExperts) else None
+
+
 def _product(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     """Returns rows times an expert; NotImplemented where it is anything else."""
     if kwargs or len(args) < 2 or type(args[1]) is not FrozenMatrix or isinstance(args[0], FrozenWeight):
@@ -142,6 +162,8 @@ def _product(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any
     remote = matrix.remote
     if remote is None or func not in (*_MATMUL, F.linear) or remote.spec.transposed != (func in _MATMUL):
         return NotImplemented
-    held = matrix.held
+    held, body = matrix.held, _body(matrix)
+    if body is not None and body.is_trained:
+        x, remote = value_of(x), _at_once(remote)
     y = remote(x) if held is None else computed_narrow(remote, x, held)
     return y if len(args) == 2 or args[2] is None else y + args[2]

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.layers.modules import RemoteConv1D, RemoteEmbedding, RemoteLayer, RemoteLinear
+from symbiosis_adapters.layers.trained import Body
 from symbiosis_adapters.trips.remote import FrozenLinear
 from symbiosis_adapters.weights.factors import Multiplier
 from symbiosis_adapters.weights.lenders import Lending
@@ -37,11 +38,13 @@ def make_remote(
     dtype: torch.dtype,
     placeholders: dict[int, FrozenWeight],
     lending: Lending | None = None,
+    body: Body | None = None,
 ) -> None:
     """Turns a layer into a remote one, in place.
 
     `placeholders` maps the id of a former parameter to what stands for it now: weights that were tied stay tied,
     so that a model counts its parameters as plain transformers does. `lending` has the real ones.
+    `body` are all layers of the model, where ops may be deferred.
 
     Raises:
         UsageError: an embedding reads its table by itself, or renormalizes it.
@@ -60,6 +63,9 @@ def make_remote(
             layer.labels[leaf] = placeholders[id(old)].label
     if isinstance(layer, RemoteEmbedding) and lending is not None:
         layer.takes = lending.takes
+    if body is not None:
+        layer.body = body
+        body.join(layer)
     _let_multiply(layer)
 
 

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.captured.operation import OPERATION
 from symbiosis_adapters.deferred.tensor import value_of
+from symbiosis_adapters.layers.trained import Body
 from symbiosis_adapters.trips.narrowing import computed_narrow
 from symbiosis_adapters.trips.remote import FrozenLinear, FrozenTable
 from symbiosis_adapters.weights.placeholder import FrozenWeight
@@ -46,6 +47,8 @@ class RemoteLayer(nn.Module):
     labels: dict[str, str]
     """Of its placeholders, by the parameter's name here: which of the daemon's weights the op computes with."""
     weight: torch.Tensor
+    body: Body | None = None
+    """All layers of its model, where ops may be deferred."""
     captured: tuple[int, int, torch.dtype] | None = None
     """The number of the layer in captured graphs, and the width and type of what comes out; see `capture`."""
 
@@ -68,13 +71,20 @@ class RemoteLayer(nn.Module):
         if self.taken:
             here: torch.Tensor = super().forward(input)
             return here
-        held = self.held
-        return self.remote(input) if held is None else computed_narrow(self.remote, input, held)
+        held, remote = self.held, self.remote
+        if self.body is not None and self.body.is_trained:
+            input, remote = value_of(input), self._alone
+        return remote(input) if held is None else computed_narrow(remote, input, held)
 
     @property
     def held(self) -> torch.dtype | None:
         """The daemon's type, where the client asked for a wider one; else None."""
         return getattr(self._parameters["weight"], "held", None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch has not typed it
+        if self.body is not None:
+            self.body.join(self)
 
     def begin(self) -> None:
         """Notes that the layer is about to be called."""

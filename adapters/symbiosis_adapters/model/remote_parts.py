@@ -8,7 +8,7 @@ import torch
 
 from symbiosis_adapters.layers.experts import FrozenExperts
 from symbiosis_adapters.layers.making import make_remote
-from symbiosis_adapters.layers.trained import trained_here
+from symbiosis_adapters.layers.trained import Body
 from symbiosis_adapters.model.skeleton import Skeleton, no_such_parameter
 from symbiosis_adapters.recorded.deferral import Deferral
 from symbiosis_adapters.trips.cut import Plan
@@ -31,11 +31,14 @@ def make_parts_remote(skeleton: Skeleton, rows: Rows, deferral: Deferral | None,
     Raises:
         RemoteProtocolError: the catalogue does not fit the model.
     """
-    _make_layers(skeleton, rows, deferral, lending)
-    _make_experts(skeleton, rows, deferral, lending)
+    body = None if deferral is None else Body()
+    _make_layers(skeleton, rows, deferral, lending, body)
+    _make_experts(skeleton, rows, deferral, lending, body)
 
 
-def _make_layers(skeleton: Skeleton, rows: Rows, deferral: Deferral | None, lending: Lending | None) -> None:
+def _make_layers(
+    skeleton: Skeleton, rows: Rows, deferral: Deferral | None, lending: Lending | None, body: Body | None
+) -> None:
     layers, planned = skeleton.layers(), skeleton.planned
     placeholders: dict[int, FrozenWeight] = {}
     alive: list[torch.Tensor] = []  # former parameters, so that no id is used twice
@@ -43,16 +46,18 @@ def _make_layers(skeleton: Skeleton, rows: Rows, deferral: Deferral | None, lend
         if path not in layers:
             continue
         alive.extend(layers[path].parameters(recurse=False))
-        make_remote(layers[path], path, remote, torch_dtype(planned.ops[path].dtype), placeholders, lending)
-    if deferral is not None:
-        deferral.trained_here = trained_here(layers.values())
+        dtype = torch_dtype(planned.ops[path].dtype)
+        make_remote(layers[path], path, remote, dtype, placeholders, lending, body)
 
 
-def _make_experts(skeleton: Skeleton, rows: Rows, deferral: Deferral | None, lending: Lending | None) -> None:
+def _make_experts(
+    skeleton: Skeleton, rows: Rows, deferral: Deferral | None, lending: Lending | None, body: Body | None
+) -> None:
     """Makes stacked experts remote, and has the model take them one by one."""
     for path, owner, leaf in skeleton.experts():
         ops = [FrozenLinear(rows, op, deferral) for op in skeleton.planned.experts[path]]
         experts = FrozenExperts.of_ops(ops, path, "cpu", lending)
+        experts.body = body
         if owner.get_parameter(leaf).shape != experts.shape:
             raise no_such_parameter(path, skeleton.model)
         owner._parameters[leaf] = experts

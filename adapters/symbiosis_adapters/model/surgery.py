@@ -29,6 +29,7 @@ from symbiosis_adapters.recorded.table import install_rules
 from symbiosis_adapters.trips.cut import Cut, plan
 from symbiosis_adapters.trips.rows import Rows
 from symbiosis_adapters.weights.lending import Lender
+from symbiosis_adapters.weights.parameters import give_parameters_values
 from symbiosis_core.specs import ModelSpec
 
 __all__ = ["build"]
@@ -76,6 +77,7 @@ def build(
         save_own_only(model)
         watch_forwards(model)
         pass_for_linears()
+        give_parameters_values()
     if deferral is not None:
         model.__dict__["symbiosis_deferral"] = deferral
         give_functions_values()

@@ -2,18 +2,13 @@
 
 A tensor of the client opens a recording, or joins the thread's latest; a pending one brings its own. Where neither
 may grow now (another mode of torch, another thread, autocast, no room) the answer is None, and the op is computed.
-
-So are all where the client wants gradients of the base's own weights, in all layers but the head: LoRA-GA begins
-with them. A segment's gradients differ in their last bit from those of the model's own steps, which a
-decomposition may answer with another sign. What is left to bring together there are the head and the loss: so the
-logits cross, as under the other cuts.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -46,8 +41,6 @@ class Deferral:
         self.trips: Final = Trips(rows)
         self.vectors: Final[dict[int, Known]] = {}
         """The frozen vectors of this model, by the ids of their parameters."""
-        self.trained_here: Callable[[], bool] = lambda: False
-        """Says whether this client trains all layers of the base itself, but the head; see `layers.trained`."""
         self._open = threading.local()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deferral:
@@ -99,12 +92,7 @@ class Deferral:
 
     def lookup(self, op: Offer, ids: Tensor) -> Deferred | None:
         """Records an embedding of int64 ids of any shape."""
-        if (
-            type(ids) is not Tensor
-            or not ids.numel()
-            or self.trained_here()
-            or torch.is_autocast_enabled(ids.device.type)
-        ):
+        if type(ids) is not Tensor or not ids.numel() or torch.is_autocast_enabled(ids.device.type):
             return None
         recording = self._recording(ids, ids.numel())
         node = NodeKey("lookup", (recording.input(ids),), op.id)
@@ -167,8 +155,6 @@ class Deferral:
                 return recording, root._index, root._needs_grad, x._shape[:-1]
         x = value_of(x)
         shape = x.shape
-        if self.trained_here():
-            return None
         if type(x) is not Tensor or x.dtype is not op.dtype or shape[-1:] != op.tail or not x.numel():
             return None
         if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):

@@ -28,8 +28,8 @@ from typing import Final
 from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.costs import Costs
 from symbiosis_scheduler.decisions.holds import Holds
-from symbiosis_scheduler.decisions.meetings import LOOKED_AT, Scene, best_meeting
-from symbiosis_scheduler.decisions.queues import Cell, Level, Queues
+from symbiosis_scheduler.decisions.levels import Cell, Level
+from symbiosis_scheduler.decisions.meetings import LOOKED_AT, Scene, best_meeting, prospect
 from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.travellers import Travellers
 
@@ -56,31 +56,30 @@ class Convoys:
         """A client is gone. Nobody waits for it."""
         self.holds.left(client)
 
-    def hold_until(self, lead: Request, queues: Queues, now_us: int, most_us: int, max_rows: int) -> int | None:
+    def hold_until(self, lead: Request, level: Level, now_us: int, max_rows: int) -> int | None:
         """Returns until when a plan led by `lead` is better held; None: start it.
 
-        Only for clients of the lanes that `queues` has: all others are planned by themselves, and never join. A
-        plan has at most `max_rows` rows.
+        Only for clients of its `level`: all others are planned by themselves, and never join. Its lane allows
+        holds. A plan has at most `max_rows` rows.
         """
-        if not most_us or len(self._travellers.all) < 2:
+        if len(self._travellers.all) < 2:
             return None
-        level = queues.lane(lead.lane).level
-        cell = level.cells[lead.op, lead.direction]
         held = self.holds.of(lead)
         if held is None and len(level.cells) == 1 and len(level.turns) == self._travellers.count(level.lane_names):
             return None  # everybody there is waits for the same
-        latest_us = _latest_us(cell, level)
+        cell = level.cells[lead.op, lead.direction]
         here = frozenset(map(_CLIENT, cell.parts))
-        if latest_us <= now_us:
-            if held is not None:
-                self._give_up(held.awaited, here)
+        if held is not None and (latest_us := _latest_us(cell, level)) <= now_us:
+            self._give_up(held.awaited, here)
             return None
         if self.holds.awaited_elsewhere(here, lead):
             return None
         if held is not None and held.stands(here, now_us, self._travellers.all):
             return min(held.until_us, latest_us)
-        scene = Scene(lead, level.lane_names, here, cell.rows, now_us, latest_us, max_rows)
-        meeting = best_meeting(scene, self._costs, self._travellers)
+        found = prospect(Scene(lead, level.lane_names, here, now_us), self._costs, self._travellers)
+        if found is None or (latest_us := _latest_us(cell, level)) <= now_us:
+            return None
+        meeting = best_meeting(found, cell.rows, latest_us, max_rows, self._travellers.lasting)
         if meeting is None or not (held or self.holds.allowed()):
             return None
         until_us = int(min(latest_us, (now_us if held is None else held.began_us) + meeting.patience_us))

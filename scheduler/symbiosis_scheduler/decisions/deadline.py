@@ -31,8 +31,9 @@ from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.bounds import of_deadlines
 from symbiosis_scheduler.decisions.filling import batch, first_ready
 from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.levels import Lane
 from symbiosis_scheduler.decisions.plan import Decision, Hold, Plan
-from symbiosis_scheduler.decisions.queues import Lane, Queues
+from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
 
 __all__ = ["Deadline"]
@@ -119,7 +120,7 @@ class Deadline:
         noted, entered, dues, travellers = self._noted, self._entered, self._dues, known.travellers.all
         for lane in queues.lanes:  # the hot loop; no standing is asked for: an entry may be too early
             first_token_us, token_us, max_wait_us = self._targets[lane.name]
-            rank, turns = lane.level.rank, lane.level.turns
+            rank, behind = lane.level.rank, lane.level.behind
             for request, ticket in reversed(lane.waiting.items()):
                 if ticket <= noted:
                     break
@@ -127,7 +128,7 @@ class Deadline:
                 if token_us and (traveller := travellers.get(client)) is not None and traveller.started_us >= 0:
                     due_us = traveller.started_us + (first_token_us if traveller.first_token else token_us)
                 before_us = entered.get(client, _NO_ENTRY)
-                if due_us < before_us or (due_us > before_us and len(turns[client]) == 1):
+                if due_us < before_us or (due_us > before_us and client not in behind):
                     entered[client] = due_us
                     heappush(dues, (due_us, rank, ticket, client))
         self._noted = queues.tickets
@@ -149,8 +150,7 @@ class Deadline:
             if self._entered.get(client) != due_us:
                 heappop(dues)
                 continue
-            own = queues.levels[rank - top].turns.get(client)
-            head = None if own is None else next(iter(own))
+            head = queues.levels[rank - top].turns.get(client)
             now_due_us = 0 if head is None else self._due_us(head, known)
             if head is not None and now_due_us <= due_us:
                 return head

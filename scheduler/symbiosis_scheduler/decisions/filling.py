@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from operator import itemgetter
 from typing import Final
 
-from symbiosis_core.ids import OpId
-from symbiosis_core.specs import Direction
 from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.levels import Cell
 from symbiosis_scheduler.decisions.plan import Part, Plan
-from symbiosis_scheduler.decisions.queues import Cell, Queues
+from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
 
 __all__ = ["batch", "chunk", "first_come", "first_ready", "take_along"]
@@ -26,7 +25,7 @@ def batch(lead: Request, queues: Queues, max_rows: int, *, exact: bool = False, 
     """
     if exact:
         return Plan(lead.op, lead.direction, (Part(lead, 0, lead.rows),))
-    budgets = {lane.name: lane.config.chunk_rows if chunked else max_rows for lane in queues.lanes}
+    budgets = dict(queues.chunk_rows) if chunked else dict.fromkeys(queues.chunk_rows, max_rows)
     key = (lead.op, lead.direction)
     first = chunk(queues.lane(lead.lane).level.cells[key].parts[lead], min(budgets[lead.lane], max_rows))
     budgets[lead.lane] -= first.rows
@@ -83,21 +82,21 @@ def first_ready(
     not held. There must be a head.
     """
     earliest: int | None = None
-    asked: set[tuple[OpId, Direction]] = set()
+    asked, same = 0, set[Request]()
     for head in heads:
-        key = (head.op, head.direction)
-        if key in asked:
+        if head in same:
             continue
         lane = queues.lane(head.lane)
-        most_us = lane.config.max_hold_us if len(asked) < _ASKED else 0
-        if not most_us:
+        if asked == _ASKED or not lane.config.max_hold_us:
             return head, 0
-        asked.add(key)
-        until_us = known.convoys.hold_until(head, queues, now_us, most_us, max_rows)
+        level = lane.level
+        until_us = known.convoys.hold_until(head, level, now_us, max_rows)
         if until_us is None:
             return head, 0
+        asked += 1
         earliest = until_us if earliest is None else min(earliest, until_us)
-        if len(asked) == len(lane.level.cells):
+        if asked == len(level.cells):
             break  # all others wait for one of these
+        same.update(level.cells[head.op, head.direction].parts)
     assert earliest is not None  # the caller has heads
     return None, earliest

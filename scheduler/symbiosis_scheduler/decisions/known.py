@@ -43,16 +43,17 @@ class Known:
         """A plan starts."""
         self.convoys.holds.started(plan, now_us)
 
-    def finished(self, plan: Plan, took_us: int, now_us: int, *, failed: bool = False) -> None:
-        """A plan's rows are computed; or, `failed`, not those of every request, so that its time says nothing."""
-        if failed:
-            self.convoys.holds.failed(plan)
-        else:
-            kept = plan.kept
-            self.convoys.holds.finished(plan, took_us, self.costs.curve(plan.op, plan.direction, kept=kept))
-            self.costs.learn(plan.op, plan.direction, plan.rows, took_us, kept=kept)
-        answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])
-        self.travellers.answered(plan, answered, now_us)
+    def finished(self, plan: Plan, took_us: int, now_us: int) -> None:
+        """A plan's rows are computed."""
+        kept = plan.kept
+        self.convoys.holds.finished(plan, took_us, self.costs.curve(plan.op, plan.direction, kept=kept))
+        self.costs.learn(plan.op, plan.direction, plan.rows, took_us, kept=kept)
+        self._answered(plan, now_us)
+
+    def failed(self, plan: Plan, now_us: int) -> None:
+        """A plan is done, and not the rows of every request, so that its time says nothing."""
+        self.convoys.holds.failed(plan)
+        self._answered(plan, now_us)
 
     def left(self, client: ClientId) -> None:
         """A client is gone."""
@@ -63,3 +64,7 @@ class Known:
         """Returns what holding has brought, and how good what it rests on is."""
         error_us, pause_us = self.travellers.error.usual, self.travellers.pause.usual
         return self.convoys.holds.status(error_us, pause_us, self.convoys.missed, self.costs.error)
+
+    def _answered(self, plan: Plan, now_us: int) -> None:
+        answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])
+        self.travellers.answered(plan, answered, now_us)

@@ -53,5 +53,7 @@ class Lockstep:
 def _away(queues: Queues, known: Known, now_us: int) -> list[ClientId]:
     """Returns who is at work and does not wait."""
     lanes, turns = [lane.name for lane in queues.lanes], [level.turns for level in queues.levels]
+    if known.travellers.count(lanes) == sum(map(len, turns)):
+        return []
     active = known.travellers.active(lanes, len(known.travellers.all), now_us)
     return [other.client for other in active if not any(other.client in here for here in turns)]

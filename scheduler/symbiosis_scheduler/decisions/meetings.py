@@ -22,7 +22,7 @@ from symbiosis_scheduler.decisions.costs import Costs, Curve
 from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.travellers import Traveller, Travellers
 
-__all__ = ["LOOKED_AT", "Meeting", "Scene", "best_meeting"]
+__all__ = ["LOOKED_AT", "Meeting", "Prospect", "Scene", "best_meeting", "prospect"]
 
 _CLIENT: Final = attrgetter("client")
 LOOKED_AT: Final = 16
@@ -39,13 +39,7 @@ class Scene(NamedTuple):
     """Of its level: whoever is in another is planned by himself, and never joins."""
     here: frozenset[ClientId]
     """Who waits for the same, the lead's client included."""
-    rows: int
-    """Of all of them."""
     now_us: int
-    latest_us: int
-    """Until when nobody of them has waited for longer than his lane allows."""
-    max_rows: int
-    """Of a plan."""
 
 
 class Meeting(NamedTuple):
@@ -62,12 +56,27 @@ class Meeting(NamedTuple):
     """For how long the lead is held at most."""
 
 
+class Prospect(NamedTuple):
+    """Who is on the way to a lead, where there is something to gain."""
+
+    scene: Scene
+    traveller: Traveller
+    """The lead's client."""
+    curve: Curve
+    coming: list[_Coming]
+    """The soonest first."""
+    active: int
+    """How many clients want the daemon."""
+    round_us: float
+    """Their batches, one after the other: what there is without a meeting."""
+
+
 _Coming = tuple[float, ClientId, Traveller]
 """Somebody on the way to where the lead is: when he is due, and who he is."""
 
 
-def best_meeting(scene: Scene, costs: Costs, travellers: Travellers) -> Meeting | None:
-    """Returns the meeting that saves most, of those with the next one to come, the next two, and so on."""
+def prospect(scene: Scene, costs: Costs, travellers: Travellers) -> Prospect | None:
+    """Returns who could be waited for; None: nobody, or there is time for each by itself."""
     lead = scene.lead
     traveller = travellers.all[lead.client]
     if traveller.thought_us is None:
@@ -80,10 +89,10 @@ def best_meeting(scene: Scene, costs: Costs, travellers: Travellers) -> Meeting 
     if not coming:
         return None
     expected_us = curve.expected_us
-    apart_us = sum([expected_us(other.rows) or 0.0 for other in active])
-    if apart_us <= traveller.thinking.usual + (expected_us(lead.rows) or 0.0):
-        return None  # there is time for each by itself
-    return _best(_Alone(scene, traveller, curve, apart_us, len(active)), coming, travellers.lasting)
+    round_us = sum([expected_us(other.rows) or 0.0 for other in active])
+    if round_us <= traveller.thinking.usual + (expected_us(lead.rows) or 0.0):
+        return None
+    return Prospect(scene, traveller, curve, coming, len(active), round_us)
 
 
 def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, curve: Curve) -> list[_Coming]:
@@ -99,14 +108,13 @@ def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, cur
         client = other.client
         if client in here or other.distrusted:
             continue
-        away = other.answered_us >= 0
-        if not away and other.lane != lane:
-            continue  # what waits in another lane may be planned only after the lead
-        trips = other.trips_to(place) if place in other.trip_of else None
-        if trips is None:
-            if not away or client not in traveller.company:
-                continue
+        if place in other.trip_of and (trips := other.trips_to(place)) is not None:
+            if other.answered_us < 0 and other.lane != lane:
+                continue  # what waits in another lane may be planned only after the lead
+        elif other.answered_us >= 0 and client in traveller.company:
             trips = 1  # on its first way through the model it is thought to go where its company goes
+        else:
+            continue
         if service_us is None and (service_us := curve.expected_us(lead.rows)) is None:
             return []
         due_us = other.due_us(now_us, service_us)
@@ -117,44 +125,42 @@ def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, cur
     return found
 
 
-class _Alone(NamedTuple):
-    """What there is without a meeting."""
+def best_meeting(
+    prospect: Prospect, rows_here: int, latest_us: int, max_rows: int, lasting: float
+) -> Meeting | None:
+    """Returns the meeting that saves most, of those with the next to come, the next two, and so on, if any does.
 
-    scene: Scene
-    traveller: Traveller
-    """The lead's client."""
-    curve: Curve
-    round_us: float
-    """The batches of all who are active, one after the other."""
-    active: int
-
-
-def _best(alone: _Alone, coming: Sequence[_Coming], lasting: float) -> Meeting | None:
-    """Returns the meeting that saves most over so many trips, if there is one that saves anything."""
-    scene, traveller, curve, round_us, active = alone
-    expected_us, here = curve.expected_us, len(scene.here)
-    rows, joining = scene.rows, list[ClientId]()
-    saved_us, slowest_us = expected_us(rows) or 0.0, traveller.thinking.usual
-    best_us, best = 0.0, (0, 0.0, 0.0, 0.0)
-    for due_us, client, other in coming:
-        wait_us = due_us - scene.now_us
-        if due_us > scene.latest_us or (round_us - slowest_us) * lasting - wait_us <= _NEARLY * best_us:
+    `rows_here` wait with the lead, itself included, and may until `latest_us`; a plan has at most `max_rows`.
+    Company lasts for `lasting` trips.
+    """
+    scene, traveller, curve, coming, active, round_us = prospect
+    expected_us, now_us = curve.expected_us, scene.now_us
+    rows, together, slowest_us = rows_here, len(scene.here), traveller.thinking.usual
+    joining = list[Traveller]()
+    best_us, best = 0.0, (0, 0, 0.0, 0.0)
+    for due_us, _, other in coming:
+        wait_us = due_us - now_us
+        if due_us > latest_us or (round_us - slowest_us) * lasting - wait_us <= _NEARLY * best_us:
             break  # nobody is waited for so long; or whoever else comes, neither slower nor later would be better
-        if rows + other.rows > scene.max_rows:
+        if rows + other.rows > max_rows:
             continue
         rows += other.rows
-        joining.append(client)
-        together = here + len(joining)
+        joining.append(other)
+        together += 1
         joint_us = expected_us(rows) or 0.0
-        saved_us += expected_us(other.rows) or 0.0
-        slowest_us = max(slowest_us, other.thinking.at(together / (together + 1)))
-        shorter_us = round_us - max(slowest_us + joint_us, active / together * joint_us)
-        patience_us = shorter_us * lasting
+        thinking_us = other.thinking.at(together / (together + 1))
+        if thinking_us > slowest_us:
+            slowest_us = thinking_us
+        patience_us = (round_us - max(slowest_us + joint_us, active / together * joint_us)) * lasting
         if patience_us - wait_us > _NEARLY * best_us:
             best_us = patience_us - wait_us
-            best = len(joining), wait_us, saved_us - joint_us, patience_us
-    joined, wait_us, worth_us, patience_us = best
+            best = len(joining), rows, wait_us, patience_us
+    joined, rows, wait_us, patience_us = best
     if not joined:
         return None
-    met = frozenset(joining[:joined])
+    apart_us = expected_us(rows_here) or 0.0
+    for other in joining[:joined]:
+        apart_us += expected_us(other.rows) or 0.0
+    met = frozenset(map(_CLIENT, joining[:joined]))
+    worth_us = apart_us - (expected_us(rows) or 0.0)
     return Meeting(met, wait_us, worth_us, 1.0 if met <= traveller.company else lasting, patience_us)

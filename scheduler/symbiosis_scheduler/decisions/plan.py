@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import Final
+
 import msgspec
 
 from symbiosis_core.ids import ClientId, OpId
@@ -9,6 +12,9 @@ from symbiosis_core.specs import Direction
 from symbiosis_scheduler.decisions.request import Request
 
 __all__ = ["Decision", "Hold", "Part", "Plan"]
+
+_MEMO: Final = attrgetter("request.memo")
+_CLIENT: Final = attrgetter("request.client")
 
 
 class Part(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -47,12 +53,12 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     @property
     def kept(self) -> bool:
         """Whether something of a forward is kept for somebody's backward."""
-        return any(part.request.memo for part in self.parts)
+        return any(map(_MEMO, self.parts))
 
     @property
     def clients(self) -> set[ClientId]:
         """Everybody who has rows in the batch."""
-        return {part.request.client for part in self.parts}
+        return set(map(_CLIENT, self.parts))
 
 
 class Hold(msgspec.Struct, frozen=True):

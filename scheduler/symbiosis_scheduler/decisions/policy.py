@@ -25,15 +25,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_scheduler.decisions.bounds import of_strict_lanes
 from symbiosis_scheduler.decisions.filling import chunk, first_ready, take_along
 from symbiosis_scheduler.decisions.known import Known
+from symbiosis_scheduler.decisions.levels import Lane, Level
 from symbiosis_scheduler.decisions.plan import Decision, Hold, Part, Plan
-from symbiosis_scheduler.decisions.queues import Lane, Level, Queues
+from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
 
 __all__ = ["LatencyFirst", "Policy"]
@@ -77,16 +78,18 @@ class LatencyFirst:
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the next batch; None only if nothing waits."""
-        top = queues.levels[0].rank
-        for rank in range(top, self._lowest_rank[top]):
-            self._delayed[rank] = queues.tickets
-        self._lowest_rank[top] = top
-        for first in queues.levels:
+        levels = queues.levels
+        top = levels[0].rank
+        if self._lowest_rank[top] > top:
+            for rank in range(top, self._lowest_rank[top]):
+                self._delayed[rank] = queues.tickets
+            self._lowest_rank[top] = top
+        for first in levels:
             if first.turns:
                 break
         else:
             return None
-        lead = self._aged(now_us, queues.levels, first)
+        lead = self._aged(now_us, queues, first)
         if lead is None:
             heads = first.heads()
             if self._exact:
@@ -96,25 +99,25 @@ class LatencyFirst:
             if lead is None:
                 return Hold(until_us)
         level = queues.lane(lead.lane).level
-        parts, lowest = (
-            ([Part(lead, 0, lead.rows)], level.rank) if self._exact else self._fill(lead, level, queues)
-        )
-        self._lowest_rank[top] = lowest
+        if self._exact:
+            parts, self._lowest_rank[top] = [Part(lead, 0, lead.rows)], level.rank
+        else:
+            parts, self._lowest_rank[top] = self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
-    def _aged(self, now_us: int, levels: Iterable[Level], first: Level) -> Request | None:
+    def _aged(self, now_us: int, queues: Queues, first: Level) -> Request | None:
         """Returns the request that leads because of somebody's age, if there is one."""
         oldest: Request | None = None
         oldest_ticket, oldest_lane = 0, None
-        for level in levels:
-            for lane in level.ageing:
-                for request, ticket in lane.waiting.items():
-                    if _is_aged(request, lane, now_us) and (oldest is None or ticket < oldest_ticket):
-                        oldest, oldest_ticket, oldest_lane = request, ticket, lane
-                    break  # the first is the oldest of the lane
+        for lane in queues.ageing:
+            if not lane.waiting:
+                continue
+            request, ticket = next(iter(lane.waiting.items()))
+            if _is_aged(request, lane, now_us) and (oldest is None or ticket < oldest_ticket):
+                oldest, oldest_ticket, oldest_lane = request, ticket, lane
         if oldest is None or oldest_lane is None:
             return None
-        delayed = next(filter(self._has_delayed, levels), None)
+        delayed = next(filter(self._has_delayed, queues.levels), None)
         if delayed is not None and delayed.rank < oldest_lane.level.rank:
             return next(delayed.heads())
         heads = oldest_lane.level.heads()
@@ -127,12 +130,13 @@ class LatencyFirst:
     def _has_delayed(self, level: Level, parts: Sequence[Part] = ()) -> bool:
         """Whether a request waits in the level that was delayed once and is not finished by `parts`."""
         mark = self._delayed[level.rank]
+        op = parts[0].request.op if parts else None
         finished: set[Request] | None = None
         for lane in level.lanes:
             for request, ticket in lane.waiting.items():
                 if ticket > mark:
                     break
-                if not parts or request.op != parts[0].request.op:
+                if request.op != op:
                     return True
                 if finished is None:
                     finished = {part.request for part in parts if part.stop == part.request.rows}
@@ -143,9 +147,9 @@ class LatencyFirst:
     def _fill(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int]:
         """Returns the next chunk of `lead`, which waits in `own`, and its riders; and the lowest rank of them."""
         key, lowest = (lead.op, lead.direction), own.rank
-        above = own.rank - queues.levels[0].rank
-        budgets = {lane.name: lane.config.chunk_rows for lane in queues.lanes}
+        budgets = dict(queues.chunk_rows)
         most = min(budgets[lead.lane], self._max_rows)
+        above = own.rank - queues.levels[0].rank
         if above and any(key in level.cells for level in queues.levels[:above]):
             # An aged lead with large chunks leaves half of the batch to those who otherwise go first.
             most = min(most, (self._max_rows + 1) // 2)
@@ -161,14 +165,19 @@ class LatencyFirst:
             if cell is None or not room:
                 passed.append(level)
                 continue
-            if passed and any(self._has_delayed(upper, parts) for upper in passed):
-                break  # rule 3
-            before = room
-            room = take_along(cell, lead, parts, budgets, room)
-            if room != before:
-                lowest = max(lowest, level.rank)
-            taken = before - room + (rows if level is own else 0)
-            if taken < cell.rows or len(cell.parts) < level.count:
+            for upper in passed:
+                if self._has_delayed(upper, parts):
+                    return parts, lowest  # rule 3
+            left = cell.rows
+            if level is own:
+                left -= rows
+            if left:
+                before = room
+                room = take_along(cell, lead, parts, budgets, room)
+                left -= before - room
+                if room != before and level.rank > lowest:
+                    lowest = level.rank
+            if left or len(level.cells) > 1:
                 passed.append(level)
         return parts, lowest
 

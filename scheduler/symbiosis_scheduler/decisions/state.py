@@ -11,7 +11,9 @@
 
 Only a `Turn` decides, so that everything that came in the meantime, from all channels, is part of one decision:
 the loop tells what came, then gives a turn, runs the plans, tells that they are done, publishes the answers,
-looks at its channels again, and gives the next turn. A `Sleep` says how long the loop may wait for an event.
+looks at its channels again, and gives the next turn. A `Sleep` says how long the loop may wait for an event. What
+plans that are done teach about costs and clients is learned before the next event; a loop that asks for it
+(`reflect`) once the answers are published has nobody wait for it.
 
 A request is answered exactly once: when its last row is computed, or refused once none of its rows are in flight
 any more (the slot belongs to the client again with the answer, so nothing may still be writing to it). Nothing is
@@ -81,9 +83,10 @@ class SchedulerState:
         `beside`: plans of lower levels can be computed beside those of the first, at most `max_in_flight` of each;
         they are where the policy allows it.
         """
-        self.known = Known(costs)
-        """What was learned of ops and clients."""
-        self._admission = AdmissionControl(len(catalogues), config, self.known.travellers)
+        self._known = Known(costs)
+        self._lessons: list[tuple[Plan, int, int]] = []
+        """Plans that are done, how long each took, and when that was told: nothing was learned of them yet."""
+        self._admission = AdmissionControl(len(catalogues), config, self._known.travellers)
         self._queues = Queues(config.lanes)
         self._policy = policy
         for base, ops in enumerate(catalogues):
@@ -105,6 +108,12 @@ class SchedulerState:
         )
 
     @property
+    def known(self) -> Known:
+        """What was learned of ops and clients."""
+        self.reflect()
+        return self._known
+
+    @property
     def beside(self) -> bool:
         """Whether plans of lower levels can be computed beside those of the first."""
         return self._can_beside
@@ -122,7 +131,7 @@ class SchedulerState:
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is in flight: a drained daemon may stop."""
-        return not self._tracks.in_flight and not len(self._queues)
+        return not self._tracks.in_flight and not self._queues
 
     @property
     def lanes_in_use(self) -> set[str]:
@@ -136,6 +145,7 @@ class SchedulerState:
 
     def quota_reached(self, client: ClientId, now_us: int) -> Reached | None:
         """Returns the quota that keeps a client from beginning a forward; None: there is none."""
+        self.reflect()
         return self._admission.reached(client, now_us)
 
     def learn(self, base: BaseId, op: Op) -> OpId:
@@ -158,7 +168,15 @@ class SchedulerState:
         Raises:
             LocalProtocolError: the event cannot be: a bug in the loop, or in the policy.
         """
+        if self._lessons:
+            self.reflect()
         return _HANDLERS[type(event)](self, event)
+
+    def reflect(self) -> None:
+        """Learns from the plans that are done. Decides nothing, and whenever it is called changes no decision."""
+        for plan, took_us, now_us in self._lessons:
+            self._known.finished(plan, took_us, now_us)
+        self._lessons.clear()
 
     def statistics(self) -> SchedulerStatistics:
         """Counters since the start, and what is held now."""
@@ -189,7 +207,7 @@ class SchedulerState:
             self._queues.remove(event.client)
             self._admission.left(event.client)
             self._at_work.ended(event.client)
-            self.known.left(event.client)
+            self._known.left(event.client)
         return []
 
     def _arrived(self, event: Arrived) -> list[Instruction]:
@@ -211,7 +229,7 @@ class SchedulerState:
             client.open[slot] = OpenRequest(request)
             self._at_work.ended(client.id)
             self._queues.push(request)
-            self.known.arrived(request)
+            self._known.arrived(request)
         return instructions
 
     def _turn(self, event: Turn) -> list[Instruction]:
@@ -220,7 +238,7 @@ class SchedulerState:
         beside = self._tracks.first_is_at_work(event.now_us)
         for track in self._tracks:
             while track.free:
-                decision = self._policy.plan(event.now_us, track.queues, self.known)
+                decision = self._policy.plan(event.now_us, track.queues, self._known)
                 if isinstance(decision, Plan):
                     self._start(decision, track, event.now_us)
                     company = None if self._exact else self._at_work.count(event.now_us)
@@ -228,7 +246,7 @@ class SchedulerState:
                     continue
                 if isinstance(decision, Hold):
                     until_us = decision.until_us if until_us is None else min(until_us, decision.until_us)
-                elif len(track.queues) and not track.in_flight:
+                elif track.queues and not track.in_flight:
                     raise LocalProtocolError("the policy lets requests wait and names no time")
                 break
         return runs or [Sleep(until_us)]
@@ -248,7 +266,7 @@ class SchedulerState:
         if not self._tracks.in_flight:
             self._tallies.busy(now_us)
         track.in_flight[plan] = now_us
-        self.known.started(plan, now_us)
+        self._known.started(plan, now_us)
 
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
@@ -258,7 +276,10 @@ class SchedulerState:
         if not self._tracks.in_flight:
             self._tallies.idle(event.now_us)
         self._tallies.computed(plan, self._admission.base(plan.op))
-        self.known.finished(plan, took_us, event.now_us, failed=bool(event.failed))
+        if event.failed:
+            self._known.failed(plan, event.now_us)
+        else:
+            self._lessons.append((plan, took_us, event.now_us))
         answers: list[Instruction] = []
         for part in plan.parts:
             request = part.request
@@ -270,7 +291,7 @@ class SchedulerState:
             if request in event.failed and entry.refusal is None:
                 entry.refusal = event.failed[request]
                 entry.rows_left -= self._queues.discard(request)
-                self.known.convoys.holds.forget(request)
+                self._known.convoys.holds.forget(request)
             if not entry.rows_left:
                 answers.append(self._answer(client, entry))
                 if client.here and not client.open:

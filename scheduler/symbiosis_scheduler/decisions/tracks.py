@@ -69,7 +69,10 @@ class Tracks:
     @property
     def in_flight(self) -> int:
         """Plans that run."""
-        return sum([len(track.in_flight) for track in self._all])
+        count = 0
+        for track in self._all:
+            count += len(track.in_flight)
+        return count
 
     def plans(self) -> Iterator[Plan]:
         """Yields every plan that runs."""
@@ -77,7 +80,7 @@ class Tracks:
 
     def first_is_at_work(self, now_us: int) -> bool:
         """Whether the first level has something to do, or had it a moment ago."""
-        if len(self._first.queues) or self._first.in_flight:
+        if self._first.queues or self._first.in_flight:
             self._first_us = now_us
         return now_us - self._first_us <= _LINGERS_US
 

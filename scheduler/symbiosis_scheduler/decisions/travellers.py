@@ -249,10 +249,10 @@ class Travellers:
 
     def active(self, lanes: Sequence[str], most: int, now_us: int) -> list[Traveller]:
         """Returns who of these lanes asked or was answered a moment ago: `most` at most, the latest first."""
-        latest = [self._latest.get(lane, _NOBODY) for lane in lanes]
-        found = list(islice(reversed(latest[0].values()), most))
-        if len(latest) > 1:
-            others = [islice(reversed(each.values()), most) for each in latest[1:]]
+        latest = self._latest.get(lanes[0], _NOBODY)
+        found = list(islice(reversed(latest.values()), most))
+        if len(lanes) > 1:
+            others = [islice(reversed(self._latest.get(lane, _NOBODY).values()), most) for lane in lanes[1:]]
             found = sorted(chain(found, *others), key=_SEEN_US, reverse=True)[:most]
         since_us = now_us - _ACTIVE_US
         if found and found[-1].seen_us < since_us:

@@ -11,8 +11,10 @@ Rows are charged when they are planned. What is kept is a number per lane, and p
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop
+from itertools import groupby
+from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeVar
 
 from symbiosis_core.config import DaemonConfig
@@ -20,13 +22,15 @@ from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.bounds import of_weights
 from symbiosis_scheduler.decisions.filling import batch, first_ready
 from symbiosis_scheduler.decisions.known import Known
-from symbiosis_scheduler.decisions.plan import Decision, Hold, Plan
-from symbiosis_scheduler.decisions.queues import Lane, Queues
+from symbiosis_scheduler.decisions.levels import Lane
+from symbiosis_scheduler.decisions.plan import Decision, Hold, Part, Plan
+from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
 
 __all__ = ["WeightedFair"]
 
 K = TypeVar("K", bound=Hashable)
+_LANE: Final = attrgetter("request.lane")
 _LEAST_KEPT: Final = 256
 """So many accounts are kept before those that say nothing any more are looked for."""
 
@@ -49,15 +53,15 @@ class _Accounts(Generic[K]):
         """It is being served, whatever it costs."""
         self.now = self.standing(who)
 
-    def charge(self, costs: Iterable[tuple[K, float]]) -> None:
-        """Adds to what each has been given."""
-        given, now = self.given, self.now
-        for who, cost in costs:  # the hot loop: 64 riders are nothing special
-            before = given.get(who, 0.0)
-            given[who] = (before if before > now else now) + cost
-        if len(given) > self._most:
-            self.given = {each: before for each, before in given.items() if before > now}
-            self._most = 2 * max(len(self.given), _LEAST_KEPT)  # so that looking costs O(1) a charge
+    def charge(self, who: K, cost: float) -> None:
+        """Adds to what one has been given."""
+        self.given[who] = self.standing(who) + cost
+
+    def forget(self) -> None:
+        """Forgets accounts that say nothing any more, so seldom that it costs O(1) a charge."""
+        if len(self.given) > self._most:
+            self.given = {each: before for each, before in self.given.items() if before > self.now}
+            self._most = 2 * max(len(self.given), _LEAST_KEPT)
 
 
 class WeightedFair:
@@ -95,28 +99,36 @@ class WeightedFair:
 
     def _heads(self, lane: Lane) -> Iterator[Request]:
         """Yields the heads of the lane's clients, who has got least first, and of equals by turn."""
-        accounts, turns = self._clients[lane.name], lane.level.turns
+        accounts = self._clients[lane.name]
         get, now = accounts.given.get, accounts.now
-        left = [(max(get(client, 0.0), now), turn, client) for turn, client in enumerate(turns)]
+        left = [
+            (given if (given := get(client, now)) > now else now, turn, head)
+            for turn, (client, head) in enumerate(lane.level.turns.items())
+            if head.lane == lane.name
+        ]
+        first = min(left)
+        yield first[2]
+        left.remove(first)
         heapify(left)
         while left:
-            head = next(iter(turns[heappop(left)[2]]))
-            if head.lane == lane.name:
-                yield head
+            yield heappop(left)[2]
 
     def _charge(self, plan: Plan, known: Known) -> None:
-        self._lanes.serve(plan.lead.lane)
-        self._clients[plan.lead.lane].serve(plan.lead.client)
+        lead = plan.lead
+        self._lanes.serve(lead.lane)
+        self._clients[lead.lane].serve(lead.client)
         rows = plan.rows
         a_row_us = known.costs.likely_us(plan.op, plan.direction, rows, kept=plan.kept) / rows
-        costs: dict[str, list[tuple[ClientId, float]]] = {}
-        lane = ""
-        for part in plan.parts:
-            request = part.request
-            if request.lane != lane:
-                lane = request.lane
-                clients = costs.setdefault(lane, [])
-            clients.append((request.client, (part.stop - part.start) * a_row_us))
-        for lane, clients in costs.items():
-            self._clients[lane].charge(clients)
-            self._lanes.charge([(lane, sum([cost for _, cost in clients]) / self._weights[lane])])
+        by_lane: dict[str, list[Part]] = {}
+        for lane, parts in groupby(plan.parts, _LANE):
+            by_lane.setdefault(lane, []).extend(parts)
+        for lane, of_lane in by_lane.items():
+            accounts, spent_us = self._clients[lane], 0.0
+            given, now = accounts.given, accounts.now
+            for part in of_lane:  # the hot loop: 64 riders are nothing special
+                client, cost_us = part.request.client, (part.stop - part.start) * a_row_us
+                before_us = given.get(client, now)
+                given[client] = (before_us if before_us > now else now) + cost_us
+                spent_us += cost_us
+            accounts.forget()
+            self._lanes.charge(lane, spent_us / self._weights[lane])

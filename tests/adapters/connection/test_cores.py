@@ -11,6 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+)
 
 from symbiosis_adapters.connection import cores
 from symbiosis_adapters.connection.cores import FEW_ROWS, before_wait, watch_forwards
@@ -66,6 +73,76 @@ def test_a_forward_that_fails_gives_the_threads_back() -> None:
 def test_a_model_inside_of_a_model_gives_them_back_at_the_end_of_the_outer() -> None:
     assert watched(Waiting(1, watched(Waiting(1))))() == 1
     assert torch.get_num_threads() == 2
+
+
+class Noting(LogitsProcessor):
+    """Notes how many threads there are where a token is chosen."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.seen.append(torch.get_num_threads())
+        return scores
+
+
+def generator(rows: int = 0) -> Any:
+    """A small model that waits for so many rows in its forwards, or for none."""
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+            eos_token_id=None, pad_token_id=0,
+        )
+    )  # fmt: skip
+    if rows:
+        model.model.layers[0].register_forward_pre_hook(lambda *_: before_wait(rows))
+    return model
+
+
+def generate(model: Any, *noting: LogitsProcessor, **more: Any) -> None:
+    ids = torch.tensor([[1, 2, 3]])
+    model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False,
+        logits_processor=LogitsProcessorList(noting), **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (FEW_ROWS + 1, 2)])
+def test_generate_chooses_tokens_with_the_threads_of_its_forwards(rows: int, threads: int) -> None:
+    model, noting = generator(rows), Noting()
+    watch_forwards(model)
+    generate(model, noting)
+    assert noting.seen == [threads] * 3
+    assert torch.get_num_threads() == 2
+
+
+def test_generate_that_fails_gives_the_threads_back() -> None:
+    model = generator(1)
+    watch_forwards(model)
+    with pytest.raises(ValueError, match="own"):
+        generate(model, stopping_criteria=StoppingCriteriaList([fails]))
+    assert torch.get_num_threads() == 2
+
+
+def fails(input_ids: torch.Tensor, scores: Any, **more: Any) -> bool:
+    raise ValueError("the caller's own")
+
+
+def test_an_assistant_that_is_computed_here_has_all_threads() -> None:
+    model, assistant = generator(1), generator()
+    seen: list[int] = []
+    watch_forwards(model)
+    assistant.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    generate(model, assistant_model=assistant)
+    assert set(seen) == {2}
+    assert torch.get_num_threads() == 2
+
+
+def test_generate_is_wrapped_once() -> None:
+    watch_forwards(generator(1))
+    wrapped = LlamaForCausalLM.generate
+    watch_forwards(generator(1))
+    assert LlamaForCausalLM.generate is wrapped
 
 
 class Clock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from functools import partial
 from typing import Any
 
@@ -96,3 +98,57 @@ def test_training_one_layer_leaves_the_segments_of_the_others() -> None:
     pair.rows.trips.clear()
     loss_of(model)
     assert len(pair.rows.trips) <= whole + 1
+
+
+def train_all(model: Any) -> None:
+    for layer in linears(model).values():
+        layer.weight.requires_grad = True
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """Those of a forward and backward."""
+    for layer in linears(model).values():
+        layer.weight.grad = None
+    backward(model)
+    return {name: layer.weight.grad for name, layer in linears(model).items()}
+
+
+def trips(pair: Pair, model: Any) -> int:
+    """How many a forward makes."""
+    pair.rows.trips.clear()
+    loss_of(model)
+    return len(pair.rows.trips)
+
+
+def check_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+def test_a_copy_is_trained_by_itself(architecture: str) -> None:
+    """Whichever of the two is trained, the other one makes the trips of the graph cut."""
+    pair = Pair(architecture)
+    plain = pair.plain()
+    train_all(plain)
+    expected = gradients(plain)
+    for of_copy in (True, False):
+        model = pair.remote()
+        copied = copy.deepcopy(model)
+        trained, other = (copied, model) if of_copy else (model, copied)
+        whole = trips(pair, other)
+        train_all(trained)
+        check_bits(gradients(trained), expected)
+        assert trips(pair, other) == whole
+
+
+def test_a_copy_of_a_model_that_is_trained_outlives_it() -> None:
+    pair = Pair("llama")
+    model = pair.remote()
+    train_all(model)
+    expected = gradients(model)
+    copied = copy.deepcopy(model)
+    del model
+    gc.collect()
+    check_bits(gradients(copied), expected)

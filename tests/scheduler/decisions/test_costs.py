@@ -170,7 +170,7 @@ def test_a_batch_that_failed_teaches_nothing() -> None:
     known = Known()
     each = Request(ClientId(1), SlotIndex(0), Generation(1), "x", OpId(0), Direction.FORWARD, 1, 0, 0, 4096)
     plan = Plan(OpId(0), Direction.FORWARD, (Part(each, 0, 1),))
-    known.finished(plan, 9000, 9000, failed=True)
+    known.failed(plan, 9000)
     assert known.costs.expected_us(OpId(0), Direction.FORWARD, 1) is None
     known.finished(plan, 100, 9100)
     assert known.costs.expected_us(OpId(0), Direction.FORWARD, 1) == 100

@@ -16,6 +16,7 @@ from symbiosis_core.config import LaneConfig
 from symbiosis_core.errors import LocalProtocolError
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction
+from symbiosis_scheduler.decisions import levels as levels_module
 from symbiosis_scheduler.decisions import queues as queues_module
 from symbiosis_scheduler.decisions.plan import Part
 from symbiosis_scheduler.decisions.queues import Queues
@@ -135,17 +136,40 @@ def test_what_is_taken_together_is_for_the_same_op_and_each_once() -> None:
             queues.take(*parts)
 
 
-def test_all_that_waits_is_taken_at_once_and_nothing_else_is_touched() -> None:
+@pytest.mark.parametrize("lead", [0, 13, 59])
+def test_all_that_waits_is_taken_at_once_and_nothing_else_is_touched(lead: int) -> None:
     queues = Queues(LANES)
     everybody = [request(client, ("inference", "training", "tuning")[client % 3]) for client in range(90)]
     for each in (*everybody, other := request(99, "bulk", op=1)):
         queues.push(each)
     parts = [part for level in queues.levels[:2] for part in level.cells[OpId(0), FORWARD].parts.values()]
+    parts.insert(0, parts.pop(lead))
     assert lines_run(lambda: queues.take(*parts)) < len(parts), "one by one"
     assert (len(queues), queues.rows, heads(queues, 2)) == (1, other.rows, [other])
     queues.check()
     with pytest.raises(LocalProtocolError):
         queues.take(*parts)
+    queues.check()
+
+
+def test_all_that_waits_is_taken_in_any_order() -> None:
+    queues = Queues(LANES)
+    everybody = [request(client, ("inference", "training")[client % 2]) for client in range(30)]
+    for each in everybody:
+        queues.push(each)
+    queues.take(*[Part(each, 0, each.rows) for each in reversed(everybody)])
+    assert not queues and not queues.rows
+    queues.check()
+
+
+def test_who_is_behind_is_the_head_when_the_head_is_gone_and_keeps_the_clients_turn() -> None:
+    queues = Queues(LANES)
+    mine, more, yours = request(1), request(1, op=1), request(2)
+    for each in (mine, more, yours):
+        queues.push(each)
+    assert queues.held_by(ClientId(1)) == 2
+    queues.discard(mine)
+    assert (heads(queues, 1), queues.held_by(ClientId(1))) == ([more, yours], 1)
     queues.check()
 
 
@@ -197,7 +221,7 @@ def lines_run(action: Callable[[], object]) -> int:
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal lines
-        if frame.f_globals is not vars(queues_module):
+        if frame.f_globals is not vars(queues_module) and frame.f_globals is not vars(levels_module):
             return None  # above all, the callbacks that others hang into the garbage collector
         lines += event == "line"
         return trace
@@ -340,6 +364,7 @@ class QueuesMachine(RuleBasedStateMachine):
     def every_order_is_the_models(self) -> None:
         self.queues.check()
         assert len(self.queues) == len(self.model)
+        assert bool(self.queues) == bool(self.model)
         assert self.queues.rows == sum(waiting.rows - taken for waiting, taken in self.model.items())
         for lane in LANES:
             assert oldest(self.queues, lane) is next((each for each in self.model if each.lane == lane), None)
@@ -361,7 +386,7 @@ class QueuesMachine(RuleBasedStateMachine):
             self.queues.remove(ClientId(client))
         assert not len(self.queues) and not self.queues.rows
         for level in self.queues.levels:
-            assert not level.turns and not level.cells
+            assert not level.turns and not level.behind and not level.cells
             assert not any(lane.waiting for lane in level.lanes)
 
 

@@ -231,3 +231,34 @@ def test_two_parts_of_one_request_in_a_plan_make_one_answer() -> None:
     )
     (plan,) = desk.turn()
     assert len(desk.done(plan)) == 1
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_a_plan_teaches_is_learned_when_the_loop_asks_or_else_before_the_next_event(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, learned = Desk(), []
+    monkeypatch.setattr(
+        Known, "finished", lambda _, plan, took_us, now_us: learned.append((plan, took_us, now_us))
+    )
+    desk.join(1)
+    desk.arrive(1, arrival())
+    (plan,) = desk.turn()
+    desk.now_us += 30
+    desk.done(plan)
+    assert learned == []
+    if asked:
+        desk.state.reflect()
+        assert len(learned) == 1
+    desk.arrive(1, arrival(generation=2))
+    assert learned == [(plan, 30, desk.now_us)]
+
+
+def test_whoever_looks_at_what_is_known_sees_it_all() -> None:
+    desk = Desk()
+    desk.join(1)
+    desk.arrive(1, arrival())
+    (plan,) = desk.turn()
+    desk.now_us += 30
+    desk.done(plan)
+    assert desk.state.known.costs.expected_us(plan.op, plan.direction, 1) == 30
