@@ -117,6 +117,27 @@ def test_a_call_that_is_announced_wakes_the_daemon_once_and_is_none_yet(
     assert theirs.announced_us() == 0
 
 
+def test_a_client_that_announces_and_does_not_publish_is_heeded_no_more_until_it_does(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each announcement would be a look of up to 0.6 ms, for as long as it likes."""
+    ours, theirs, _ = ends
+    heeded = []
+    for lead_us in range(50, 60):  # each is another word than the one before
+        monkeypatch.setattr(ours._learned, "lead_us", lambda lead_us=lead_us: lead_us)
+        ours.release(ours.lease_nowait())
+        heeded.append(theirs.announced_us())
+    assert heeded == [50, 51, 52, 53, 0, 0, 0, 0, 0, 0]
+    ours.publish(slot := ours.lease_nowait(), CALL)
+    (arrival,) = theirs.take()
+    theirs.answer(slot, arrival.generation)
+    ours.wait(slot, 1)
+    ours.release(slot)
+    assert theirs.announced_us() == 0
+    ours.lease_nowait()
+    assert theirs.announced_us() == 59
+
+
 def test_an_announcement_to_a_daemon_that_has_gone_is_not_what_says_so(
     ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
 ) -> None:

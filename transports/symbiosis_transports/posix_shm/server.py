@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import Final
 
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
@@ -30,6 +31,10 @@ from symbiosis_transports.ports import Arrival, ChannelStatistics, Host
 from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, encode
 
 __all__ = ["ShmServerChannel"]
+
+
+_MOST_UNKEPT: Final = 4
+"""So many announcements in a row may come to nothing, as where a slot is leased and given back."""
 
 
 class ShmServerChannel:
@@ -54,6 +59,8 @@ class ShmServerChannel:
         self._published = 0
         self._announced = 0
         """The announcement that was heard last."""
+        self._unkept = 0
+        """So many were heard since a call was taken."""
         self._taken = [0] * layout.slots
         self._answered = [0] * layout.slots
         self._rung = self._unrung = 0
@@ -95,11 +102,14 @@ class ShmServerChannel:
         return self._told() != self._published
 
     def announced_us(self) -> int:
-        """As the client says, once for each call."""
+        """As the client says, once for each call. Of one that announces and does not publish, nothing."""
         if not self._open or (word := self._words[ANNOUNCED]) == self._announced:
             return 0
         self._announced = word
-        return lead_us_of(word)
+        if not (lead_us := lead_us_of(word)) or self._unkept == _MOST_UNKEPT:
+            return 0
+        self._unkept += 1
+        return lead_us
 
     def take(self) -> list[Arrival]:
         """Everything published since the last call.
@@ -114,6 +124,7 @@ class ShmServerChannel:
         if not WORDS_ARE_ORDERED and sum(generations) != self._rung:
             return []  # one more was published since, whose doorbell is still to come
         self._published = published
+        self._unkept = 0
         arrivals = []
         for slot in self._slots:
             generation, taken = generations[slot], self._taken[slot]
