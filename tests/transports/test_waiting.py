@@ -133,6 +133,23 @@ def test_an_announced_call_is_looked_for_as_long_as_it_says_and_no_longer_than_i
     assert not Watch(0).sees([Channel(0, announced_us=50)])  # type: ignore[list-item]  # as above
 
 
+def test_a_look_that_is_interrupted_ends_and_none_begins_until_who_interrupted_was_heard() -> None:
+    """It says nothing about looking: nobody knows what would have come."""
+
+    class Interrupting(Channel):
+        def waiting(self) -> bool:
+            watch.interrupt()
+            return super().waiting()
+
+    watch = Watch(60_000_000)
+    for _ in range(8):
+        assert not watch.sees([Interrupting(10**9)])  # type: ignore[list-item]  # all that is asked of it
+        assert not watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+        watch.resume()
+    assert (watch.looks, watch.hits) == (8, 0), "no look was left out because others had missed"
+    assert watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+
+
 def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

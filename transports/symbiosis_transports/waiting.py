@@ -54,6 +54,7 @@ class Watch:
         """How often it looked, and how often something came."""
         self._budget_ns = spin_us * 1000
         self._missing = Missing() if learns else None
+        self._interrupted = False
 
     def __repr__(self) -> str:
         return f"<Watch of {self._budget_ns // 1000} us, {self.hits} of {self.looks} hit>"
@@ -63,7 +64,7 @@ class Watch:
 
         What was announced is looked for as long as its client says, within limits; where nobody looks, not at all.
         """
-        if not self._budget_ns:
+        if not self._budget_ns or self._interrupted:
             return False
         missing = self._missing
         lead_ns = _lead_ns(channels)
@@ -72,14 +73,31 @@ class Watch:
         self.looks += 1
         longest_ns = max(self._budget_ns, lead_ns) if lead_ns else self._budget_ns
         end_ns = time.perf_counter_ns() + longest_ns
-        hit = _look(channels, end_ns)
-        if missing is not None and not lead_ns:
+        hit = self._look(channels, end_ns)
+        if missing is not None and not lead_ns and not self._interrupted:
             # What is there too late came while this thread was put aside: whoever sent it had to wait for that.
             missing.looked(hit=hit and time.perf_counter_ns() <= end_ns)
         if not hit and (lead_ns := _lead_ns(channels)):  # announced since it began
-            hit = _look(channels, time.perf_counter_ns() + lead_ns)
+            hit = self._look(channels, time.perf_counter_ns() + lead_ns)
         self.hits += hit
         return hit
+
+    def interrupt(self) -> None:
+        """Ends the look that is under way, and lets none begin until `resume`. For any thread."""
+        self._interrupted = True
+
+    def resume(self) -> None:
+        """Who interrupted was heard."""
+        self._interrupted = False
+
+    def _look(self, channels: Collection[ServerChannel], end_ns: int) -> bool:
+        while True:
+            for channel in channels:
+                if channel.waiting():
+                    return True
+            if time.perf_counter_ns() > end_ns or self._interrupted:
+                return False
+            os.sched_yield()
 
 
 def _lead_ns(channels: Collection[ServerChannel]) -> int:
@@ -89,13 +107,3 @@ def _lead_ns(channels: Collection[ServerChannel]) -> int:
         if (lead_us := channel.announced_us()) > longest_us:
             longest_us = lead_us
     return 1000 * min(longest_us, LONGEST_LEAD_US) if longest_us else 0
-
-
-def _look(channels: Collection[ServerChannel], end_ns: int) -> bool:
-    while True:
-        for channel in channels:
-            if channel.waiting():
-                return True
-        if time.perf_counter_ns() > end_ns:
-            return False
-        os.sched_yield()
