@@ -78,7 +78,7 @@ async def serve(
         beside = device.type == "cpu" and config.compute.beside
         state = SchedulerState(catalogues, config, policy, max_in_flight=most, beside=beside, costs=known)
         priorities = [lane.priority for lane in config.lanes.values()]
-        streams = open_streams(device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
+        streams = open_streams(device, priorities, lambda: plane.ended_beside())
         executor = Executor(layers, streams, threads, memo_bytes=config.compute.memo_bytes)
         plane = DataPlane(loop, state, executor, grants, config, lambda name: bases.find(name).layers.lent)
         doors = [

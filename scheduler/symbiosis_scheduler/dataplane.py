@@ -184,6 +184,15 @@ class DataPlane:
         """Ends what computes beside. No turn follows."""
         self._executor.close()
 
+    def ended_beside(self) -> None:
+        """A batch that was computed beside is done: no look keeps its answer waiting. For the thread beside."""
+        self.seats.watch.interrupt()
+        self._loop.call_soon_threadsafe(self._hear)
+
+    def _hear(self) -> None:
+        self.seats.watch.resume()
+        self.wake()
+
     # -- the turn --------------------------------------------------------------------------------------------
 
     def wake(self) -> None:

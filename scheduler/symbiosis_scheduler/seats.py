@@ -91,7 +91,7 @@ class Seats(Mapping[ClientId, Seat]):
 
     def look(self) -> bool:
         """Looks a little longer, yielding, and returns whether anything came."""
-        return self.watch.sees(seat.channel for seat in self._seats.values())
+        return self.watch.sees([seat.channel for seat in self._seats.values()])
 
     def arm(self) -> bool:
         """Asks everybody to ring; False: somebody has published meanwhile, and nobody will."""

@@ -111,8 +111,9 @@ def test_what_a_step_has_started_neither_keeps_the_next_waiting_nor_outlives_a_s
             time.sleep(0.01)
 
 
-def test_what_was_found_before_it_is_stopped_is_written(tmp_path: Path) -> None:
-    """As when somebody takes the machine away."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_was_found_before_it_is_stopped_is_written(number: signal.Signals, tmp_path: Path) -> None:
+    """As when somebody takes the machine away, or the line to it breaks."""
     (tmp_path / "device").mkdir()
     report = tmp_path / "report.json"
     command = [str(DOOR), "--fake", str(tmp_path / "device"), "--json", str(report)]
@@ -122,8 +123,8 @@ def test_what_was_found_before_it_is_stopped_is_written(tmp_path: Path) -> None:
         assert process.stdout.readline().startswith("passed")
         while not json.loads(report.read_text())["steps"]:  # it says so first
             time.sleep(0.01)
-        process.terminate()
-        assert process.wait(60) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
     found = json.loads(report.read_text())
     assert [step["name"] for step in found["steps"]] == ["probe"]
     assert not found["complete"]

@@ -32,7 +32,7 @@ from symbiosis_bench.transports.places import place_of
 from symbiosis_bench.transports.report import mismatches, ratios_of
 from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
 from symbiosis_bench.transports.run import contenders, series
-from symbiosis_bench.transports.settings import FULL, Cell, Settings, cells, numbers, places, words
+from symbiosis_bench.transports.settings import FULL, Cell, Settings, cells, numbers, words
 from symbiosis_bench.transports.work import BURN, INVERT, LINEAR, STAMP, Asked, Work, asked, expected
 from symbiosis_bench.transports.yardsticks import WAKE_FLOORS
 from symbiosis_core.errors import UsageError
@@ -68,13 +68,6 @@ def test_the_grid_varies_one_or_two_things_at_a_time_and_has_nothing_twice() -> 
     ]
 
 
-def test_placements_take_turns_where_all_else_is_equal() -> None:
-    found = places(SETTINGS)
-    assert [len(place) for place in found] == [2, 2, 1, 1, 1, 1, 1, 1]
-    assert [cell.placement for cell in found[0]] == [ONE_CORE, FREE]
-    assert {cell for place in found for cell in place} == set(cells(SETTINGS))
-
-
 def test_every_combination_is_measured_where_it_is_asked_for() -> None:
     everything = Settings(
         **{name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__} | {"product": True}
@@ -83,18 +76,23 @@ def test_every_combination_is_measured_where_it_is_asked_for() -> None:
 
 
 def test_floors_are_measured_where_they_depend_on_something() -> None:
-    bare, *others = places(SETTINGS)
+    bare, *others = cells(SETTINGS)
+    assert bare == Cell(2304, 1, "0", "auto", ONE_CORE)
     found = series(SETTINGS, bare, WAKE_FLOORS)
     assert found[:2] == [
         ("wake_floor_same_core", Cell(2304, 1, "0", "auto", ONE_CORE)),
         ("wake_floor_across_cores", Cell(2304, 1, "0", "auto", TWO_CORES)),
     ]
-    assert {(name, cell.placement) for name, cell in found[2:]} == {
-        (name, where)
-        for name in ("memory_floor", "raw_zmq_shm", "raw_zmq", "posix_shm")
-        for where in (ONE_CORE, FREE)
-    }
-    assert not any(name in WAKE_FLOORS for place in others for name, _ in series(SETTINGS, place, WAKE_FLOORS))
+    assert found[2:] == [(name, bare) for name in ("memory_floor", "raw_zmq_shm", "raw_zmq", "posix_shm")]
+    assert not any(name in WAKE_FLOORS for cell in others for name, _ in series(SETTINGS, cell, WAKE_FLOORS))
+    everything = msgspec.structs.replace(SETTINGS, product=True)
+    floors = [
+        cell
+        for each in cells(everything)
+        for name, cell in series(everything, each, WAKE_FLOORS)
+        if name in WAKE_FLOORS
+    ]
+    assert floors == [cell for _, cell in found[:2]], "where the figures with targets look for them"
     assert "memory_floor" not in contenders(SETTINGS, Cell(2304, 4, "0", "auto", FREE))
     assert contenders(SETTINGS, Cell(2304, 1, "0", "off", FREE)) == ["posix_shm"]
 
@@ -158,7 +156,7 @@ def test_an_answer_belongs_to_one_call_of_one_payload(compute: str) -> None:
         assert not marks.found(call, answer)
         marks.put(call)
         assert not marks.found(call, payload)
-        Work()([(ask._replace(burn_us=0), payload, answer)])
+        Work()([(ask.op, 0, payload, answer)])
         assert marks.found(call, answer)
 
 
@@ -166,7 +164,7 @@ def test_an_answer_belongs_to_one_call_of_one_payload(compute: str) -> None:
 def test_one_wrong_number_anywhere_is_found(op: int) -> None:
     ask, payload = Asked(LINEAR if op == LINEAR else INVERT), payload_of(3 * 2304, seed=3)
     answer = memoryview(bytearray(len(payload)))
-    Work()([(ask, payload, answer)])
+    Work()([(*ask, payload, answer)])
     assert expected(ask.op, bytes(payload), bytes(answer))
     answer[2303] ^= 64  # the exponent of a float in the middle
     assert not expected(ask.op, bytes(payload), bytes(answer))
@@ -175,7 +173,7 @@ def test_one_wrong_number_anywhere_is_found(op: int) -> None:
 def test_work_on_several_requests_is_one_batch_and_all_of_it_is_done() -> None:
     work, payloads = Work(), [payload_of(2304, seed) for seed in range(3)]
     answers = [memoryview(bytearray(2304)) for _ in payloads]
-    work([(Asked(LINEAR), p, a) for p, a in zip(payloads, answers, strict=True)])
+    work([(*Asked(LINEAR), p, a) for p, a in zip(payloads, answers, strict=True)])
     assert all(expected(LINEAR, bytes(p), bytes(a)) for p, a in zip(payloads, answers, strict=True))
     assert (work.requests, work.batches) == (3, 1)
 

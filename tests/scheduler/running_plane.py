@@ -50,9 +50,9 @@ class Running:
             chosen = policy or make_policy(config)
             state = SchedulerState([layers.spec.ops], config, chosen, max_in_flight=most, beside=beside)
             priorities = [lane.priority for lane in config.lanes.values()]
-            own = open_streams(layers.device, priorities, lambda: loop.call_soon_threadsafe(plane.wake))
+            own = open_streams(layers.device, priorities, lambda: plane.ended_beside())
             if isinstance(streams, CpuStreams):
-                streams.ring = lambda: loop.call_soon_threadsafe(plane.wake)
+                streams.ring = lambda: plane.ended_beside()
             staged = streams is not None and not isinstance(streams, CpuStreams)
             executor = Executor([layers], streams or own, ThreadChoice(1), staged=staged)
             plane = DataPlane(loop, state, executor, self.grants, config)

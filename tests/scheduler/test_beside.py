@@ -112,6 +112,24 @@ def test_the_loop_is_rung_when_it_is_done(
         torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
 
 
+def test_its_answer_waits_for_no_look(
+    running: Running, streams: HeldBack, layers: FrozenLayers, op: OpSpec
+) -> None:
+    """The daemon's thread looks for a minute; an answer that waited for that would come too late."""
+    watch, rows = running.ask(lambda plane: plane.seats.watch), torch.randn(5, op.width_in)
+    with ThreadPoolExecutor(1) as pool:
+        channel = running.connect("training")
+        watch._budget_ns = 60_000_000_000
+        asked = pool.submit(ask, channel, op, rows)
+        try:
+            assert streams.began.acquire(timeout=20)
+            streams.go.set()
+            torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
+        finally:
+            watch._budget_ns = 0
+            watch.interrupt()  # the look that has begun since
+
+
 def test_when_it_was_computed_is_told_and_not_only_when_that_was_seen(
     running: Running, streams: HeldBack, op: OpSpec
 ) -> None:

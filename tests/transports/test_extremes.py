@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,11 @@ from symbiosis_core.ids import OpId, SlotIndex
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call, ClientChannel
 from symbiosis_transports.testing import ADD_ONE, NEVER, add_one
-from tests.transports.test_faults import ROOT, WITHIN_S, Echo
+from tests.transports.echoes import ROOT, WITHIN_S, Echo
 
 CLIENTS = 8
 FULL = "mount -t tmpfs -o size=1m none /dev/shm && cat /dev/zero > /dev/shm/full 2> /dev/null; "
 """In a mount namespace of its own, where it concerns nobody else."""
-
-
-@pytest.fixture(params=["posix_shm", "zmq_ipc", "zmq_tcp"])
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def echo(name: str, tmp_path: Path) -> Iterator[Echo]:
-    echo = Echo(name, tmp_path)
-    yield echo
-    echo.close()
 
 
 def test_eight_clients_of_a_daemon_that_is_killed_are_told_so_and_served_by_the_next(

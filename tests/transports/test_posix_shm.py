@@ -93,7 +93,7 @@ def test_a_call_that_is_announced_wakes_the_daemon_once_and_is_none_yet(
     ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs, host = ends
-    monkeypatch.setattr(ours._ways, "lead_us", lambda: 70)
+    monkeypatch.setattr(ours._learned, "lead_us", lambda: 70)
     assert theirs.arm()
     slot = ours.lease_nowait()
     theirs._readable()
@@ -117,11 +117,32 @@ def test_a_call_that_is_announced_wakes_the_daemon_once_and_is_none_yet(
     assert theirs.announced_us() == 0
 
 
+def test_a_client_that_announces_and_does_not_publish_is_heeded_no_more_until_it_does(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each announcement would be a look of up to 0.6 ms, for as long as it likes."""
+    ours, theirs, _ = ends
+    heeded = []
+    for lead_us in range(50, 60):  # each is another word than the one before
+        monkeypatch.setattr(ours._learned, "lead_us", lambda lead_us=lead_us: lead_us)
+        ours.release(ours.lease_nowait())
+        heeded.append(theirs.announced_us())
+    assert heeded == [50, 51, 52, 53, 0, 0, 0, 0, 0, 0]
+    ours.publish(slot := ours.lease_nowait(), CALL)
+    (arrival,) = theirs.take()
+    theirs.answer(slot, arrival.generation)
+    ours.wait(slot, 1)
+    ours.release(slot)
+    assert theirs.announced_us() == 0
+    ours.lease_nowait()
+    assert theirs.announced_us() == 59
+
+
 def test_an_announcement_to_a_daemon_that_has_gone_is_not_what_says_so(
     ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs, _ = ends
-    monkeypatch.setattr(ours._ways, "lead_us", lambda: 70)
+    monkeypatch.setattr(ours._learned, "lead_us", lambda: 70)
     assert theirs.arm()
     theirs.close("the end")
     slot = ours.lease_nowait()
@@ -134,7 +155,7 @@ def test_unordered_words_are_never_announced_for_every_doorbell_is_a_call(
     ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs, _ = ends
-    monkeypatch.setattr(ours._ways, "lead_us", lambda: 70)
+    monkeypatch.setattr(ours._learned, "lead_us", lambda: 70)
     assert theirs.arm()
     ours.lease_nowait()
     assert theirs.announced_us() == 0
@@ -295,15 +316,27 @@ def test_unsealed_or_wrongly_sized_memory_is_refused() -> None:
     os.close(fd)
 
 
-def test_a_call_says_when_it_was_published() -> None:
+def test_a_call_says_when_it_was_published(
+    ends: tuple[ShmClientChannel, server.ShmServerChannel, Woken],
+) -> None:
     """By the clock that the daemon has, too: nobody else can tell how long it lay there."""
-    layout = Layout(1, 4096)
-    arena = memoryview(bytearray(layout.arena_bytes))
+    ours, theirs, _ = ends
     before_us = monotonic_us()
-    pack_call(arena, layout.call_at(SlotIndex(0)), Call(ADD_ONE, Direction.FORWARD, 1, 0, 64))
-    call = unpack_call(arena, layout.call_at(SlotIndex(0)))
-    assert before_us <= call.asked_us <= monotonic_us()
-    assert call._replace(asked_us=0) == Call(ADD_ONE, Direction.FORWARD, 1, 0, 64)
+    ours.publish(ours.lease_nowait(), CALL)
+    (arrival,) = theirs.take()
+    assert before_us <= arrival.call.asked_us <= monotonic_us()
+    assert arrival.call._replace(asked_us=0) == CALL
+
+
+def test_every_field_of_a_call_comes_over_and_no_direction_that_there_is_not() -> None:
+    arena, at = memoryview(bytearray(4096)), Layout(1, 4096).call_at(SlotIndex(0))
+    call = Call(OpId(7), Direction.BACKWARD, 3, 64, 128, 9, asked_us=11)
+    pack_call(arena, at, call, 11)
+    assert unpack_call(arena, at) == call
+    assert type(unpack_call(arena, at).direction) is Direction
+    pack_call(arena, at, call._replace(direction=2), 11)  # type: ignore[arg-type]  # as a hostile client may
+    with pytest.raises(RemoteProtocolError, match="direction 2"):
+        unpack_call(arena, at)
 
 
 def test_a_generation_that_jumps_ends_that_client_alone(daemon: EchoDaemon, connect: Connect) -> None:

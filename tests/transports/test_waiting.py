@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,18 +14,18 @@ from symbiosis_core.specs import Direction
 from symbiosis_transports.calls import Call
 from symbiosis_transports.habits import SHORT_NS, Habit
 from symbiosis_transports.notices import LONGEST_LEAD_US
-from symbiosis_transports.waiting import SPIN_VARIABLE, Switches, Watch, client_ways, kind_of, spin_budget_us
+from symbiosis_transports.waiting import SPIN_VARIABLE, Watch, client_kinds, spin_budget_us
 
-KIND = kind_of(Call(OpId(3), Direction.FORWARD, 4, 0, 64))
+CALL = Call(OpId(3), Direction.FORWARD, 4, 0, 64)
 
 
 def test_one_core_has_nobody_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SPIN_VARIABLE, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-    assert spin_budget_us(50) == client_ways().of(KIND).budget_ns == 0
+    assert spin_budget_us(50) == client_kinds().published(CALL).way.budget_ns == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert spin_budget_us(50) == 50
-    assert client_ways().of(KIND).budget_ns == SHORT_NS
+    assert client_kinds().published(CALL).way.budget_ns == SHORT_NS
 
 
 @pytest.mark.parametrize(("text", "learns"), [("auto", True), ("7", False), ("0", False)])
@@ -38,7 +34,7 @@ def test_the_environment_decides_for_clients_alone(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setenv(SPIN_VARIABLE, text)
-    way = client_ways().of(KIND)
+    way = client_kinds().published(CALL).way
     assert isinstance(way, Habit) is learns
     for _ in range(1000):
         way.waited(10_000_000)
@@ -50,35 +46,7 @@ def test_the_environment_decides_for_clients_alone(
 def test_a_word_that_is_no_time_says_what_to_write(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(SPIN_VARIABLE, text)
     with pytest.raises(UsageError, match="write auto, or microseconds from 0 to 10000"):
-        client_ways()
-
-
-def test_every_kind_of_call_has_a_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    ways = client_ways()
-    call = Call(OpId(3), Direction.FORWARD, 300, 0, 64)
-    assert ways.of(kind_of(call)) is ways.of(kind_of(call._replace(rows=500)))
-    others = [call._replace(rows=700), call._replace(op=OpId(4)), call._replace(direction=Direction.BACKWARD)]
-    assert len({id(ways.of(kind_of(each))) for each in (call, *others)}) == 4
-
-
-def test_what_one_thread_has_lost_is_not_held_against_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = {threading.get_native_id(): 1000}
-
-    def usage(_: int) -> SimpleNamespace:
-        return SimpleNamespace(ru_nivcsw=lost.get(threading.get_native_id(), 7))
-
-    monkeypatch.setattr(resource, "getrusage", usage)
-    switches = Switches()
-    assert switches() == 0
-    lost[threading.get_native_id()] += 3
-    assert switches() == 3
-    with ThreadPoolExecutor(1) as pool:
-        assert [pool.submit(switches).result() for _ in range(2)] == [3, 3]
-    assert switches() == 3
-    lost[threading.get_native_id()] += 2
-    assert switches() == 5
+        client_kinds()
 
 
 class Channel:
@@ -165,30 +133,21 @@ def test_an_announced_call_is_looked_for_as_long_as_it_says_and_no_longer_than_i
     assert not Watch(0).sees([Channel(0, announced_us=50)])  # type: ignore[list-item]  # as above
 
 
-def test_the_kind_that_followed_last_time_is_the_one_that_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    ways, large, small = client_ways(), (1, 0, 10), (2, 0, 1)
-    for _ in range(50):
-        for kind, fill_ns in ((large, 70_000), (small, 1000)):
-            announced = ways.lead_us() > 0
-            notice = ways.publishes(kind)
-            assert notice is not None
-            notice.answered(fill_ns, 10_000 if announced else 50_000)
-    assert ways.lead_us() > 0
-    ways.publishes(large)
-    assert ways.lead_us() == 0
+def test_a_look_that_is_interrupted_ends_and_none_begins_until_who_interrupted_was_heard() -> None:
+    """It says nothing about looking: nobody knows what would have come."""
 
+    class Interrupting(Channel):
+        def waiting(self) -> bool:
+            watch.interrupt()
+            return super().waiting()
 
-def test_kinds_that_never_come_again_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor those that were answered before anybody waited for them."""
-    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    ways = client_ways()
-    for op in range(100_000):
-        ways.publishes((op, 0, 1))
-        ways.of((op, 1, 1))
-    assert all(len(kept) <= 4096 for kept in (ways._learned, ways._notices, ways._next))
+    watch = Watch(60_000_000)
+    for _ in range(8):
+        assert not watch.sees([Interrupting(10**9)])  # type: ignore[list-item]  # all that is asked of it
+        assert not watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
+        watch.resume()
+    assert (watch.looks, watch.hits) == (8, 0), "no look was left out because others had missed"
+    assert watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
 
 
 def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pays(
@@ -211,10 +170,3 @@ def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pay
     for _ in range(100):
         watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
     assert watch.looks >= 4 + 24 + 97
-
-
-def test_who_has_said_how_long_to_look_announces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SPIN_VARIABLE, "20")
-    ways = client_ways()
-    assert ways.publishes(KIND) is None
-    assert ways.lead_us() == 0

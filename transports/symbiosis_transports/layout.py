@@ -17,9 +17,8 @@ import struct
 import threading
 from typing import Final, NamedTuple
 
-from symbiosis_core.clock import monotonic_us
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
-from symbiosis_core.ids import OpId, SlotIndex
+from symbiosis_core.ids import SlotIndex
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call
 
@@ -64,6 +63,7 @@ _SLOTS_AT: Final = 256
 _SLOT_HEADER: Final = 2 * _LINE
 _CALL: Final = struct.Struct("<IIIIQQQ")  # op, direction, rows, memo, in_offset, out_offset, asked_us
 
+_DIRECTIONS: Final = tuple(Direction)
 _CODES: Final = tuple(RefusalCode)
 _fence_lock = threading.Lock()
 
@@ -117,10 +117,10 @@ def lead_us_of(word: int) -> int:
     return word & ((1 << _LEAD_BITS) - 1)
 
 
-def pack_call(arena: memoryview, at: int, call: Call) -> None:
+def pack_call(arena: memoryview, at: int, call: Call, now_us: int) -> None:
     """Writes `call` into the request line, and that it is published now."""
-    told = call.op, call.direction, call.rows, call.memo, call.in_offset, call.out_offset
-    _CALL.pack_into(arena, at, *told, monotonic_us())
+    op, direction, rows, in_offset, out_offset, memo, _, _, _ = call
+    _CALL.pack_into(arena, at, op, direction, rows, memo, in_offset, out_offset, now_us)
 
 
 def unpack_call(arena: memoryview, at: int) -> Call:
@@ -129,10 +129,11 @@ def unpack_call(arena: memoryview, at: int) -> Call:
     Raises:
         RemoteProtocolError: there is no such direction.
     """
-    op, direction, rows, memo, in_offset, out_offset, asked_us = _CALL.unpack(bytes(arena[at : at + _CALL.size]))
-    if direction > 1:
+    op, direction, rows, memo, in_offset, out_offset, asked_us = _CALL.unpack_from(arena, at)
+    if direction >= len(_DIRECTIONS):
         raise RemoteProtocolError(f"direction {direction} in a call; 0 is forward and 1 backward")
-    return Call(OpId(op), Direction(direction), rows, in_offset, out_offset, memo, asked_us=asked_us)
+    # Not by its constructor, which is Python and takes about as long as all the rest of this.
+    return tuple.__new__(Call, (op, _DIRECTIONS[direction], rows, in_offset, out_offset, memo, 0, 0, asked_us))
 
 
 def code_of(refusal: RefusalCode | None) -> int:

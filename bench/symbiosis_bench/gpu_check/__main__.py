@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from symbiosis_bench.gpu_check.requirements import packages_missing, wheels
 from symbiosis_bench.gpu_check.steps import Step, run
+from symbiosis_bench.interruption import leave_in_order
 
 __all__ = ["end_to_end_found", "main"]
 
@@ -26,8 +26,6 @@ BUDGET_S: Final = 480.0
 """All limits together, that of `device` included. What a step does not need of its own, later ones may have."""
 _PARTS: Final = "symbiosis_bench.gpu_check.parts"
 DEVICE: Final = Step("device", ["-m", "symbiosis_bench.gpu_check.device"], 30)
-_STOPPED: Final = 128
-"""Added to the number of the signal that stopped it."""
 _EXPANDABLE: Final = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 
 
@@ -98,7 +96,7 @@ def main() -> int:
         report["machine"]["device"] = device.figures
     file = asked.json or Path(f"bench/results/gpu-check-{date:%Y-%m-%d}.json")
     _write(report, file)  # where it cannot be written, this is the time to say so
-    signal.signal(signal.SIGTERM, _stop)
+    leave_in_order()  # ends the step that runs; what was found before it is written
     with tempfile.TemporaryDirectory() as scratch:
         for step in steps(asked.fake, Path(scratch)):
             until_s += step.limit_s
@@ -147,11 +145,6 @@ def _machine() -> dict[str, Any]:
 
     told: dict[str, Any] = msgspec.to_builtins(this_machine())
     return told
-
-
-def _stop(signum: int, _: object) -> None:
-    """Ends the step that runs, on the way out. What was found before it is written."""
-    sys.exit(_STOPPED + signum)
 
 
 def _write(report: dict[str, Any], file: Path) -> None:

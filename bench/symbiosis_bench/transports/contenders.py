@@ -99,7 +99,7 @@ class MemoryFloor:
         rows = self._memory[:size]
         rows[:] = payload
         out = self._memory[size : 2 * size] if ask.op == LINEAR else rows
-        carry_out([(ask, rows, out)])
+        carry_out([(*ask, rows, out)])
         answer[:] = out
 
     def statistics(self) -> ChannelStatistics:

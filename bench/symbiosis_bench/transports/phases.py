@@ -50,7 +50,7 @@ def floor(between: Callable[[], object] = lambda: None) -> Once:
         begin = clock()
         memory[:] = PAYLOAD
         written = clock()
-        carry_out([(Asked(STAMP), memory, memory)])
+        carry_out([(*Asked(STAMP), memory, memory)])
         between()
         answered = clock()
         ANSWER[:] = memory

@@ -47,16 +47,15 @@ class RawZmqServer:
         while True:
             sender, header, *payload = self._socket.recv_multipart(copy=False)
             op, burn_us, size, at = _HEADER.unpack(header.buffer)
-            ask = Asked(OpId(op), burn_us)
             if payload:
                 rows = memoryview(bytearray(payload[0].buffer))
-                out = memoryview(bytearray(size)) if ask.op == LINEAR else rows
-                self._work([(ask, rows, out)])
+                out = memoryview(bytearray(size)) if op == LINEAR else rows
+                self._work([(OpId(op), burn_us, rows, out)])
                 self._socket.send_multipart([sender, out], copy=size < _COPY_FROM_BYTES)
             else:
                 rows = self._memory[at : at + size]
-                out = self._memory[at + size : at + 2 * size] if ask.op == LINEAR else rows
-                self._work([(ask, rows, out)])
+                out = self._memory[at + size : at + 2 * size] if op == LINEAR else rows
+                self._work([(OpId(op), burn_us, rows, out)])
                 self._socket.send_multipart([sender, header])
 
     def tally(self, cpu_ns: int) -> Tally:

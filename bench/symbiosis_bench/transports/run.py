@@ -14,7 +14,7 @@ from symbiosis_bench.progress import Progress
 from symbiosis_bench.transports.messages import Message, read_message
 from symbiosis_bench.transports.placement import TWO_CORES, not_possible
 from symbiosis_bench.transports.rows import Round, Row, row, with_overheads
-from symbiosis_bench.transports.settings import Cell, Settings, places
+from symbiosis_bench.transports.settings import Cell, Settings, cells
 from symbiosis_bench.transports.site import Site
 from symbiosis_bench.transports.yardsticks import INPROC, MEMORY_FLOOR, RAW_ZMQ, RAW_ZMQ_SHM, WAKE_FLOORS
 
@@ -34,21 +34,20 @@ def run(settings: Settings, progress: Progress, folder: Path) -> list[Row]:
         site = Site(settings, children, folder)
         progress.say("starting servers and clients")
         site.open(everybody)
-        grid = places(settings)
-        for number, place in enumerate(grid, 1):
-            cell = place[0]
-            asked = f"{cell.size_bytes} bytes, {cell.clients} clients, compute {cell.compute}, spin {cell.spin}"
-            progress.say(f"{number} of {len(grid)}: {asked}")
-            if pairs := series(settings, place, floors):
+        grid = cells(settings)
+        for number, cell in enumerate(grid, 1):
+            place = f"{cell.size_bytes} bytes, {cell.clients} clients, compute {cell.compute}, spin {cell.spin}"
+            progress.say(f"{number} of {len(grid)}: {place}, {cell.placement}")
+            if pairs := series(settings, cell, floors):
                 found += _measured(site, settings, pairs)
     return with_overheads(found)
 
 
-def series(settings: Settings, place: Sequence[Cell], floors: Mapping[str, str]) -> list[tuple[str, Cell]]:
-    """Returns who is measured at a place, and how: in each of its placements, and wake floors in their own."""
-    found = [(name, cell) for cell in place for name in contenders(settings, cell)]
-    cell = place[0]
-    if _alone(settings, cell) and (cell.size_bytes, cell.compute) == (settings.sizes[0], settings.computes[0]):
+def series(settings: Settings, cell: Cell, floors: Mapping[str, str]) -> list[tuple[str, Cell]]:
+    """Returns who takes turns at a place, and where: as it says; wake floors in their own, once a run."""
+    found = [(name, cell) for name in contenders(settings, cell)]
+    first = settings.sizes[0], settings.computes[0], settings.placements[0]
+    if _alone(settings, cell) and (cell.size_bytes, cell.compute, cell.placement) == first:
         own = [(name, msgspec.structs.replace(cell, placement=where)) for name, where in floors.items()]
         return own + found
     return found

@@ -10,7 +10,7 @@ import msgspec
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["FULL", "QUICK", "Cell", "Scale", "Settings", "cells", "numbers", "places", "words"]
+__all__ = ["FULL", "QUICK", "Cell", "Scale", "Settings", "cells", "numbers", "words"]
 
 COMPUTES_BY_NAME: Final = ("linear",)
 SPINS_BY_NAME: Final = ("off", "auto")
@@ -69,14 +69,6 @@ def cells(settings: Settings) -> list[Cell]:
         grid = product(settings.sizes, settings.clients, settings.computes, settings.spins, settings.placements)
         return [Cell(*values) for values in grid]
     return list(dict.fromkeys(_star(settings)))
-
-
-def places(settings: Settings) -> list[list[Cell]]:
-    """Returns the grid by what is asked there. The placements of one place take turns."""
-    found: dict[Cell, list[Cell]] = {}
-    for cell in cells(settings):
-        found.setdefault(msgspec.structs.replace(cell, placement=""), []).append(cell)
-    return list(found.values())
 
 
 def _star(settings: Settings) -> Iterator[Cell]:

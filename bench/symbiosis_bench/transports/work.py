@@ -25,6 +25,7 @@ __all__ = [
     "LINEAR",
     "STAMP",
     "Asked",
+    "Wanted",
     "Work",
     "asked",
     "carry_out",
@@ -48,8 +49,8 @@ class Asked(NamedTuple):
     burn_us: int = 0
 
 
-Wanted = tuple[Asked, memoryview, memoryview]
-"""What is asked, rows in, rows out. In and out may be the same memory."""
+Wanted = tuple[OpId, int, memoryview, memoryview]
+"""What is asked (op and microseconds), rows in, rows out. In and out may be the same memory."""
 
 
 def asked(compute: str) -> Asked:
@@ -86,11 +87,17 @@ def prepare_products() -> None:
 
 def carry_out(wanted: Sequence[Wanted]) -> None:
     """Does one batch."""
-    begin = time.perf_counter_ns()
-    for op in {ask.op for ask, _, _ in wanted}:
-        _DO[op]([(given, out) for ask, given, out in wanted if ask.op == op])
-    if burn_us := max(ask.burn_us for ask, _, _ in wanted):
-        end = begin + burn_us * 1000
+    parts: dict[OpId, list[tuple[memoryview, memoryview]]] = {}
+    longest_us = 0
+    for op, burn_us, given, out in wanted:
+        parts.setdefault(op, []).append((given, out))
+        if burn_us > longest_us:
+            longest_us = burn_us
+    begin = time.perf_counter_ns() if longest_us else 0
+    for op, part in parts.items():
+        _DO[op](part)
+    if longest_us:
+        end = begin + longest_us * 1000
         while time.perf_counter_ns() < end:
             pass
 

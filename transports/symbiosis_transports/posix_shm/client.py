@@ -20,6 +20,7 @@ from symbiosis_core.ids import SlotIndex
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.endings import Ending, ending, gone
 from symbiosis_transports.forks import FORGOTTEN, forgets_in_child
+from symbiosis_transports.kinds import Fixed, Kind
 from symbiosis_transports.layout import (
     ANNOUNCED,
     CLIENT_SLEEPS,
@@ -33,10 +34,9 @@ from symbiosis_transports.layout import (
     refusal_of,
 )
 from symbiosis_transports.leases import Leases
-from symbiosis_transports.notices import Notice
 from symbiosis_transports.ports import Call, ChannelStatistics
 from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, decode_from_daemon
-from symbiosis_transports.waiting import Kind, client_ways, kind_of
+from symbiosis_transports.waiting import client_kinds
 
 __all__ = ["ShmClientChannel"]
 
@@ -52,11 +52,12 @@ class ShmClientChannel:
         self._words = arena.words
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
-        self._ways = client_ways()
-        self._kinds: list[Kind] = [(0, 0, 0)] * layout.slots
-        self._notices: list[Notice | None] = [None] * layout.slots
+        self._learned = client_kinds()
+        self._kinds = [Kind(Fixed(0), None)] * layout.slots
+        """Of the call that was published last in each slot."""
         self._leased_ns = [0] * layout.slots
         self._published_ns = [0] * layout.slots
+        """0: its answer was waited for."""
         self._generations = [0] * layout.slots
         self._leases = Leases(layout.slots)
         self._closed_because = ""
@@ -91,8 +92,8 @@ class ShmClientChannel:
         if self._closed_because:
             raise ClosedError(self._closed_because)
         slot = self._leases.take()
-        self._leased_ns[slot] = time.perf_counter_ns()
-        if lead_us := self._ways.lead_us():
+        self._leased_ns[slot] = time.monotonic_ns()
+        if lead_us := self._learned.lead_us():
             self._announce(lead_us)
         return slot
 
@@ -105,15 +106,12 @@ class ShmClientChannel:
         if self._closed_because:
             raise ClosedError(self._closed_because)
         words = self._words
-        kind = self._kinds[slot] = kind_of(call)
-        self._notices[slot] = self._ways.publishes(kind)
-        self._published_ns[slot] = time.perf_counter_ns()
+        self._kinds[slot] = self._learned.published(call)
+        now_ns = self._published_ns[slot] = time.monotonic_ns()
         words[ANNOUNCED] = 0
-        pack_call(self._arena.view, self._calls_at[slot], call)
-        self._generations[slot] += 1
-        words[self._request_words[slot]] = self._generations[slot]
-        self._requests += 1
-        words[PUBLISHED] = self._requests
+        pack_call(self._arena.view, self._calls_at[slot], call, now_ns // 1000)
+        self._generations[slot] = words[self._request_words[slot]] = self._generations[slot] + 1
+        self._requests = words[PUBLISHED] = self._requests + 1
         fence()
         if words[DAEMON_SLEEPS] or not WORDS_ARE_ORDERED:
             self._doorbells += 1
@@ -129,17 +127,17 @@ class ShmClientChannel:
         if self._closed_because:
             raise ClosedError(self._closed_because)
         word, generation, words = self._answer_words[slot], self._generations[slot], self._words
+        kind = self._kinds[slot]
         if words[word] != generation or not WORDS_ARE_ORDERED:
-            way, began_ns = self._ways.of(self._kinds[slot]), time.perf_counter_ns()
+            way, began_ns = kind.way, time.monotonic_ns()
             if WORDS_ARE_ORDERED and way.budget_ns and self._spin(word, generation, began_ns + way.budget_ns):
                 self._spin_hits += 1
             else:
                 self._sleep(word, generation, timeout_s)
-            way.waited(time.perf_counter_ns() - began_ns)
-        if (notice := self._notices[slot]) is not None:
-            began_ns = self._published_ns[slot]
-            notice.answered(began_ns - self._leased_ns[slot], time.perf_counter_ns() - began_ns)
-            self._notices[slot] = None
+            way.waited(time.monotonic_ns() - began_ns)
+        if kind.notice is not None and (published_ns := self._published_ns[slot]):
+            self._published_ns[slot] = 0
+            kind.notice.answered(published_ns - self._leased_ns[slot], time.monotonic_ns() - published_ns)
         if code := words[word + 1]:
             why = refusal_of(code)
             assert why is not None  # a code other than 0 stands for a refusal
@@ -176,7 +174,7 @@ class ShmClientChannel:
     def _spin(self, word: int, generation: int, end_ns: int) -> bool:
         """Looks for the answer for a short while, giving the core away at every look."""
         self._looks += 1
-        words, clock, pause = self._words, time.perf_counter_ns, os.sched_yield
+        words, clock, pause = self._words, time.monotonic_ns, os.sched_yield
         while words[word] != generation:
             if clock() > end_ns:
                 return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import Final
 
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
@@ -30,6 +31,10 @@ from symbiosis_transports.ports import Arrival, ChannelStatistics, Host
 from symbiosis_transports.posix_shm.attach import DOORBELL, MAX_DATAGRAM_BYTES, encode
 
 __all__ = ["ShmServerChannel"]
+
+
+_MOST_UNKEPT: Final = 4
+"""So many announcements in a row may come to nothing, as where a slot is leased and given back."""
 
 
 class ShmServerChannel:
@@ -54,18 +59,20 @@ class ShmServerChannel:
         self._published = 0
         self._announced = 0
         """The announcement that was heard last."""
+        self._unkept = 0
+        """So many were heard since a call was taken."""
         self._taken = [0] * layout.slots
         self._answered = [0] * layout.slots
         self._rung = self._unrung = 0
         """Doorbells that were heard, and answers that were not rung for: unordered words need their number."""
         self._doorbells = 0
         self._open = True
-        slots = [SlotIndex(index) for index in range(layout.slots)]
-        self._request_words = [layout.request_word(slot) for slot in slots]
-        self._answer_words = [layout.answer_word(slot) for slot in slots]
-        self._calls_at = [layout.call_at(slot) for slot in slots]
+        self._slots = [SlotIndex(index) for index in range(layout.slots)]
+        self._request_words = [layout.request_word(slot) for slot in self._slots]
+        self._answer_words = [layout.answer_word(slot) for slot in self._slots]
+        self._calls_at = [layout.call_at(slot) for slot in self._slots]
         self._buffers = [
-            arena.view[layout.slot_at(slot) : layout.slot_at(slot) + layout.slot_bytes] for slot in slots
+            arena.view[layout.slot_at(slot) : layout.slot_at(slot) + layout.slot_bytes] for slot in self._slots
         ]
         loop.add_reader(sock.fileno(), self._readable)
 
@@ -88,14 +95,21 @@ class ShmServerChannel:
 
     def waiting(self) -> bool:
         """Whether something was published since the last `take`."""
-        return self._open and self._told() != self._published
+        if not self._open:
+            return False
+        if WORDS_ARE_ORDERED:
+            return self._words[PUBLISHED] != self._published
+        return self._told() != self._published
 
     def announced_us(self) -> int:
-        """As the client says, once for each call."""
+        """As the client says, once for each call. Of one that announces and does not publish, nothing."""
         if not self._open or (word := self._words[ANNOUNCED]) == self._announced:
             return 0
         self._announced = word
-        return lead_us_of(word)
+        if not (lead_us := lead_us_of(word)) or self._unkept == _MOST_UNKEPT:
+            return 0
+        self._unkept += 1
+        return lead_us
 
     def take(self) -> list[Arrival]:
         """Everything published since the last call.
@@ -103,27 +117,27 @@ class ShmServerChannel:
         Raises:
             RemoteProtocolError: the client broke the protocol; the caller closes the channel.
         """
-        if not self._open:
+        if not self._open or (published := self._told()) == self._published:
             return []
-        published = self._told()
-        if published == self._published:
-            return []
-        generations = self._generations()
+        words = self._words
+        generations = [words[word] for word in self._request_words]
         if not WORDS_ARE_ORDERED and sum(generations) != self._rung:
             return []  # one more was published since, whose doorbell is still to come
         self._published = published
+        self._unkept = 0
         arrivals = []
-        for index, generation in enumerate(generations):
-            if generation == self._taken[index]:
+        for slot in self._slots:
+            generation, taken = generations[slot], self._taken[slot]
+            if generation == taken:
                 continue
-            if generation != self._taken[index] + 1 or self._answered[index] != self._taken[index]:
+            if generation != taken + 1 or self._answered[slot] != taken:
                 raise RemoteProtocolError(
-                    f"slot {index} was published as generation {generation} after {self._taken[index]}, "
-                    f"of which {self._answered[index]} is answered"
+                    f"slot {slot} was published as generation {generation} after {taken}, "
+                    f"of which {self._answered[slot]} is answered"
                 )
-            self._taken[index] = generation
-            call = unpack_call(self._arena.view, self._calls_at[index])
-            arrivals.append(Arrival(SlotIndex(index), Generation(generation), call))
+            self._taken[slot] = generation
+            call = unpack_call(self._arena.view, self._calls_at[slot])
+            arrivals.append(tuple.__new__(Arrival, (slot, generation, call)))  # as `unpack_call` does
         return arrivals
 
     def answer(self, slot: SlotIndex, generation: Generation, refusal: RefusalCode | None = None) -> None:
@@ -138,10 +152,12 @@ class ShmServerChannel:
 
     def ring(self) -> None:
         """Wakes the client where it sleeps."""
-        fence()
         if not self._open:
             return
-        doorbells = int(self._words[CLIENT_SLEEPS] != 0) if WORDS_ARE_ORDERED else self._unrung
+        fence()
+        if WORDS_ARE_ORDERED and not self._words[CLIENT_SLEEPS]:
+            return
+        doorbells = 1 if WORDS_ARE_ORDERED else self._unrung
         self._unrung = 0
         for _ in range(doorbells):
             self._doorbells += 1
@@ -186,12 +202,13 @@ class ShmServerChannel:
         are seen may be read when as many were heard; otherwise those of before, until the next is.
         """
         if WORDS_ARE_ORDERED:
-            return int(self._words[PUBLISHED])
+            return self._words[PUBLISHED]
         seen = sum(self._generations())
         return seen if seen == self._rung else self._published
 
     def _generations(self) -> list[int]:
-        return [self._words[word] for word in self._request_words]
+        words = self._words
+        return [words[word] for word in self._request_words]
 
     def _readable(self) -> None:
         try:
