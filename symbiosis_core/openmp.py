@@ -6,23 +6,27 @@ So a team left over from loading a model made every product of the data plane wa
 context switches instead of 0 to 2 in a block of 128 rows, which took 4.3 instead of 3.5 ms. A thread that has
 computed in parallel, and soon will not again, lets its team go.
 
-Nothing here imports torch: its bounds count only before that.
+How long they look is read when torch is imported. A client imports it when it likes, so there it is that rule of
+GNU's which has threads sleep soon: a team of more threads than cores is held, and sleeps for good (`sleep_soon`).
+
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go", "waiting_told"]
+__all__ = ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go", "sleep_soon", "waiting_told"]
 
-GOMP_SPINCOUNT: Final = "20000"
-"""How often an OpenMP thread looks for work before it sleeps. Unbounded looking takes a core from the clients
-for good; none at all makes a sequence of small products 2-3 times slower."""
+GOMP_SPINCOUNT: Final = "1000"
+"""How often an OpenMP thread looks for work before it sleeps: some 10 us. Longer looking takes a core from the
+clients when they have their answer; none at all makes a sequence of small products 2-3 times slower."""
 _SOFT: Final = 1
 """omp_pause_soft: the threads end, everything else stays."""
 
@@ -52,12 +56,38 @@ def let_team_go() -> None:
 
 
 @cache
+def sleep_soon() -> None:
+    """Has OpenMP's threads of this process sleep soon after they have worked, though torch is there already.
+
+    Unless the user has said how they wait. A process that is forked later goes on like that. Does nothing with
+    another OpenMP than GNU's.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
+        threading.Thread(target=_hold_team, name="symbiosis-openmp", daemon=True).start()
+
+
+def _hold_team() -> None:
+    """Has a team of more threads than there are cores, which does nothing for as long as the process lives."""
+    gomp = _library()
+    if gomp is not None:
+        nothing = ctypes.CDLL(None).free  # of no memory: the least that a C library does
+        gomp.GOMP_parallel(nothing, None, len(os.sched_getaffinity(0)) + 1, 0)
+        threading.Event().wait()  # with this thread would go its team
+
+
+@cache
 def _pause() -> Callable[[int], Any]:
+    pause: Callable[[int], Any] | None = getattr(_library(), "omp_pause_resource_all", None)  # from version 5 on
+    return pause or (lambda kind: None)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Returns GNU's OpenMP, if it is loaded."""
     try:
         for line in Path("/proc/self/maps").read_text().splitlines():
             if "libgomp" in line:
-                pause: Callable[[int], Any] = ctypes.CDLL(line.split()[-1]).omp_pause_resource_all
-                return pause
-    except (OSError, AttributeError):  # no such file, or an OpenMP before version 5
+                return ctypes.CDLL(line.split()[-1])
+    except OSError:
         pass
-    return lambda kind: None
+    return None

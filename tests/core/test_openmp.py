@@ -1,4 +1,4 @@
-"""OpenMP's threads end when they are let go, and are made anew; and it is told how long they wait."""
+"""OpenMP's threads end when they are let go, or sleep soon; and it is told how long they wait."""
 
 from __future__ import annotations
 
@@ -36,6 +36,47 @@ for _ in range(3):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_thread_lets_its_team_go_and_gets_another() -> None:
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+
+
+SLEEPING = """
+import os, sys, time, torch
+from symbiosis_core.openmp import sleep_soon
+torch.set_num_threads(2)
+x = torch.ones(1 << 20)
+def burned():
+    x.exp()
+    start = time.process_time()
+    time.sleep(0.05)
+    return time.process_time() - start
+def usually():
+    return sorted(burned() for _ in range(9))[4]
+burned()
+before = usually()
+sleep_soon()
+deadline = time.monotonic() + 60
+while len(os.listdir("/proc/self/task")) < 2 + len(os.sched_getaffinity(0)):
+    assert time.monotonic() < deadline
+    time.sleep(0.001)
+print(before, usually())
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.parametrize("said", ["", "20000000"])
+def test_threads_that_were_there_before_sleep_soon_unless_the_user_has_said_how_they_wait(said: str) -> None:
+    environment = {
+        name: each for name, each in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
+    if said:
+        code = SLEEPING.replace("while len", "while False and len")
+        environment["GOMP_SPINCOUNT"] = said
+    else:
+        code = SLEEPING
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    before, after = map(float, done.stdout.split())
+    assert (after < before / 4) != bool(said), (before, after)
 
 
 def test_the_bound_is_told_and_the_users_word_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,11 @@
 
 After a parallel operation OpenMP's threads look for more work for milliseconds, awake (8 ms of processor time were
 measured after one `exp`). Here the next thing is nearly always a wait for the daemon, which needs that very core.
-So before a wait the threads are let go, and between two waits a forward or backward over a few rows computes in
-one thread. All are tried for it (see `thread_trial`), and stay where trips come round faster with them: they do
-for a training step of a client that is alone, and do not where others want the cores. When the forward or
-backward returns, torch has as many threads as before; when generate() returns, where forwards are its steps: the
-few logits from which it chooses a token were given to all threads, and waited some milliseconds for one of them.
+So they are made to sleep soon, and between two waits a forward or backward over a few rows computes in one thread.
+All are tried for it (see `thread_trial`), and stay where trips come round faster with them: they do for a training
+step of a client that is alone, and do not where others want the cores. When the forward or backward returns, torch
+has as many threads as before; when generate() returns, where forwards are its steps: the few logits from which it
+chooses a token were given to all threads, and waited some milliseconds for one of them.
 
 `SYMBIOSIS_KEEP_THREADS=1` in the environment leaves all that alone.
 """
@@ -26,7 +26,7 @@ from torch.autograd import Variable
 from transformers import GenerationMixin
 
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.openmp import let_team_go
+from symbiosis_core.openmp import sleep_soon
 from symbiosis_core.thread_trial import ThreadTrial
 
 __all__ = ["FEW_ROWS", "KEEP_VARIABLE", "before_wait", "watch_forwards"]
@@ -67,6 +67,7 @@ def watch_forwards(model: nn.Module) -> None:
         model.register_forward_pre_hook(_enter)
         model.register_forward_hook(_leave, always_call=True)
         vars(model)[_WATCHED] = True
+        sleep_soon()
         _watch_generate()
 
 
@@ -81,7 +82,6 @@ def before_wait(rows: int, kind: object = None, trial: ThreadTrial | None = None
     task = torch._C._current_graph_task_id()
     if task != -1 or _inside.depth:
         _choose_threads(task, rows, kind, trial if trial is not None and not _compiles() else None)
-    let_team_go()
 
 
 def _choose_threads(task: int, rows: int, kind: object, trial: ThreadTrial | None) -> None:

@@ -278,7 +278,8 @@ def test_outside_of_a_forward_nothing_is_changed() -> None:
 
 SCRIPT = """
 import os, time, torch
-from symbiosis_adapters.connection.cores import before_wait
+from symbiosis_adapters.connection.cores import before_wait, watch_forwards
+watch_forwards(torch.nn.Linear(1, 1))
 torch.set_num_threads(2)
 x = torch.ones(1 << 20)
 def burned():
