@@ -7,7 +7,7 @@ context switches instead of 0 to 2 in a block of 128 rows, which took 4.3 instea
 computed in parallel, and soon will not again, lets its team go.
 
 How long they look is read when torch is imported. A client imports it when it likes, so there it is that rule of
-GNU's which has threads sleep soon: a team of more threads than cores is held, and sleeps for good (`sleep_soon`).
+GNU's which has threads sleep soon: one team more is held, which sleeps for good (`sleep_soon`).
 
 Nothing here imports torch.
 """
@@ -59,19 +59,19 @@ def let_team_go() -> None:
 def sleep_soon() -> None:
     """Has OpenMP's threads of this process sleep soon after they have worked, though torch is there already.
 
-    Unless the user has said how they wait. A process that is forked later goes on like that. Does nothing with
-    another OpenMP than GNU's.
+    That is where as many compute as there are cores; fewer look as long as ever. Not if the user has said how they
+    wait. A process that is forked later goes on like that. Does nothing with another OpenMP than GNU's.
     """
     if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
         threading.Thread(target=_hold_team, name="symbiosis-openmp", daemon=True).start()
 
 
 def _hold_team() -> None:
-    """Has a team of more threads than there are cores, which does nothing for as long as the process lives."""
+    """Has a team of two, which does nothing, for as long as the process lives."""
     gomp = _library()
     if gomp is not None:
         nothing = ctypes.CDLL(None).free  # of no memory: the least that a C library does
-        gomp.GOMP_parallel(nothing, None, len(os.sched_getaffinity(0)) + 1, 0)
+        gomp.GOMP_parallel(nothing, None, 2, 0)
         threading.Event().wait()  # with this thread would go its team
 
 
@@ -83,11 +83,12 @@ def _pause() -> Callable[[int], Any]:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Returns GNU's OpenMP, if it is loaded."""
+    """Returns GNU's OpenMP, if it is loaded: torch's, where others have brought theirs."""
     try:
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if "libgomp" in line:
-                return ctypes.CDLL(line.split()[-1])
+        lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
-        pass
-    return None
+        return None
+    loaded = sorted(
+        {line.split()[-1] for line in lines if "libgomp" in line}, key=lambda path: "/torch" not in path
+    )
+    return ctypes.CDLL(loaded[0]) if loaded else None

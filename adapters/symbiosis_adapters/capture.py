@@ -91,9 +91,6 @@ class _Capture:
 
     def __init__(self, plain: Callable[..., Any], deferral: Deferral, *, at_once: bool) -> None:
         self._plain, self._deferral, self._at_once = plain, deferral, at_once
-        own = _own(plain)
-        self._compiled = torch.compile(own, backend=self._backend, dynamic=True, fullgraph=True)
-        self._run_captured: Callable[..., Any] = torch._dynamo.run(own)
         self._tracing: Tracing | None = None
         self._turn = threading.Lock()
         """Of the thread that traces on; who decodes with the model meanwhile does so uncaptured."""
@@ -106,26 +103,28 @@ class _Capture:
         self._changes = 0
         self._apart = False
         self._hooks = Hooks()
-        self._guards_hooks = True
-        """Whether every graph that was made notices a hook by itself; else it fits only where there is none."""
+        self._guards_hooks = False
+        """Whether graphs are to notice hooks by themselves: there is one, or there was."""
+        self._begin_anew()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Capture:
         return _Capture(self._plain, self._deferral, at_once=self._at_once)
 
     def allows(self, model: nn.Module) -> bool:
-        """Whether all frozen layers of `model` are computed by the daemon, and without hooks unless these are in
-        the graphs: no guard would notice.
-        """
+        """Whether all frozen layers of `model` are computed by the daemon: no guard would notice if not."""
         if self._changes != changes():
             self._changes = changes()
             self._apart = any(_computed_apart(layer) for layer in model.modules())
-        return not self._apart and (self._guards_hooks or not self._hooks.inside(model))
+        return not self._apart
 
     def step(self, model: nn.Module, arguments: dict[str, Any]) -> Any:
         """Returns what a decode step gives, by a graph if one fits, and traces on."""
         if not self._turn.acquire(blocking=False):
             return self._plain(model, **arguments)
         try:
+            if self._started and not self._guards_hooks and self._hooks.may_have_come(model):
+                self._guards_hooks = True
+                self._begin_anew()
             if not self._fits and self._tracing is None and self._misses < _MOST_MISSES:
                 self._begin(model, arguments)
             if self._at_once:
@@ -149,20 +148,30 @@ class _Capture:
         if tracing is not None:
             self._abandon.detach()
             tracing.abandon()
-            self._guards_hooks |= not self._traced
+
+    def _begin_anew(self) -> None:
+        """Drops all graphs."""
+        self.stop()
+        own = _own(self._plain)
+        self._compiled = torch.compile(own, backend=self._backend, dynamic=True, fullgraph=True)
+        self._run_captured: Callable[..., Any] = torch._dynamo.run(own)
+        self._started = False
+        self._fits = False
+        self._traced = self._misses = 0
 
     def _begin(self, model: nn.Module, arguments: dict[str, Any]) -> None:
         if (why := _untraceable()) is not None:
             self._give_up(RuntimeError(why))
             return
-        hooked = self._hooks.inside(model)
+        if not self._started and not self._guards_hooks:
+            self._guards_hooks = self._hooks.inside(model)
+        self._started = True
         try:
             copied, given = snapshot(model, arguments)
         except Exception as error:  # noqa: BLE001  # a user's module may raise anything; steps go on uncaptured
             self._give_up(error)
             return
-        self._guards_hooks &= hooked
-        config = {**_CONFIG, "skip_nnmodule_hook_guards": not hooked}
+        config = {**_CONFIG, "skip_nnmodule_hook_guards": not self._guards_hooks}
         traced = torch._dynamo.config.patch(config)(self._compiled)
         self._tracing = Tracing(functools.partial(traced, copied, **given))
         self._abandon = weakref.finalize(model, self._tracing.abandon)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from symbiosis_adapters.capture import capture_decoding
 from tests.adapters.local import LAYERS, Pair
@@ -84,18 +84,48 @@ def test_a_hook_that_is_put_on_after_the_capture_is_called() -> None:
     assert len(called) == 5
 
 
-def test_steps_are_captured_again_when_the_hook_is_gone() -> None:
+def test_steps_are_captured_again_with_the_hook_and_without_it() -> None:
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    capture, called = vars(mine.base_model.model)["symbiosis_capture"], []
+    list(steps(mine, PROMPT, 3))
+    hook = mine.base_model.model.model.layers[1].mlp.register_forward_hook(lambda *_: called.append(1))
+    for hooked in (True, False, True):
+        called.clear()
+        runs = capture._runs
+        assert_same_steps(mine, plain, PROMPT)
+        assert capture._runs >= runs + 2
+        assert bool(called) == hooked
+        if hooked:
+            hook.remove()
+        else:
+            hook = mine.base_model.model.model.layers[1].mlp.register_forward_hook(lambda *_: called.append(1))
+
+
+def test_hooks_that_transformers_leaves_behind_end_no_capture() -> None:
     pair = Pair("llama")
     mine = captured(pair)
     capture = vars(mine.base_model.model)["symbiosis_capture"]
     list(steps(mine, PROMPT, 3))
+    with torch.no_grad():
+        mine(input_ids=PROMPT, output_hidden_states=True)
+    list(steps(mine, PROMPT, 3))
     runs = capture._runs
-    hook = mine.base_model.model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    list(steps(mine, PROMPT, 4))
+    assert capture._runs == runs + 4
+
+
+def test_a_hook_on_a_module_that_the_model_does_not_name_is_called() -> None:
+    pair, called = Pair("llama"), []
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    for model in (plain, mine):
+        norm, hidden = model.base_model.model.model.norm, [nn.Identity()]
+        inner = norm.forward
+        norm.forward = lambda x, inner=inner, hidden=hidden: hidden[0](inner(x))
     list(steps(mine, PROMPT, 3))
-    assert capture._runs == runs
-    hook.remove()
-    list(steps(mine, PROMPT, 3))
-    assert capture._runs > runs
+    hidden[0].register_forward_hook(lambda *_: called.append(1))
+    assert_same_steps(mine, plain, PROMPT)
+    assert len(called) == 5
 
 
 def test_a_module_that_brings_its_hook_along_is_noticed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -118,7 +119,12 @@ def test_what_was_found_before_it_is_stopped_is_written(number: signal.Signals, 
     report = tmp_path / "report.json"
     command = [str(DOOR), "--fake", str(tmp_path / "device"), "--json", str(report)]
     environment = {**os.environ, "PYTHON": sys.executable}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    heeded = functools.partial(
+        signal.signal, number, signal.SIG_DFL
+    )  # a shell cannot trap what nohup has it ignore
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heeded
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("passed")
         while not json.loads(report.read_text())["steps"]:  # it says so first

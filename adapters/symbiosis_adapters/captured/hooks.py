@@ -1,8 +1,9 @@
-"""Whether a hook stands inside a model, of which a captured graph would know nothing.
+"""Whether a model may have got a hook of which a captured graph knows nothing.
 
 torch.compile can guard every module's tables of hooks, and then looks at all of them in every step: 1 ms of a
-token of SmolLM2. Every hook that is registered draws a number, and every module that is set into another is told
-to whoever asks for it. While neither has happened anywhere, nothing has to be looked at.
+token of SmolLM2. Every hook that is registered, on whatever, draws a number, and modules that are set into others
+are told to whoever asks for it. While neither has happened, nothing has to be looked at. A hook may stand on a
+module that a forward uses and its model does not name, so a number that was drawn is a hook.
 """
 
 from __future__ import annotations
@@ -26,15 +27,21 @@ class Hooks:
 
     def __init__(self) -> None:
         _count_modules()
-        self._seen: tuple[int, int] | None = None
-        """When there was none."""
+        self._drawn = self._settled = -1
 
     def inside(self, model: nn.Module) -> bool:
         """Whether there is one now."""
-        now = RemovableHandle.next_id, _placed[0]
-        if now != self._seen:
-            self._seen = None if _found(model) else now
-        return self._seen is None
+        self._drawn, self._settled = RemovableHandle.next_id, _placed[0]
+        return _found(model)
+
+    def may_have_come(self, model: nn.Module) -> bool:
+        """Whether there may be one, where `inside` found none before."""
+        if self._drawn != RemovableHandle.next_id:
+            return True
+        if self._settled != _placed[0]:  # a module may have brought one along
+            self._settled = _placed[0]
+            return _found(model)
+        return False
 
 
 def _found(model: nn.Module) -> bool:

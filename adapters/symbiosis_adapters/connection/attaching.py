@@ -61,19 +61,24 @@ def attach(address: Address, hello: Hello, look: Callable[[ModelSpec], None]) ->
     untaken = _UNTAKEN.setdefault(address.control, deque(maxlen=_MOST_UNTAKEN))
     while True:
         with suppress(IndexError):
-            hello = replace(hello, instead=untaken.popleft())
+            hello = replace(hello, instead=untaken.pop())
         try:
             welcome, spec = greet(address, replace(hello, capabilities=capabilities))
         except RefusedError as error:
             if error.code in (RefusalCode.NO_TRANSPORT, RefusalCode.QUOTA) and shut is not None:
                 raise shut from error
             raise
+        except BaseException:
+            if hello.instead:
+                untaken.append(hello.instead)  # perhaps nobody has read it
+            raise
         carrier, endpoint = transport(welcome.transport), welcome.endpoint
         if address.scheme == "tcp":  # only this side knows by which name it reaches the host
             endpoint = carrier.endpoint(address.control)
+        with _remembered(welcome.token, untaken):
+            look(spec)
         try:
             with _remembered(welcome.token, untaken):
-                look(spec)
                 return Attached(welcome, spec, carrier.connect(endpoint, welcome.token, _TIMEOUT_S))
         except RefusedError as error:
             if error.code is not RefusalCode.NO_TRANSPORT or _known(carrier, capabilities):

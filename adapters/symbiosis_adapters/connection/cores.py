@@ -2,7 +2,8 @@
 
 After a parallel operation OpenMP's threads look for more work for milliseconds, awake (8 ms of processor time were
 measured after one `exp`). Here the next thing is nearly always a wait for the daemon, which needs that very core.
-So they are made to sleep soon, and between two waits a forward or backward over a few rows computes in one thread.
+So they are made to sleep soon, or where they are fewer than the cores, which OpenMP lets look on, are let go; and
+between two waits a forward or backward over a few rows computes in one thread.
 All are tried for it (see `thread_trial`), and stay where trips come round faster with them: they do for a training
 step of a client that is alone, and do not where others want the cores. When the forward or backward returns, torch
 has as many threads as before; when generate() returns, where forwards are its steps: the few logits from which it
@@ -26,7 +27,7 @@ from torch.autograd import Variable
 from transformers import GenerationMixin
 
 from symbiosis_core.clock import monotonic_us
-from symbiosis_core.openmp import sleep_soon
+from symbiosis_core.openmp import let_team_go, sleep_soon
 from symbiosis_core.thread_trial import ThreadTrial
 
 __all__ = ["FEW_ROWS", "KEEP_VARIABLE", "before_wait", "watch_forwards"]
@@ -82,6 +83,8 @@ def before_wait(rows: int, kind: object = None, trial: ThreadTrial | None = None
     task = torch._C._current_graph_task_id()
     if task != -1 or _inside.depth:
         _choose_threads(task, rows, kind, trial if trial is not None and not _compiles() else None)
+    if (_inside.threads_before or torch.get_num_threads()) < _cores():
+        let_team_go()
 
 
 def _choose_threads(task: int, rows: int, kind: object, trial: ThreadTrial | None) -> None:
@@ -129,7 +132,7 @@ def _leave(module: nn.Module, args: Any, output: Any) -> None:
 
 
 def _watch_generate() -> None:
-    """Wraps `generate` once in a process. A model that nobody watches has all threads, an assistant's too."""
+    """Wraps `generate` once in a process. That of a model that nobody watches (an assistant) has all threads."""
     plain: Any = GenerationMixin.generate
     if _WATCHED in vars(plain):
         return
@@ -159,3 +162,8 @@ def _give_back() -> None:
 @cache
 def _keeps() -> bool:
     return os.environ.get(KEEP_VARIABLE, "0") not in ("", "0")
+
+
+@cache
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

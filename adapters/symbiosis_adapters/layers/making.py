@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,9 +94,17 @@ def remote_class(cls: type[nn.Module]) -> type[RemoteLayer]:
         if base is nn.Embedding:
             _check_forwards(cls)
             bases = (cls, RemoteEmbedding)
-        members = {"__module__": cls.__module__, "__reduce__": lambda layer: (_unbuilt, (cls,), layer.__dict__)}
+        members = {"__module__": cls.__module__, "__reduce__": _reduced}
         _REMOTE[cls] = type(f"Remote{cls.__name__}", bases, members)
     return _REMOTE[cls]
+
+
+def _reduced(layer: RemoteLayer) -> str | tuple[Any, ...]:
+    """See `object.__reduce__`. A layer of another class since, such as a parametrized one, is not ours."""
+    for cls, remote in _REMOTE.items():
+        if remote is type(layer):
+            return _unbuilt, (cls,), vars(layer)
+    return nn.Module.__reduce_ex__(layer, 2)
 
 
 def _unbuilt(cls: type[nn.Module]) -> RemoteLayer:

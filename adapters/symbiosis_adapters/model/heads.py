@@ -61,7 +61,8 @@ def _part_of_another(config: PretrainedConfig) -> Any:
     for whole in MODEL_FOR_CAUSAL_LM_MAPPING:
         if type(config) in whole.sub_configs.values():
             model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[whole]
-            return model if model.config_class is type(config) else None
+            if model.config_class is type(config):
+                return model
     return None
 
 

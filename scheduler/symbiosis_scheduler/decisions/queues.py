@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Final
 
@@ -214,13 +215,16 @@ class Queues:
 
         It is seen where they stand as policies lay them: the lead, and the others level by level.
         """
-        whole, there = list[Level](), list[Part]()
+        whole, cells = list[Level](), list[Cell]()
         for level in self.levels:
             cell = level.cells.get(key)
             if cell is not None and len(level.cells) == 1:
                 whole.append(level)
-                there += cell.parts.values()
-        if len(there) != len(parts) or parts[0] not in there:
+                cells.append(cell)
+        if sum([len(cell.parts) for cell in cells]) != len(parts):
+            return False
+        there = list(chain.from_iterable([cell.parts.values() for cell in cells]))
+        if parts[0] not in there:
             return False
         there.remove(parts[0])
         if there != list(parts[1:]):

@@ -39,6 +39,7 @@ class Recorder:
     def __init__(self, state: SchedulerState, model: str, now_us: int) -> None:
         self._state = state
         self._starts = state.known.travellers.starts
+        self._costs = state.known.costs
         self._began_us = self._asked_us = now_us
         self._ops: set[int] = set()
         self._running: dict[Plan, tuple[int, int, bool]] = {}
@@ -141,7 +142,7 @@ class Recorder:
         self._write(kind, us, plan.op, way, plan.rows, took_us, clients, lag_us, plan.lead.client)
 
     def _way(self, op: OpId, direction: int, *, kept: bool) -> int:
-        told_apart = self._state.known.costs.told_apart(op, Direction(direction), kept=kept)
+        told_apart = self._costs.told_apart(op, Direction(direction), kept=kept)
         return SLOPES if told_apart else int(direction)
 
     def _write(self, kind: Kind, *fields: int | str | bool) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import embedding
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_adapters.layers.making import make_remote
@@ -132,6 +133,13 @@ def test_an_embedding_keeps_its_own_forward_on_top(remote: Any) -> None:
     assert isinstance(remote.scaled, RemoteEmbedding)
     assert type(remote.scaled).__name__ == "RemoteScaled"
     assert type(copy.deepcopy(remote.scaled)) is type(remote.scaled)
+
+
+def test_a_parametrized_layer_refuses_to_be_pickled_as_torchs_own_does(remote: Any) -> None:
+    """It has a class of its own, which would be lost."""
+    parametrize.register_parametrization(remote.linear, "weight", nn.Identity(), unsafe=True)
+    with pytest.raises(RuntimeError, match="parametrized"):
+        pickle.dumps(remote.linear)
 
 
 def test_layers_that_need_no_connection_can_be_pickled(plain: Any) -> None:
