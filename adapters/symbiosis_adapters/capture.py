@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from symbiosis_adapters.captured.graph import CapturedGraph
 from symbiosis_adapters.captured.hooks import Hooks
-from symbiosis_adapters.captured.operation import enroll
+from symbiosis_adapters.captured.operation import enroll, is_of
 from symbiosis_adapters.captured.snapshot import snapshot
 from symbiosis_adapters.captured.turns import Tracing
 from symbiosis_adapters.deferred.tensor import values_in
@@ -58,14 +58,18 @@ def capture_decoding(model: PreTrainedModel, deferral: Deferral, *, at_once: boo
     """
     if "symbiosis_capture" in vars(model):
         return
-    dtype = model.dtype
-    for layer in model.modules():
-        if isinstance(layer, RemoteLayer):
-            known = form(layer)
-            assert known is not None  # a remote layer is a linear or an embedding
-            layer.captured = (enroll(layer), known[2], dtype)
+    _enroll_layers(model)
     vars(model)["symbiosis_capture"] = _Capture(type(model).forward, deferral, at_once=at_once)
     model.__class__ = _capturing(type(model))
+
+
+def _enroll_layers(model: PreTrainedModel) -> None:
+    """Gives every remote layer a number of its own. A copy has that of its original, which may be gone."""
+    for layer in model.modules():
+        if isinstance(layer, RemoteLayer) and not (layer.captured and is_of(layer.captured[0], layer)):
+            known = form(layer)
+            assert known is not None  # a remote layer is a linear or an embedding
+            layer.captured = (enroll(layer), known[2], model.dtype)
 
 
 def _own(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +121,7 @@ class _Capture:
             self._apart = any(_computed_apart(layer) for layer in model.modules())
         return not self._apart
 
-    def step(self, model: nn.Module, arguments: dict[str, Any]) -> Any:
+    def step(self, model: PreTrainedModel, arguments: dict[str, Any]) -> Any:
         """Returns what a decode step gives, by a graph if one fits, and traces on."""
         if not self._turn.acquire(blocking=False):
             return self._plain(model, **arguments)
@@ -159,13 +163,14 @@ class _Capture:
         self._fits = False
         self._traced = self._misses = 0
 
-    def _begin(self, model: nn.Module, arguments: dict[str, Any]) -> None:
+    def _begin(self, model: PreTrainedModel, arguments: dict[str, Any]) -> None:
         if (why := _untraceable()) is not None:
             self._give_up(RuntimeError(why))
             return
         if not self._started and not self._guards_hooks:
             self._guards_hooks = self._hooks.inside(model)
         self._started = True
+        _enroll_layers(model)
         try:
             copied, given = snapshot(model, arguments)
         except Exception as error:  # noqa: BLE001  # a user's module may raise anything; steps go on uncaptured
@@ -212,7 +217,7 @@ def _capturing(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
         plain = cls.forward
 
         @functools.wraps(plain)
-        def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def forward(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
             capture: _Capture = vars(self)["symbiosis_capture"]
             if not _is_decode_step(self, args, kwargs):
                 return plain(self, *args, **kwargs)

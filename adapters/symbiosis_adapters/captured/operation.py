@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from symbiosis_adapters.captured.turns import pause
 
-__all__ = ["OPERATION", "enroll", "layer_of"]
+__all__ = ["OPERATION", "enroll", "is_of", "layer_of"]
 
 _numbers = itertools.count()
 _layers: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
@@ -32,6 +32,11 @@ def enroll(layer: nn.Module) -> int:
 def layer_of(number: int) -> nn.Module:
     """Returns the layer of that number, as long as it lives."""
     return _layers[number]
+
+
+def is_of(number: int, layer: nn.Module) -> bool:
+    """Whether that is the layer's number."""
+    return _layers.get(number) is layer
 
 
 @torch.library.custom_op("symbiosis::frozen_layer", mutates_args=())
