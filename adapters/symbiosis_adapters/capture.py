@@ -58,7 +58,6 @@ def capture_decoding(model: PreTrainedModel, deferral: Deferral, *, at_once: boo
     """
     if "symbiosis_capture" in vars(model):
         return
-    _enroll_layers(model)
     vars(model)["symbiosis_capture"] = _Capture(type(model).forward, deferral, at_once=at_once)
     model.__class__ = _capturing(type(model))
 

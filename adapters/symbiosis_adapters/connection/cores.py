@@ -3,11 +3,10 @@
 After a parallel operation OpenMP's threads look for more work for milliseconds, awake (8 ms of processor time were
 measured after one `exp`). Here the next thing is nearly always a wait for the daemon, which needs that very core.
 So they are made to sleep soon, or where they are fewer than the cores, which OpenMP lets look on, are let go; and
-between two waits a forward or backward over a few rows computes in one thread.
-All are tried for it (see `thread_trial`), and stay where trips come round faster with them: they do for a training
-step of a client that is alone, and do not where others want the cores. When the forward or backward returns, torch
-has as many threads as before; when generate() returns, where forwards are its steps: the few logits from which it
-chooses a token were given to all threads, and waited some milliseconds for one of them.
+between two waits a forward or backward over a few rows computes in one thread. All are tried for it (see
+`thread_trial`), and stay where trips come round faster with them. When the forward or backward returns, torch has
+as many threads as before. Where forwards are steps of generate() it is when that returns: the few logits from
+which it chooses a token were given to all threads, and waited some milliseconds for one of them.
 
 `SYMBIOSIS_KEEP_THREADS=1` in the environment leaves all that alone.
 """
