@@ -21,13 +21,13 @@ _ASKED: Final = 8
 def batch(lead: Request, queues: Queues, max_rows: int, *, exact: bool = False, chunked: bool = True) -> Plan:
     """Returns the next rows of `lead`, and all that may ride with it, by priority: no more than `max_rows` rows.
 
-    `exact`: whole and alone. `chunked`: of each lane at most its `chunk_rows` rows.
+    `exact`: all that is left of it, alone. `chunked`: of each lane at most its `chunk_rows` rows.
     """
     if exact:
-        return Plan(lead.op, lead.direction, (Part(lead, 0, lead.rows),))
+        return Plan(lead.op, lead.direction, (queues.left(lead),))
     budgets = dict(queues.chunk_rows) if chunked else dict.fromkeys(queues.chunk_rows, max_rows)
     key = (lead.op, lead.direction)
-    first = chunk(queues.lane(lead.lane).level.cells[key].parts[lead], min(budgets[lead.lane], max_rows))
+    first = chunk(queues.left(lead), min(budgets[lead.lane], max_rows))
     budgets[lead.lane] -= first.rows
     parts, room = [first], max_rows - first.rows
     for level in queues.levels:

@@ -18,7 +18,8 @@
 4. *Convoys.* A lead that others are expected to join soon is held, at most for its lane's `max_hold_us`; see
    `convoys`. Meanwhile another client of the level may lead, but no lower lane: a batch of training rows takes
    longer than a hold. An aged request is never held.
-5. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request.
+5. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request. What was
+   begun in chunks before that was configured is ended in one.
 6. *Beside.* Where the lower levels are computed beside the first (see `tracks`), all this holds among them, and
    the first level neither waits for them nor shares a batch with them.
 """
@@ -100,7 +101,7 @@ class LatencyFirst:
                 return Hold(until_us)
         level = queues.lane(lead.lane).level
         if self._exact:
-            parts, self._lowest_rank[top] = [Part(lead, 0, lead.rows)], level.rank
+            parts, self._lowest_rank[top] = [queues.left(lead)], level.rank
         else:
             parts, self._lowest_rank[top] = self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)

@@ -94,9 +94,13 @@ class Queues:
         """Returns the lane of that name. Raises KeyError where there is none."""
         return self._lanes[name]
 
+    def left(self, request: Request) -> Part:
+        """Returns what has not been taken of a waiting request. Raises KeyError if it does not wait."""
+        return self._lanes[request.lane].level.cells[request.op, request.direction].parts[request]
+
     def taken(self, request: Request) -> int:
         """Returns how many rows of a waiting request have been taken. Raises KeyError if it does not wait."""
-        return self._lanes[request.lane].level.cells[request.op, request.direction].parts[request].start
+        return self.left(request).start
 
     def held_by(self, client: ClientId) -> int:
         """Returns how many requests of the client wait."""
