@@ -31,9 +31,9 @@ from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_scheduler.decisions.bounds import of_strict_lanes
-from symbiosis_scheduler.decisions.filling import chunk, first_ready, take_along
+from symbiosis_scheduler.decisions.filling import chunk, first_ready, put_first, take_along
 from symbiosis_scheduler.decisions.known import Known
-from symbiosis_scheduler.decisions.levels import Lane, Level
+from symbiosis_scheduler.decisions.levels import Level
 from symbiosis_scheduler.decisions.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
@@ -103,7 +103,7 @@ class LatencyFirst:
         if self._exact:
             parts, self._lowest_rank[top] = [queues.left(lead)], level.rank
         else:
-            parts, self._lowest_rank[top] = self._fill(lead, level, queues)
+            parts, self._lowest_rank[top] = self._all(lead, level, queues) or self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
     def _aged(self, now_us: int, queues: Queues, first: Level) -> Request | None:
@@ -114,7 +114,9 @@ class LatencyFirst:
             if not lane.waiting:
                 continue
             request, ticket = next(iter(lane.waiting.items()))
-            if _is_aged(request, lane, now_us) and (oldest is None or ticket < oldest_ticket):
+            if now_us - request.arrived_us < lane.config.max_wait_us:
+                continue
+            if oldest is None or ticket < oldest_ticket:
                 oldest, oldest_ticket, oldest_lane = request, ticket, lane
         if oldest is None or oldest_lane is None:
             return None
@@ -125,7 +127,8 @@ class LatencyFirst:
         if oldest_lane.level is first:
             # It passes nobody. Were the aged alone to lead, a flood would shut out a client that asks for little.
             return next(heads)
-        aged = (head for head in heads if head.lane == oldest.lane and _is_aged(head, oldest_lane, now_us))
+        since_us = now_us - oldest_lane.config.max_wait_us
+        aged = (head for head in heads if head.lane == oldest.lane and head.arrived_us <= since_us)
         return next(aged, oldest)
 
     def _has_delayed(self, level: Level, parts: Sequence[Part] = ()) -> bool:
@@ -144,6 +147,27 @@ class LatencyFirst:
                 if request not in finished:
                     return True
         return False
+
+    def _all(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int] | None:
+        """Returns what `_fill` does where all that waits for the same has room and passes nobody, as is usual.
+
+        None: that is not so.
+        """
+        key, any_rows = (lead.op, lead.direction), min(self._max_rows, queues.least_chunk_rows)
+        parts: list[Part] = []
+        rows, lowest, passes = 0, -1, False
+        for level in queues.levels:
+            cell = level.cells.get(key)
+            if cell is None:
+                passes = passes or bool(level.cells)
+                continue
+            rows += cell.rows
+            if passes or rows > any_rows or (not parts and level is not own):
+                return None
+            parts += cell.parts.values()
+            lowest, passes = level.rank, len(level.cells) > 1
+        put_first(own.cells[key].parts[lead], parts)
+        return parts, lowest
 
     def _fill(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int]:
         """Returns the next chunk of `lead`, which waits in `own`, and its riders; and the lowest rank of them."""
@@ -181,7 +205,3 @@ class LatencyFirst:
             if left or len(level.cells) > 1:
                 passed.append(level)
         return parts, lowest
-
-
-def _is_aged(request: Request, lane: Lane, now_us: int) -> bool:
-    return lane.config.max_wait_us <= now_us - request.arrived_us
