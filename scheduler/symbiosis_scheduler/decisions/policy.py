@@ -26,7 +26,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
@@ -148,24 +148,30 @@ class LatencyFirst:
                     return True
         return False
 
-    def _all(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int] | None:
-        """Returns what `_fill` does where all that waits for the same has room and passes nobody, as is usual.
+    def _have_delayed(self, levels: Iterable[Level], parts: Sequence[Part] = ()) -> bool:
+        """Whether that is so in any of them."""
+        return any(self._has_delayed(level, parts) for level in levels)
 
-        None: that is not so.
-        """
-        key, any_rows = (lead.op, lead.direction), min(self._max_rows, queues.least_chunk_rows)
+    def _all(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int] | None:
+        """Returns what `_fill` does where all of a level has room, as is usual; None: that is not so."""
+        key, room = (lead.op, lead.direction), min(self._max_rows, queues.least_chunk_rows)
         parts: list[Part] = []
-        rows, lowest, passes = 0, -1, False
+        passed: list[Level] = []
+        lowest = own.rank
         for level in queues.levels:
             cell = level.cells.get(key)
             if cell is None:
-                passes = passes or bool(level.cells)
+                passed.append(level)
                 continue
-            rows += cell.rows
-            if passes or rows > any_rows or (not parts and level is not own):
+            if parts and passed and self._have_delayed(passed, parts):
+                break  # rule 3
+            room -= cell.rows
+            if room < 0 or (not parts and (level is not own or self._have_delayed(passed))):
                 return None
             parts += cell.parts.values()
-            lowest, passes = level.rank, len(level.cells) > 1
+            lowest = level.rank
+            if len(level.cells) > 1:
+                passed.append(level)
         put_first(own.cells[key].parts[lead], parts)
         return parts, lowest
 
@@ -190,9 +196,8 @@ class LatencyFirst:
             if cell is None or not room:
                 passed.append(level)
                 continue
-            for upper in passed:
-                if self._has_delayed(upper, parts):
-                    return parts, lowest  # rule 3
+            if self._have_delayed(passed, parts):
+                return parts, lowest  # rule 3
             left = cell.rows
             if level is own:
                 left -= rows

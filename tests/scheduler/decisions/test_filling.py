@@ -65,4 +65,4 @@ def test_what_has_room_as_a_whole_is_the_same_batch(seed: int) -> None:
             at_once += 1
             parts, lowest = policy._fill(lead, level, queues)
             assert (rows(whole[0]), whole[1]) == (rows(parts), lowest)
-    assert 5 < at_once < 45
+    assert 10 < at_once < 45
