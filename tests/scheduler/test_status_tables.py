@@ -53,6 +53,17 @@ def test_a_client_writes_nothing_but_its_name(name: str) -> None:
         assert not set("\x1b\x9b\x07") & set(text)
 
 
+def test_holding_that_is_off_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = REPLIES["status_reply"]
+    assert isinstance(reply, StatusReply)
+    off = replace(reply.status, holds=replace(reply.status.holds, off=True))
+    monkeypatch.setattr("symbiosis_scheduler.commands.status.fetch_status", lambda _: off)
+    app = typer.Typer()
+    app.command()(show_status)
+    for text in (CliRunner().invoke(app, []).output, printed(screen(off, off))):
+        assert "off: it did not pay" in text and "[red]" not in text
+
+
 NAMES = ["[/]", "[/x] [b]", ":smile:", "two\nlines", "\x1b[2J"]
 
 
