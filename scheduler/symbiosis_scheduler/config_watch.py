@@ -11,7 +11,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from symbiosis_core.errors import SymbiosisError
+from symbiosis_core.errors import SymbiosisError, UsageError
 from symbiosis_core.logs import event, get_logger
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_scheduler.reconfiguration import Reconfiguration
@@ -60,6 +60,8 @@ class ConfigWatch:
             return
         self._applied = now
         try:
+            if not now[1]:  # a disk that is full leaves an editor's file so
+                raise UsageError("it is empty; if the defaults are wanted, write a comment")
             await self._live.apply(load_checked(self._file), str(self._file))
         except SymbiosisError as error:
             log.error(event("configuration not applied, the one before holds", file=self._file, error=error))
