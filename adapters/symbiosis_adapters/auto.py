@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 RECONNECT_VARIABLE = "SYMBIOSIS_RECONNECT_S"
+QUOTA_WAIT_VARIABLE = "SYMBIOSIS_QUOTA_WAIT_S"
 
 
 class Handle:
@@ -98,6 +99,7 @@ class _Auto:
         cut: Cut | str = Cut.GRAPH,
         dtype: torch.dtype | str | None = None,
         reconnect_s: float | None = None,
+        quota_wait_s: float | None = None,
         answer_timeout_s: float = 120.0,
         attn_implementation: str | None = None,
         **more: Any,
@@ -116,6 +118,8 @@ class _Auto:
                 decides (default bfloat16). `torch_dtype` is its old name.
             reconnect_s: how long a call waits for a daemon that went away before it raises `DaemonGoneError`;
                 default the environment's SYMBIOSIS_RECONNECT_S, else 0.
+            quota_wait_s: how long a call waits where a quota of its lane is used up before it raises `BusyError`;
+                default the environment's SYMBIOSIS_QUOTA_WAIT_S, else 0.
             answer_timeout_s: how long one request may take before `DaemonSilentError`.
             attn_implementation: as in transformers.
             more: as in transformers. Fields of the configuration, such as `use_cache` or `num_labels`, are set
@@ -138,7 +142,8 @@ class _Auto:
                 str(address),
                 lane=lane,
                 name=name or f"{Path(sys.argv[0] or 'python').stem}-{os.getpid()}",
-                reconnect_s=_reconnect_s() if reconnect_s is None else reconnect_s,
+                reconnect_s=_seconds(RECONNECT_VARIABLE) if reconnect_s is None else reconnect_s,
+                quota_wait_s=_seconds(QUOTA_WAIT_VARIABLE) if quota_wait_s is None else quota_wait_s,
                 answer_timeout_s=answer_timeout_s,
             )
             check_form(asked, session.spec)
@@ -211,9 +216,10 @@ def _cut(cut: Cut | str) -> Cut:
         raise UsageError(f"cut={cut!r}: one of {', '.join(Cut)}") from None
 
 
-def _reconnect_s() -> float:
-    text = os.environ.get(RECONNECT_VARIABLE, "0")
+def _seconds(variable: str) -> float:
+    """Returns the seconds that a variable of the environment holds, 0 where there is none."""
+    text = os.environ.get(variable, "0")
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"{RECONNECT_VARIABLE}={text!r}: write seconds, such as 60") from None
+        raise UsageError(f"{variable}={text!r}: write seconds, such as 60") from None

@@ -1,6 +1,8 @@
 """Applies the configuration file again when it changes. A bad one changes nothing, and the log says what is wrong.
 
 The file is looked at once a second, and taken when two looks have seen the same: an editor may still be writing.
+It may be written anew, replaced, removed and made again, or be a link that is moved. While there is none nothing
+changes.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from symbiosis_core.errors import SymbiosisError
+from symbiosis_core.errors import SymbiosisError, UsageError
 from symbiosis_core.logs import event, get_logger
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_scheduler.reconfiguration import Reconfiguration
@@ -48,12 +50,18 @@ class ConfigWatch:
 
     async def look(self) -> None:
         """Applies the file if it has changed since it was applied, and not since the last look."""
-        now = self._look()
-        settled, self._seen = now == self._seen, now
-        if now is None or now == self._applied or not settled:
+        before, now = self._seen, self._look()
+        self._seen = now
+        if now is None:
+            if before is not None:
+                log.warning(event("no configuration file, the last one holds until there is one", file=self._file))
+            return
+        if now == self._applied or now != before:
             return
         self._applied = now
         try:
+            if not now[1]:  # a disk that is full leaves an editor's file so
+                raise UsageError("it is empty; if the defaults are wanted, write a comment")
             await self._live.apply(load_checked(self._file), str(self._file))
         except SymbiosisError as error:
             log.error(event("configuration not applied, the one before holds", file=self._file, error=error))

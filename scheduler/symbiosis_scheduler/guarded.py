@@ -65,7 +65,7 @@ class Guarded:
         """Raises LocalProtocolError for what cannot be carried out, or would let requests wait for ever."""
         if isinstance(decision, Plan):
             _check_plan(decision, queues)
-            if self._exact and not (len(decision.parts) == 1 and decision.rows == decision.lead.rows):
+            if self._exact and not (len(decision.parts) == 1 and decision.parts[0].stop == decision.lead.rows):
                 raise LocalProtocolError("with batching.exact a plan is one request, whole and alone")
         elif isinstance(decision, Hold):
             _check_hold(decision, now_us)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from symbiosis_core.wire import Configure
 from symbiosis_transports.zmq_link import ControlClient
 from tests import strange_policies
 from tests.e2e.daemon_process import DaemonProcess
+from tests.e2e.training import METHODS, assert_same_training, random_batches, train
 
 LANES = "[lanes.inference]\npriority = 0\nmax_wait_us = 0\n[lanes.training]\npriority = 5\n"
 FAIR = f'[policy]\nname = "weighted_fair"\n{LANES}'
@@ -134,6 +136,28 @@ def test_a_policy_that_is_not_ours_and_wrong_costs_neither_the_daemon_nor_a_requ
     model.symbiosis.close()
 
 
+def test_a_training_that_waits_for_its_quota_loses_nothing(
+    daemon: DaemonProcess, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes three times what is saved up, and has the losses of one that has no quota; and says once why."""
+    batches = random_batches(steps=4, tokens=12)
+    taken = AutoModelForCausalLM.from_pretrained(daemon.address, lane="training")
+    expected = train(taken, METHODS["lora_qv"], batches)
+    rows = daemon.status().clients[0].rows
+    taken.symbiosis.close()
+
+    file.write_text(LANES + f"client_rows_per_s = {rows // 6}\n")
+    daemon.wait_status(lambda status: "configuration applied" in daemon.said(), "the file is applied")
+    waits = AutoModelForCausalLM.from_pretrained(daemon.address, lane="training", quota_wait_s=60)
+    with caplog.at_level(logging.WARNING):
+        assert_same_training(train(waits, METHODS["lora_qv"], batches), expected)
+    (client,) = daemon.status().clients
+    assert client.rows == rows and client.refused > 1
+    told = [record.getMessage() for record in caplog.records if "waiting for a quota" in record.getMessage()]
+    assert len(told) == 1 and f"lanes.training.client_rows_per_s = {rows // 6} rows a second" in told[0]
+    waits.symbiosis.close()
+
+
 def test_a_quota_says_its_limit_and_when_to_try_again(daemon: DaemonProcess, file: Path) -> None:
     file.write_text(LANES + "client_rows_per_s = 20\nmax_clients = 1\n")
     daemon.wait_status(lambda status: "configuration applied" in daemon.said(), "the file is applied")
@@ -141,8 +165,10 @@ def test_a_quota_says_its_limit_and_when_to_try_again(daemon: DaemonProcess, fil
     with pytest.raises(BusyError, match=r"lanes\.training\.max_clients"):
         AutoModelForCausalLM.from_pretrained(daemon.address, lane="training")
     ids = torch.randint(3, 128, (1, 30))
-    with pytest.raises(BusyError, match=r"lanes\.training\.client_rows_per_s = 20 rows a second") as caught:
-        for _ in range(2):
-            model(ids).logits.sum().item()
+    for wait_s in (0.0, 0.5):  # too short a wait is none
+        model.symbiosis.session._quota_wait_s = wait_s
+        with pytest.raises(BusyError, match=r"lanes\.training\.client_rows_per_s = 20 rows a second") as caught:
+            for _ in range(2):
+                model(ids).logits.sum().item()
     assert caught.value.code is RefusalCode.QUOTA and caught.value.retry_after_s > 1
     model.symbiosis.close()

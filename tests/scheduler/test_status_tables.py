@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
+from symbiosis_core.ids import ClientId
 from symbiosis_core.wire import DaemonStatus, StatusReply
 from symbiosis_scheduler.commands.policy import policy
 from symbiosis_scheduler.commands.status import client_table
@@ -51,6 +52,38 @@ def test_a_client_writes_nothing_but_its_name(name: str) -> None:
         text = printed(shown)
         assert "".join(sign if sign.isprintable() else "\ufffd" for sign in name) in text
         assert not set("\x1b\x9b\x07") & set(text)
+
+
+def test_eighty_columns_hold_all_figures_of_lanes_and_clients() -> None:
+    """Only names are shortened; and of more clients than there is room for the busiest are shown."""
+    status = daemon_with("a-name-of-a-client-that-is-rather-long", "key:somebody")
+    (client,) = status.clients
+    others = [replace(client, id=ClientId(99 + n), name=f"c{n}", rows=10_000 * n) for n in range(40)]
+    busy = replace(status, clients=(replace(client, p99_us=98_765), *others), uptime_s=status.uptime_s + 1)
+    console = Console(file=io.StringIO(), width=80, height=24)
+    assert isinstance(console.file, io.StringIO)
+    console.print(screen(status, busy, most=8))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) <= 24
+    (heading,) = [line.split() for line in lines if line.startswith("client")]
+    assert " ".join(heading) == "client user lane queued req/s rows/s refused p50 ms p99 ms"
+    shown = [line.split() for line in lines if line.startswith("c3")]
+    assert [line[0] for line in shown] == ["c39", "c38", "c37", "c36", "c35", "c34", "c33"]
+    assert shown[0][5] == "390,000"
+    assert lines[-1] == "and 34 more, who have fewer rows a second"
+    console.print(screen(status, busy))
+    assert "98.77" in console.file.getvalue(), "without a limit all are there"
+
+
+def test_holding_that_is_off_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = REPLIES["status_reply"]
+    assert isinstance(reply, StatusReply)
+    off = replace(reply.status, holds=replace(reply.status.holds, off=True))
+    monkeypatch.setattr("symbiosis_scheduler.commands.status.fetch_status", lambda _: off)
+    app = typer.Typer()
+    app.command()(show_status)
+    for text in (CliRunner().invoke(app, []).output, printed(screen(off, off))):
+        assert "off: it did not pay" in text and "[red]" not in text
 
 
 NAMES = ["[/]", "[/x] [b]", ":smile:", "two\nlines", "\x1b[2J"]

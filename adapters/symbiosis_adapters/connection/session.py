@@ -3,11 +3,12 @@
 A request is pure (rows in, rows out, no state in the daemon), so when the daemon goes away it can be sent again
 to its successor. With `reconnect_s` the session does that by itself: it waits, attaches again, checks that the
 base is the same one bit for bit, and repeats the request. Without it the caller gets `DaemonGoneError` at once;
-a later call tries to attach anew.
+a later call tries to attach anew. A quota that is used up is waited for in the same way, for `quota_wait_s`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -61,6 +62,7 @@ class Session:
         lane: str,
         name: str,
         reconnect_s: float = 0.0,
+        quota_wait_s: float = 0.0,
         answer_timeout_s: float = 120.0,
     ) -> None:
         """Attaches to the daemon at `address`.
@@ -75,6 +77,7 @@ class Session:
         self._lane = lane
         self._name = name
         self._reconnect_s = reconnect_s
+        self._quota_wait_s = quota_wait_s
         self._answer_timeout_s = answer_timeout_s
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -88,6 +91,8 @@ class Session:
         """Segments by the numbers of the daemon at the other end."""
         self.reconnects = 0
         """How often this session attached anew after it had lost its channel."""
+        self._wait_level = logging.WARNING
+        """Of what is logged when a quota is waited for: told once, for a training may do so at every step."""
         self._persist(self._attach)
 
     def __repr__(self) -> str:
@@ -108,6 +113,7 @@ class Session:
             DaemonGoneError: the daemon is gone, and did not come back within `reconnect_s`.
             DaemonSilentError: it did not answer within `answer_timeout_s`; while the session waits for its return,
                 not within `reconnect_s` either.
+            BusyError: a quota is used up, and for longer than `quota_wait_s`.
             RefusedError: it refused the rows, such as token ids outside the vocabulary.
             ClosedError: the session was closed, or this is a forked child.
         """
@@ -117,14 +123,20 @@ class Session:
         self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int = 0
     ) -> list[torch.Tensor]:
         """See `Rows.call`. Raises as `run` does."""
+        until_s: float | None = None
         with self._lock:
-            try:
-                return self._once(op, direction, planes, memo)
-            except DaemonGoneError as error:
-                if not self._reconnect_s:
-                    raise
-                log.warning(event("waiting for the daemon", address=self.address, reason=error.reason))
-                return self._persist(lambda: self._once(op, direction, planes, memo))
+            while True:
+                try:
+                    return self._lasting(op, direction, planes, memo)
+                except BusyError as error:  # nothing of it was computed: the same call may be made again
+                    now_s = time.monotonic()
+                    until_s = now_s + self._quota_wait_s if until_s is None else until_s
+                    if now_s + error.retry_after_s > until_s:
+                        raise
+                    waiting = event("waiting for a quota", address=self.address, reason=error.reason)
+                    log.log(self._wait_level, waiting)
+                    self._wait_level = logging.DEBUG
+                    time.sleep(min(error.retry_after_s, _LONGEST_PAUSE_S))
 
     def learn(self, segment: Segment) -> SegmentSpec:
         """See `Rows.learn`. Raises as `run` does; a segment that the daemon would refuse, RefusedError."""
@@ -151,6 +163,18 @@ class Session:
         with self._lock:
             self._closed = True
             self._detach()
+
+    def _lasting(
+        self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int
+    ) -> list[torch.Tensor]:
+        """Makes one attempt, and more while the daemon is gone, for `reconnect_s` at most."""
+        try:
+            return self._once(op, direction, planes, memo)
+        except DaemonGoneError as error:
+            if not self._reconnect_s:
+                raise
+            log.warning(event("waiting for the daemon", address=self.address, reason=error.reason))
+            return self._persist(lambda: self._once(op, direction, planes, memo))
 
     def _once(self, op: Op, direction: Direction, planes: Sequence[torch.Tensor], memo: int) -> list[torch.Tensor]:
         """Makes one attempt, attaching first where need be. Only a refusal leaves the channel usable."""

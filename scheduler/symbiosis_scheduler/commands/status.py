@@ -65,7 +65,7 @@ def held(model: ModelStatus) -> str:
 def learned_lines(found: DaemonStatus) -> list[str]:
     """Returns what holding, looking and keeping have brought, a line each."""
     holds, memo, spins = found.holds, found.memo, found.spins
-    off = "  [red]off: it did not pay[/]" if holds.off else ""
+    off = "  off: it did not pay" if holds.off else ""
     saved = f"saved {holds.actual_us / 1e3:.1f} ms of {holds.expected_us / 1e3:.1f} expected"
     foretold = f"{holds.prediction_error_us / 1e3:.2f} of {holds.pause_us / 1e3:.2f} ms"
     errors = f"those awaited {holds.due_error_us / 1e3:.2f} ms  costs {holds.cost_error:.0%}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import typer
 from rich.console import Group, RenderableType
@@ -16,6 +17,11 @@ from symbiosis_scheduler.commands.status import fetch_status, learned_lines, nam
 from symbiosis_transports.address import default_address
 
 __all__ = ["screen", "top"]
+
+_NAMES: Final = ("client", "user", "model", "lane")
+"""Columns that begin at the left, and are shortened where a terminal is narrow."""
+_OTHER_LINES: Final = 11
+"""Of the screen, that are neither a lane nor a client: with two for each of the longest lines."""
 
 
 def top(
@@ -31,13 +37,14 @@ def top(
         while not looks or look < looks:
             time.sleep(every)
             now = fetch_status(where)
-            live.update(screen(before, now), refresh=True)
+            most = max(1, console.height - _OTHER_LINES - len(now.lanes)) if console.is_terminal else None
+            live.update(screen(before, now, most), refresh=True)
             before = now
             look += 1
 
 
-def screen(before: DaemonStatus, now: DaemonStatus) -> RenderableType:
-    """Returns what is shown: totals of `now`, and rates since `before`."""
+def screen(before: DaemonStatus, now: DaemonStatus, most: int | None = None) -> RenderableType:
+    """Returns what is shown: totals of `now`, rates since `before`; of more than `most` clients the busiest."""
     seconds = max(1e-6, now.uptime_s - before.uptime_s)
     batches = now.batches.count - before.batches.count
     occupancy = (now.batches.clients - before.batches.clients) / batches if batches else 0.0
@@ -49,7 +56,15 @@ def screen(before: DaemonStatus, now: DaemonStatus) -> RenderableType:
     )
     arenas, pss = memory.arenas / 1e6, memory.pss / 1e6
     held = f"base {memory.base / 1e6:.0f} MB  arenas {arenas:.0f} MB  daemon PSS {pss:.0f} MB"
-    return Group(head, held, *learned_lines(now), _lanes(before, now, seconds), _clients(before, now, seconds))
+    shown = list(now.clients)
+    if most is not None and len(shown) > most:
+        earlier = {client.id: client.rows for client in before.clients}
+        shown.sort(key=lambda client: earlier.get(client.id, 0) - client.rows)
+        shown = shown[: most - 1]
+    left = len(now.clients) - len(shown)
+    tables = _lanes(before, now, seconds), "", _clients(before, now, shown, seconds)
+    more = [f"and {left} more, who have fewer rows a second"] if left else []
+    return Group(head, held, *learned_lines(now), "", *tables, *more)
 
 
 def _lanes(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
@@ -70,15 +85,18 @@ def _lanes(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
     return table
 
 
-def _clients(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
+def _clients(before: DaemonStatus, now: DaemonStatus, shown: Sequence[ClientStatus], seconds: float) -> Table:
     earlier = {client.id: client for client in before.clients}
-    table = _table("client", "user", "model", "lane", "queued", "requests/s", "rows/s", "refused", "p50", "p99")
-    for client in now.clients:
+    several = len(now.models) > 1
+    models = ["model"] if several else []
+    table = _table("client", "user", *models, "lane", "queued", "req/s", "rows/s", "refused", "p50 ms", "p99 ms")
+    for client in shown:
         requests, rows = _rates(earlier.get(client.id), client, seconds)
         table.add_row(
-            *(verbatim(client.name), verbatim(client.user), client.model, verbatim(client.lane)),
-            *(str(client.queued), requests, rows, str(client.refused)),
-            *(f"{client.p50_us / 1e3:.2f} ms", f"{client.p99_us / 1e3:.2f} ms"),
+            *(verbatim(client.name), verbatim(client.user)),
+            *([client.model] if several else []),
+            *(verbatim(client.lane), str(client.queued), requests, rows, str(client.refused)),
+            *(f"{client.p50_us / 1e3:.2f}", f"{client.p99_us / 1e3:.2f}"),
         )
     return table
 
@@ -92,7 +110,9 @@ def _rates(
 
 
 def _table(*headings: str) -> Table:
-    table = Table()
+    """Returns a table that fits into 80 columns: without lines, and only names give way."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("client", "user", "model", "lane") else "right")
+        named = heading in _NAMES
+        table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="ellipsis")
     return table

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 import typer
 
 from symbiosis_core.errors import SymbiosisError, UsageError
+from symbiosis_scheduler.commands.patience import Patience
 from symbiosis_transports.address import default_address
 
 __all__ = ["trace"]
@@ -32,19 +33,12 @@ def record(
     from symbiosis_scheduler.simulation.fetching import fetch_trace
     from symbiosis_transports.zmq_link import ControlClient
 
-    began, ends = time.monotonic(), time.monotonic() + seconds
-
-    def wait(most_s: float) -> bool:
-        try:
-            time.sleep(min(most_s, max(0.0, ends - time.monotonic())))
-        except KeyboardInterrupt:
-            return True  # whoever is at the terminal has seen enough
-        return time.monotonic() >= ends
-
+    began, patience = time.monotonic(), Patience(seconds)
     with ControlClient(address or default_address()) as link, _Out(out) as file:
         try:
-            dropped = fetch_trace(link, file.write, wait)
-        except SymbiosisError:
+            with patience.heeding_signals():
+                dropped = fetch_trace(link, file.write, patience.wait)
+        except (SymbiosisError, KeyboardInterrupt):
             if file.begun:
                 typer.echo(f"{out} has what was recorded until then: `symbiosis policy simulate --torn`", err=True)
             raise

@@ -21,7 +21,7 @@ Pure: nothing here looks at a clock.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -113,6 +113,11 @@ class Curve:
         if expected_us is None and self._known:
             expected_us = self._expected[rows] = self._at(rows)
         return expected_us
+
+    def apart_us(self, batches: Iterable[int]) -> float:
+        """Returns how long batches of so many rows will take one after the other; 0 where nothing was measured."""
+        expected = self._expected
+        return sum([expected.get(rows) or self.expected_us(rows) or 0.0 for rows in batches])
 
     def _at(self, rows: int) -> float:
         """Returns where the curve lies; it has a point."""

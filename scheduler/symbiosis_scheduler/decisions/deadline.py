@@ -199,6 +199,6 @@ class Deadline:
             standing.spent_us = 0.0
         rows = plan.rows
         share = plan.parts[0].rows / rows
-        standing.spent_us += share * known.costs.likely_us(plan.op, plan.direction, rows, kept=plan.kept)
+        standing.spent_us += share * known.likely_us(plan, rows)
         if standing.spent_us > _SHARE * (first_token_us if traveller.first_token else token_us):
             standing.since_us, standing.spent_us = now_us, 0.0

@@ -12,7 +12,7 @@ from symbiosis_scheduler.decisions.plan import Part, Plan
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
 
-__all__ = ["batch", "chunk", "first_come", "first_ready", "take_along"]
+__all__ = ["batch", "chunk", "first_come", "first_ready", "put_first", "take_along"]
 
 _ASKED: Final = 8
 """Of how many groups of requests it is asked whether they are better held: it bounds what a decision costs."""
@@ -21,17 +21,24 @@ _ASKED: Final = 8
 def batch(lead: Request, queues: Queues, max_rows: int, *, exact: bool = False, chunked: bool = True) -> Plan:
     """Returns the next rows of `lead`, and all that may ride with it, by priority: no more than `max_rows` rows.
 
-    `exact`: whole and alone. `chunked`: of each lane at most its `chunk_rows` rows.
+    `exact`: all that is left of it, alone. `chunked`: of each lane at most its `chunk_rows` rows.
     """
     if exact:
-        return Plan(lead.op, lead.direction, (Part(lead, 0, lead.rows),))
-    budgets = dict(queues.chunk_rows) if chunked else dict.fromkeys(queues.chunk_rows, max_rows)
+        return Plan(lead.op, lead.direction, (queues.left(lead),))
     key = (lead.op, lead.direction)
-    first = chunk(queues.lane(lead.lane).level.cells[key].parts[lead], min(budgets[lead.lane], max_rows))
+    cells = [level.cells[key] for level in queues.levels if key in level.cells]
+    parts: list[Part] = []
+    if sum([cell.rows for cell in cells]) <= (min(max_rows, queues.least_chunk_rows) if chunked else max_rows):
+        for cell in cells:
+            parts += cell.parts.values()
+        put_first(queues.left(lead), parts)
+        return Plan(lead.op, lead.direction, tuple(parts))
+    budgets = dict(queues.chunk_rows) if chunked else dict.fromkeys(queues.chunk_rows, max_rows)
+    first = chunk(queues.left(lead), min(budgets[lead.lane], max_rows))
     budgets[lead.lane] -= first.rows
     parts, room = [first], max_rows - first.rows
-    for level in queues.levels:
-        if room and (cell := level.cells.get(key)) is not None:
+    for cell in cells:
+        if room:
             room = take_along(cell, lead, parts, budgets, room)
     return Plan(lead.op, lead.direction, tuple(parts))
 
@@ -44,6 +51,13 @@ def first_come(waiting: Iterable[tuple[Request, int]]) -> Request | None:
 def chunk(left: Part, most: int) -> Part:
     """Returns the first rows of a part, `most` of them at most."""
     return left if left.rows <= most else Part(left.request, left.start, left.start + most)
+
+
+def put_first(lead: Part, parts: list[Part]) -> None:
+    """Puts one of them before the others."""
+    if parts[0] is not lead:
+        parts.remove(lead)
+        parts.insert(0, lead)
 
 
 def take_along(cell: Cell, lead: Request, parts: list[Part], budgets: dict[str, int], room: int) -> int:
@@ -82,7 +96,8 @@ def first_ready(
     not held. There must be a head.
     """
     earliest: int | None = None
-    asked, same = 0, set[Request]()
+    asked = 0
+    same: set[Request] = set()
     for head in heads:
         if head in same:
             continue

@@ -60,6 +60,11 @@ class Known:
         self.travellers.left(client)
         self.convoys.left(client)
 
+    def likely_us(self, plan: Plan, rows: int) -> float:
+        """Returns how long a plan of so many rows will take, by a guess where nothing was measured."""
+        kept = self.costs.told_apart(plan.op, plan.direction, kept=True) and plan.kept
+        return self.costs.likely_us(plan.op, plan.direction, rows, kept=kept)
+
     def hold_status(self) -> HoldStatus:
         """Returns what holding has brought, and how good what it rests on is."""
         error_us, pause_us = self.travellers.error.usual, self.travellers.pause.usual

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+import msgspec
+
 from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.costs import Costs, Curve
 from symbiosis_scheduler.decisions.request import Request
@@ -25,13 +27,14 @@ from symbiosis_scheduler.decisions.travellers import Traveller, Travellers
 __all__ = ["LOOKED_AT", "Meeting", "Prospect", "Scene", "best_meeting", "prospect"]
 
 _CLIENT: Final = attrgetter("client")
+_ROWS: Final = attrgetter("rows")
 LOOKED_AT: Final = 16
 """Of the others so many are looked at, those who asked last: it bounds what a decision costs."""
 _NEARLY: Final = 0.8
 """A meeting with one more is preferred if it is nearly as good, or who is left behind would wait in vain."""
 
 
-class Scene(NamedTuple):
+class Scene(msgspec.Struct, frozen=True, gc=False):
     """Where a lead waits."""
 
     lead: Request
@@ -42,7 +45,7 @@ class Scene(NamedTuple):
     now_us: int
 
 
-class Meeting(NamedTuple):
+class Meeting(msgspec.Struct, frozen=True, gc=False):
     """What a lead may be held for."""
 
     joining: frozenset[ClientId]
@@ -88,9 +91,8 @@ def prospect(scene: Scene, costs: Costs, travellers: Travellers) -> Prospect | N
     coming = _coming(scene, active, traveller, curve)
     if not coming:
         return None
-    expected_us = curve.expected_us
-    round_us = sum([expected_us(other.rows) or 0.0 for other in active])
-    if round_us <= traveller.thinking.usual + (expected_us(lead.rows) or 0.0):
+    round_us = curve.apart_us(map(_ROWS, active))
+    if round_us <= traveller.thinking.usual + (curve.expected_us(lead.rows) or 0.0):
         return None
     return Prospect(scene, traveller, curve, coming, len(active), round_us)
 
@@ -101,17 +103,18 @@ def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, cur
     Nobody, where it was never measured what a batch takes there.
     """
     lead, here, now_us = scene.lead, scene.here, scene.now_us
-    place, lane = (lead.op, lead.direction), lead.lane
+    place, lane, company = (lead.op, lead.direction), lead.lane, traveller.company
     service_us: float | None = None
     found: list[_Coming] = []
     for other in active:
         client = other.client
         if client in here or other.distrusted:
             continue
+        waits = other.answered_us < 0
         if place in other.trip_of and (trips := other.trips_to(place)) is not None:
-            if other.answered_us < 0 and other.lane != lane:
+            if waits and other.lane != lane:
                 continue  # what waits in another lane may be planned only after the lead
-        elif other.answered_us >= 0 and client in traveller.company:
+        elif not waits and client in company:
             trips = 1  # on its first way through the model it is thought to go where its company goes
         else:
             continue
@@ -136,7 +139,7 @@ def best_meeting(
     scene, traveller, curve, coming, active, round_us = prospect
     expected_us, now_us = curve.expected_us, scene.now_us
     rows, together, slowest_us = rows_here, len(scene.here), traveller.thinking.usual
-    joining = list[Traveller]()
+    joining: list[Traveller] = []
     best_us, best = 0.0, (0, 0, 0.0, 0.0)
     for due_us, _, other in coming:
         wait_us = due_us - now_us
@@ -158,9 +161,7 @@ def best_meeting(
     joined, rows, wait_us, patience_us = best
     if not joined:
         return None
-    apart_us = expected_us(rows_here) or 0.0
-    for other in joining[:joined]:
-        apart_us += expected_us(other.rows) or 0.0
+    apart_us = curve.apart_us([rows_here, *map(_ROWS, joining[:joined])])
     met = frozenset(map(_CLIENT, joining[:joined]))
     worth_us = apart_us - (expected_us(rows) or 0.0)
     return Meeting(met, wait_us, worth_us, 1.0 if met <= traveller.company else lasting, patience_us)

@@ -50,12 +50,13 @@ class Planner:
         until_us: int | None = None
         beside = self.tracks.first_is_at_work(now_us)
         for track in self.tracks:
-            while track.free:
-                decision = self.policy.plan(now_us, track.queues, known)
+            in_flight, queues = track.in_flight, track.queues
+            while len(in_flight) < track.most:
+                decision = self.policy.plan(now_us, queues, known)
                 if isinstance(decision, Plan):
                     _check(decision)
                     self._queues.take(*decision.parts)
-                    track.in_flight[decision] = now_us
+                    in_flight[decision] = now_us
                     known.started(decision, now_us)
                     plans.append((decision, track.beside and beside))
                     continue
@@ -79,6 +80,6 @@ class Planner:
 def _check(plan: Plan) -> None:
     if not plan.parts:
         raise LocalProtocolError("the policy made an empty plan")
-    lead = plan.lead
-    if (lead.op, lead.direction) != (plan.op, plan.direction):
+    lead = plan.parts[0].request
+    if lead.op != plan.op or lead.direction != plan.direction:
         raise LocalProtocolError(f"{lead} does not belong into {plan}")

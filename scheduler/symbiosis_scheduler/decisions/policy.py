@@ -18,21 +18,22 @@
 4. *Convoys.* A lead that others are expected to join soon is held, at most for its lane's `max_hold_us`; see
    `convoys`. Meanwhile another client of the level may lead, but no lower lane: a batch of training rows takes
    longer than a hold. An aged request is never held.
-5. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request.
+5. *Exact.* With `batching.exact` a plan is one request, whole and alone: a chunk is then a whole request. What was
+   begun in chunks before that was configured is ended in one.
 6. *Beside.* Where the lower levels are computed beside the first (see `tracks`), all this holds among them, and
    the first level neither waits for them nor shares a batch with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_scheduler.decisions.bounds import of_strict_lanes
-from symbiosis_scheduler.decisions.filling import chunk, first_ready, take_along
+from symbiosis_scheduler.decisions.filling import chunk, first_ready, put_first, take_along
 from symbiosis_scheduler.decisions.known import Known
-from symbiosis_scheduler.decisions.levels import Lane, Level
+from symbiosis_scheduler.decisions.levels import Level
 from symbiosis_scheduler.decisions.plan import Decision, Hold, Part, Plan
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
@@ -100,9 +101,9 @@ class LatencyFirst:
                 return Hold(until_us)
         level = queues.lane(lead.lane).level
         if self._exact:
-            parts, self._lowest_rank[top] = [Part(lead, 0, lead.rows)], level.rank
+            parts, self._lowest_rank[top] = [queues.left(lead)], level.rank
         else:
-            parts, self._lowest_rank[top] = self._fill(lead, level, queues)
+            parts, self._lowest_rank[top] = self._all(lead, level, queues) or self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
     def _aged(self, now_us: int, queues: Queues, first: Level) -> Request | None:
@@ -113,7 +114,9 @@ class LatencyFirst:
             if not lane.waiting:
                 continue
             request, ticket = next(iter(lane.waiting.items()))
-            if _is_aged(request, lane, now_us) and (oldest is None or ticket < oldest_ticket):
+            if now_us - request.arrived_us < lane.config.max_wait_us:
+                continue
+            if oldest is None or ticket < oldest_ticket:
                 oldest, oldest_ticket, oldest_lane = request, ticket, lane
         if oldest is None or oldest_lane is None:
             return None
@@ -124,7 +127,8 @@ class LatencyFirst:
         if oldest_lane.level is first:
             # It passes nobody. Were the aged alone to lead, a flood would shut out a client that asks for little.
             return next(heads)
-        aged = (head for head in heads if head.lane == oldest.lane and _is_aged(head, oldest_lane, now_us))
+        since_us = now_us - oldest_lane.config.max_wait_us
+        aged = (head for head in heads if head.lane == oldest.lane and head.arrived_us <= since_us)
         return next(aged, oldest)
 
     def _has_delayed(self, level: Level, parts: Sequence[Part] = ()) -> bool:
@@ -143,6 +147,33 @@ class LatencyFirst:
                 if request not in finished:
                     return True
         return False
+
+    def _have_delayed(self, levels: Iterable[Level], parts: Sequence[Part] = ()) -> bool:
+        """Whether that is so in any of them."""
+        return any(self._has_delayed(level, parts) for level in levels)
+
+    def _all(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int] | None:
+        """Returns what `_fill` does where all of a level has room, as is usual; None: that is not so."""
+        key, room = (lead.op, lead.direction), min(self._max_rows, queues.least_chunk_rows)
+        parts: list[Part] = []
+        passed: list[Level] = []
+        lowest = own.rank
+        for level in queues.levels:
+            cell = level.cells.get(key)
+            if cell is None:
+                passed.append(level)
+                continue
+            if parts and passed and self._have_delayed(passed, parts):
+                break  # rule 3
+            room -= cell.rows
+            if room < 0 or (not parts and (level is not own or self._have_delayed(passed))):
+                return None
+            parts += cell.parts.values()
+            lowest = level.rank
+            if len(level.cells) > 1:
+                passed.append(level)
+        put_first(own.cells[key].parts[lead], parts)
+        return parts, lowest
 
     def _fill(self, lead: Request, own: Level, queues: Queues) -> tuple[list[Part], int]:
         """Returns the next chunk of `lead`, which waits in `own`, and its riders; and the lowest rank of them."""
@@ -165,9 +196,8 @@ class LatencyFirst:
             if cell is None or not room:
                 passed.append(level)
                 continue
-            for upper in passed:
-                if self._has_delayed(upper, parts):
-                    return parts, lowest  # rule 3
+            if self._have_delayed(passed, parts):
+                return parts, lowest  # rule 3
             left = cell.rows
             if level is own:
                 left -= rows
@@ -180,7 +210,3 @@ class LatencyFirst:
             if left or len(level.cells) > 1:
                 passed.append(level)
         return parts, lowest
-
-
-def _is_aged(request: Request, lane: Lane, now_us: int) -> bool:
-    return lane.config.max_wait_us <= now_us - request.arrived_us

@@ -10,8 +10,7 @@ waited.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Final
 
@@ -42,7 +41,7 @@ class _Tickets:
 class Queues:
     """Everything that waits. No iterator taken from here survives a change."""
 
-    __slots__ = ("_lanes", "_tickets", "ageing", "chunk_rows", "lanes", "levels")
+    __slots__ = ("_lanes", "_tickets", "ageing", "chunk_rows", "lanes", "least_chunk_rows", "levels")
 
     def __init__(self, lanes: Mapping[str, LaneConfig]) -> None:
         priorities = sorted({config.priority for config in lanes.values()})
@@ -94,9 +93,13 @@ class Queues:
         """Returns the lane of that name. Raises KeyError where there is none."""
         return self._lanes[name]
 
+    def left(self, request: Request) -> Part:
+        """Returns what has not been taken of a waiting request. Raises KeyError if it does not wait."""
+        return self._lanes[request.lane].level.cells[request.op, request.direction].parts[request]
+
     def taken(self, request: Request) -> int:
         """Returns how many rows of a waiting request have been taken. Raises KeyError if it does not wait."""
-        return self._lanes[request.lane].level.cells[request.op, request.direction].parts[request].start
+        return self.left(request).start
 
     def held_by(self, client: ClientId) -> int:
         """Returns how many requests of the client wait."""
@@ -136,17 +139,16 @@ class Queues:
                 level, in_lane = lane.level, lane.waiting
                 turns, behind, cell = level.turns, level.behind, level.cells.get(key) or Cell()
                 in_cell = cell.parts
-            left = in_cell.get(request)
-            if left is not part and not _continues(part, left):
-                raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")
-            client, stop = request.client, part.stop
-            if stop < request.rows or client in behind:
+            left, client = in_cell.get(request), request.client
+            if left is part and client not in behind:  # nothing is left of it, nor of its client
+                cell.rows -= part.stop - part.start
+                del in_lane[request], in_cell[request], turns[client]
+                if not in_cell:
+                    del level.cells[key]
+            elif left is part or _continues(part, left):
                 self._cut(part, lane, cell)
-                continue
-            cell.rows -= stop - part.start
-            del in_lane[request], in_cell[request], turns[client]
-            if not in_cell:
-                del level.cells[key]
+            else:
+                raise LocalProtocolError(f"rows {part.start} to {part.stop} are not the next ones of {request}")
 
     def discard(self, request: Request) -> int:
         """Removes what is left of a request, and returns how many rows that was: none if it does not wait."""
@@ -209,25 +211,28 @@ class Queues:
         """Those that age."""
         self.chunk_rows: Mapping[str, int] = {lane.name: lane.config.chunk_rows for lane in self.lanes}
         """Of every lane: how many of its rows may be in a plan."""
+        self.least_chunk_rows = min(self.chunk_rows.values(), default=0)
+        """So many may, whosever they are."""
 
-    def _take_whole_levels(self, key: tuple[OpId, Direction], parts: Sequence[Part]) -> bool:
+    def _take_whole_levels(self, key: tuple[OpId, Direction], parts: tuple[Part, ...]) -> bool:
         """Takes `parts` where these are all that waits in some levels, as convoys are; False: they are not.
 
         It is seen where they stand as policies lay them: the lead, and the others level by level.
         """
-        whole, cells = list[Level](), list[Cell]()
-        for level in self.levels:
-            cell = level.cells.get(key)
-            if cell is not None and len(level.cells) == 1:
-                whole.append(level)
-                cells.append(cell)
-        if sum([len(cell.parts) for cell in cells]) != len(parts):
+        whole = [level for level in self.levels if len(level.cells) == 1 and key in level.cells]
+        in_cells = [level.cells[key].parts for level in whole]
+        if sum(map(len, in_cells)) != len(parts):
             return False
-        there = list(chain.from_iterable([cell.parts.values() for cell in cells]))
-        if parts[0] not in there:
-            return False
-        there.remove(parts[0])
-        if there != list(parts[1:]):
+        there: list[Part] = []
+        for in_cell in in_cells:
+            there += in_cell.values()
+        lead = parts[0]
+        if lead is not there[0]:
+            if lead not in there:
+                return False
+            there.remove(lead)
+            there.insert(0, lead)
+        if tuple(there) != parts:
             return False
         for level in whole:
             level.clear()

@@ -39,11 +39,6 @@ class Track:
     def __repr__(self) -> str:
         return f"<Track of {len(self.queues.levels)} levels, {len(self.in_flight)} plans in flight>"
 
-    @property
-    def free(self) -> bool:
-        """Whether another plan may start."""
-        return len(self.in_flight) < self.most
-
     def finish(self, plan: Plan, ended_us: int) -> int:
         """Takes a plan out and returns how long it took: one that waited for another began when that was done."""
         took_us = ended_us - max(self.in_flight.pop(plan), self._done_us)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop
-from itertools import groupby
 from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeVar
 
@@ -23,7 +22,7 @@ from symbiosis_scheduler.decisions.bounds import of_weights
 from symbiosis_scheduler.decisions.filling import batch, first_ready
 from symbiosis_scheduler.decisions.known import Known
 from symbiosis_scheduler.decisions.levels import Lane
-from symbiosis_scheduler.decisions.plan import Decision, Hold, Part, Plan
+from symbiosis_scheduler.decisions.plan import Decision, Hold, Plan
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
 
@@ -118,17 +117,18 @@ class WeightedFair:
         self._lanes.serve(lead.lane)
         self._clients[lead.lane].serve(lead.client)
         rows = plan.rows
-        a_row_us = known.costs.likely_us(plan.op, plan.direction, rows, kept=plan.kept) / rows
-        by_lane: dict[str, list[Part]] = {}
-        for lane, parts in groupby(plan.parts, _LANE):
-            by_lane.setdefault(lane, []).extend(parts)
-        for lane, of_lane in by_lane.items():
-            accounts, spent_us = self._clients[lane], 0.0
-            given, now = accounts.given, accounts.now
-            for part in of_lane:  # the hot loop: 64 riders are nothing special
-                client, cost_us = part.request.client, (part.stop - part.start) * a_row_us
-                before_us = given.get(client, now)
-                given[client] = (before_us if before_us > now else now) + cost_us
-                spent_us += cost_us
-            accounts.forget()
-            self._lanes.charge(lane, spent_us / self._weights[lane])
+        a_row_us = known.likely_us(plan, rows) / rows
+        spent_rows: dict[str, int] = {}
+        lane = ""
+        for part in plan.parts:  # the hot loop: 64 riders are nothing special
+            request, rows = part.request, part.stop - part.start
+            if request.lane != lane:
+                lane = request.lane
+                accounts = self._clients[lane]
+                given, now = accounts.given, accounts.now
+            before_us = given.get(request.client, now)
+            given[request.client] = (before_us if before_us > now else now) + rows * a_row_us
+            spent_rows[lane] = spent_rows.get(lane, 0) + rows
+        for lane, rows in spent_rows.items():
+            self._clients[lane].forget()
+            self._lanes.charge(lane, rows * a_row_us / self._weights[lane])

@@ -47,7 +47,7 @@ def test_every_request_is_answered_once_whatever_is_adopted_meanwhile(seed: int)
                 DaemonConfig(
                     policy=PolicyConfig(name=dice.choice(policy_names())),
                     lanes=lanes,
-                    batching=BatchingConfig(max_rows=dice.randrange(1, 30)),
+                    batching=BatchingConfig(exact=dice.random() < 0.3, max_rows=dice.randrange(1, 30)),
                 ),
             )
         while plans:
@@ -56,6 +56,27 @@ def test_every_request_is_answered_once_whatever_is_adopted_meanwhile(seed: int)
     adopt(desk, CONFIG)
     answered += len(desk.finish())
     assert asked == answered > 50
+
+
+@pytest.mark.parametrize("policy", policy_names())
+def test_what_was_begun_in_chunks_is_ended_in_one_by_a_configuration_that_is_exact(policy: str) -> None:
+    desk = Desk()
+    for client in (1, 2):
+        desk.join(client, "training")
+        desk.arrive(client, arrival(op=1, rows=40))
+    (plan,) = desk.turn()
+    begun = plan.parts[-1]
+    assert begun.stop < begun.request.rows
+    exact = DaemonConfig(policy=PolicyConfig(name=policy), lanes=CONFIG.lanes, batching=BatchingConfig(exact=True))
+    adopt(desk, exact)
+    answers = desk.done(plan)
+    rest: list[tuple[int, int]] = []
+    while plans := desk.turn():
+        for each in plans:
+            assert len(each.parts) == 1
+            rest += [(each.parts[0].start, each.parts[0].stop)] * (each.lead is begun.request)
+            answers += desk.done(each)
+    assert rest == [(begun.stop, 40)] and len(answers) == 2
 
 
 def test_what_was_served_is_still_counted_and_new_lanes_begin_with_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any, Self
 
@@ -150,12 +151,51 @@ def test_a_file_that_cannot_be_written_is_told_and_ends_the_recording(
         assert not daemon.recordings.under_way
 
 
-def test_an_interrupt_ends_a_recording_and_keeps_it(monkeypatch: pytest.MonkeyPatch, before: Path) -> None:
-    def interrupted(_: float) -> None:
-        raise KeyboardInterrupt
+class Signalled(Daemon):
+    """A signal comes while the n-th question is answered, and as often as is wanted."""
 
-    monkeypatch.setattr("symbiosis_scheduler.commands.trace.time.sleep", interrupted)
-    daemon = Daemon()
+    def __init__(self, number: int, at: int, times: int = 1) -> None:
+        super().__init__()
+        self._number, self._at, self._times = number, at, times
+
+    def ask(self, request: Request) -> Reply:
+        reply = super().ask(request)
+        if self.asked == self._at:
+            for _ in range(self._times):
+                signal.raise_signal(self._number)
+        return reply
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_recording_and_keeps_all_of_it(
+    number: signal.Signals, at: int, monkeypatch: pytest.MonkeyPatch, before: Path
+) -> None:
+    """Wherever it comes: the piece that is on its way is written, and then the end."""
+    handlers = [signal.getsignal(each) for each in signal.Signals]
+    daemon = Signalled(number, at)
     done = record(monkeypatch, daemon, before, seconds=3600)
     assert done.exit_code == 0 and f"{before}: " in done.output
     assert records(before.read_bytes())[0][0] == Kind.HEADER and not daemon.recordings.under_way
+    assert daemon.asked == at + 1, "the last question was to end it"
+    assert handlers == [signal.getsignal(each) for each in signal.Signals]
+
+
+def test_a_second_signal_ends_it_at_once_and_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, before: Path
+) -> None:
+    daemon = Signalled(signal.SIGINT, at=2, times=2)
+    done = record(monkeypatch, daemon, before, seconds=3600)
+    assert done.exit_code != 0 and "--torn" in done.output
+    assert not daemon.recordings.under_way and read_trace(before, torn=True)[0][0] == Kind.HEADER
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch, before: Path) -> None:
+    """As under nohup."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        daemon = Signalled(signal.SIGHUP, at=1)
+        assert record(monkeypatch, daemon, before, seconds=0.6).exit_code == 0
+        assert daemon.asked > 2
+    finally:
+        signal.signal(signal.SIGHUP, handler)
