@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from symbiosis_adapters.capture import capture_decoding
+from symbiosis_adapters.captured.cutting import Cutting
 from tests.adapters.local import LAYERS, Pair
 from tests.adapters.training import QV, adapted
 
@@ -179,6 +180,30 @@ def test_a_copy_of_a_captured_model_captures_for_itself() -> None:
     assert_same_steps(mine, plain, PROMPT)
     with plain.disable_adapter():
         assert_same_steps(copied, plain, PROMPT)
+    for each in (mine, copied):
+        pair.rows.trips.clear()
+        list(steps(each, PROMPT, 3))
+        assert len(pair.rows.trips) == (LAYERS + 1) * 4
+
+
+def test_a_norm_that_is_changed_in_a_copy_leaves_the_graphs_of_its_original(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts, run_once = [], Cutting.run_once
+
+    def counted(cutting: Cutting, inputs: Sequence[Any]) -> Any:
+        cuts.append(1)
+        return run_once(cutting, inputs)
+
+    monkeypatch.setattr(Cutting, "run_once", counted)
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    copied = copy.deepcopy(mine)
+    with torch.no_grad():
+        copied.base_model.model.model.norm.weight.mul_(2)
+    for _ in range(2):
+        assert_same_steps(mine, plain, PROMPT)
+        assert len(cuts) == 1
 
 
 def test_a_layer_whose_weight_was_taken_is_not_computed_by_a_captured_graph() -> None:
