@@ -144,6 +144,24 @@ def test_a_module_that_brings_its_hook_along_is_noticed() -> None:
     assert len(called) == 5
 
 
+def test_a_module_that_is_inserted_brings_its_hook_along_and_loses_it_later() -> None:
+    """`ModuleList.insert` tells nobody; torch's guards know the modules."""
+    pair, calls = Pair("llama"), []
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    layers = mine.base_model.model.model.layers
+    hooked = copy.deepcopy(layers[1])
+    handle = hooked.register_forward_hook(lambda *_: calls.append(1))
+    list(steps(mine, PROMPT, 3))
+    del layers[1]
+    layers.insert(1, hooked)
+    assert_same_steps(mine, plain, PROMPT)
+    assert len(calls) == 5
+    handle.remove()
+    calls.clear()
+    assert_same_steps(mine, plain, PROMPT)
+    assert calls == []
+
+
 def test_a_model_with_a_hook_is_not_computed_by_the_graph_of_one_without() -> None:
     """Their guards are the same but for the hook, and torch keeps graphs by the code of what is traced."""
     list(steps(captured(Pair("llama")), PROMPT, 3))
