@@ -65,6 +65,31 @@ def test_a_captured_step_is_an_eager_one_and_notices_changes() -> None:
     assert_same_steps(mine, plain, PROMPT)
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+def test_heads_that_share_keys_are_attended_together_in_captured_steps(
+    padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    mask = torch.ones_like(PROMPT)
+    mask[0, :2] = not padded
+    given: Any = {"attention_mask": mask, "max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    expected = plain.generate(input_ids=PROMPT, **given)
+    graphs: list[str] = []
+    cut = Cutting.cut
+
+    def watched(cutting: Cutting) -> Any:
+        made = cut(cutting)
+        graphs.append(made.code)
+        return made
+
+    monkeypatch.setattr(Cutting, "cut", watched)
+    assert torch.equal(mine.generate(input_ids=PROMPT, **given), expected)
+    assert len(graphs) == 1
+    assert graphs[0].count("scaled_dot_product_attention") == LAYERS
+    assert graphs[0].count(".expand(") == padded, "the mask; no key is repeated for the heads that share it"
+
+
 def test_columns_of_a_view_have_its_shape_in_a_captured_graph() -> None:
     def turned(_module: Any, _args: Any, out: Tensor) -> Tensor:
         return out + torch.cat(out.view(-1, out.shape[-1]).chunk(2, -1), -1).flip(1).view(out.shape)

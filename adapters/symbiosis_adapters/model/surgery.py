@@ -17,6 +17,7 @@ from symbiosis_adapters.deferred.functions import give_functions_values
 from symbiosis_adapters.layers.exact_types import pass_for_linears
 from symbiosis_adapters.layers.experts import install_expert_rules
 from symbiosis_adapters.layers.passages import add_passages
+from symbiosis_adapters.model.attention import attend_together
 from symbiosis_adapters.model.configuration import blaming_fields
 from symbiosis_adapters.model.heads import CAUSAL_LM, Head
 from symbiosis_adapters.model.remote_parts import make_parts_remote
@@ -70,6 +71,7 @@ def build(
     if spec.generation_config_json and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(json.loads(spec.generation_config_json))
     model.__dict__["symbiosis_plan"] = planned
+    attend_together(model)
     refuse_pickling(model)
     mark_base(model, places.beside())
     share_with_replicas()
