@@ -247,7 +247,8 @@ class DataPlane:
 
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
-        if not self.seats.look() and self.seats.arm():
+        wanted = bool(self._underway) or self._alarm is not None
+        if not self.seats.look(briefly=wanted) and self.seats.arm():
             self._awake = False
         else:
             self._loop.call_soon(self._turn)

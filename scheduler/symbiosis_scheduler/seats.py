@@ -70,7 +70,9 @@ class Seats(Mapping[ClientId, Seat]):
                 yield seat.channel, error
                 continue
             if arrivals:
-                now_us = now_us or monotonic_us()
+                if not now_us:
+                    now_us = monotonic_us()
+                    self.watch.came()
                 yield Arrived(seat.channel.client, arrivals, now_us)
 
     def answer(self, answer: Answer) -> None:
@@ -89,9 +91,9 @@ class Seats(Mapping[ClientId, Seat]):
             channel.ring()
         self._to_ring.clear()
 
-    def look(self) -> bool:
+    def look(self, *, briefly: bool) -> bool:
         """Looks a little longer, yielding, and returns whether anything came."""
-        return self.watch.sees([seat.channel for seat in self._seats.values()])
+        return self.watch.sees([seat.channel for seat in self._seats.values()], briefly=briefly)
 
     def arm(self) -> bool:
         """Asks everybody to ring; False: somebody has published meanwhile, and nobody will."""

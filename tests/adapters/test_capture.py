@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -169,6 +169,24 @@ def test_a_module_that_brings_its_hook_along_is_noticed() -> None:
     assert len(called) == 5
 
 
+def test_a_module_that_is_inserted_brings_its_hook_along_and_loses_it_later() -> None:
+    """`ModuleList.insert` tells nobody; torch's guards know the modules."""
+    pair, calls = Pair("llama"), []
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    layers = mine.base_model.model.model.layers
+    hooked = copy.deepcopy(layers[1])
+    handle = hooked.register_forward_hook(lambda *_: calls.append(1))
+    list(steps(mine, PROMPT, 3))
+    del layers[1]
+    layers.insert(1, hooked)
+    assert_same_steps(mine, plain, PROMPT)
+    assert len(calls) == 5
+    handle.remove()
+    calls.clear()
+    assert_same_steps(mine, plain, PROMPT)
+    assert calls == []
+
+
 def test_a_model_with_a_hook_is_not_computed_by_the_graph_of_one_without() -> None:
     """Their guards are the same but for the hook, and torch keeps graphs by the code of what is traced."""
     list(steps(captured(Pair("llama")), PROMPT, 3))
@@ -205,6 +223,30 @@ def test_a_copy_of_a_captured_model_captures_for_itself() -> None:
     assert_same_steps(mine, plain, PROMPT)
     with plain.disable_adapter():
         assert_same_steps(copied, plain, PROMPT)
+    for each in (mine, copied):
+        pair.rows.trips.clear()
+        list(steps(each, PROMPT, 3))
+        assert len(pair.rows.trips) == (LAYERS + 1) * 4
+
+
+def test_a_norm_that_is_changed_in_a_copy_leaves_the_graphs_of_its_original(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts, run_once = [], Cutting.run_once
+
+    def counted(cutting: Cutting, inputs: Sequence[Any]) -> Any:
+        cuts.append(1)
+        return run_once(cutting, inputs)
+
+    monkeypatch.setattr(Cutting, "run_once", counted)
+    pair = Pair("llama")
+    plain, mine = adapted(pair.plain(), QV), captured(pair)
+    copied = copy.deepcopy(mine)
+    with torch.no_grad():
+        copied.base_model.model.model.norm.weight.mul_(2)
+    for _ in range(2):
+        assert_same_steps(mine, plain, PROMPT)
+        assert len(cuts) == 1
 
 
 def test_a_layer_whose_weight_was_taken_is_not_computed_by_a_captured_graph() -> None:

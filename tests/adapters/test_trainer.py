@@ -40,6 +40,51 @@ def test_the_trainer_logs_the_losses_of_a_plain_base(tmp_path: Path, checkpointi
     assert losses(remote) == pytest.approx(losses(plain), rel=1e-5)
 
 
+ASKED: dict[str, dict[str, Any]] = {
+    "noise": {"neftune_noise_alpha": 5.0},
+    "smoothed": {"label_smoothing_factor": 0.1},
+    "accumulated": {"gradient_accumulation_steps": 2},
+    "recomputed, reentrant": {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": True},
+    },
+    "adafactor": {"optim": "adafactor"},
+    "counted": {"include_num_input_tokens_seen": "all"},
+}
+"""What scripts ask of a Trainer that looks into the model: hooks on its table, its logits, its gradients."""
+
+
+# transformers 5.23 has a new name for checkpointing, which scripts do not use yet
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing(_enable|_disable|_kwargs)?` is deprecated:FutureWarning"
+)
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+@pytest.mark.parametrize("asked", ASKED)
+def test_whatever_it_is_asked_for_it_logs_the_same(tmp_path: Path, asked: str, cut: Cut) -> None:
+    pair = Pair("llama")
+    logs = []
+    for name, model in (("plain", pair.plain()), ("remote", pair.remote(cut))):
+        torch.manual_seed(3)
+        trainer = train(adapt(model, lora(QV, lora_dropout=0.1)), tmp_path / name, **ASKED[asked])
+        logs.append([[entry[key] for key in ("loss", "grad_norm")] for entry in trainer.state.log_history[:-1]])
+    assert len({tuple(entry) for entry in logs[0]}) == 4
+    assert logs[1] == [[pytest.approx(loss, rel=1e-5), pytest.approx(norm, rel=1e-4)] for loss, norm in logs[0]]
+
+
+@pytest.mark.filterwarnings("ignore")  # Dynamo's own, at every break; they change with each torch
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+def test_it_logs_them_compiled_too(tmp_path: Path, cut: Cut) -> None:
+    pair = Pair("llama")
+    asked = {"torch_compile": True, "torch_compile_backend": "eager"}
+    found = []
+    for name, model in (("plain", pair.plain()), ("remote", pair.remote(cut))):
+        torch.compiler.reset()
+        found.append(losses(train(adapt(model, lora(QV)), tmp_path / name, **asked)))
+    torch.compiler.reset()
+    assert len(set(found[0])) == 4
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
 @pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.BFLOAT16])
 def test_in_mixed_precision_it_logs_them_roughly(tmp_path: Path, dtype: DType, cut: Cut) -> None:

@@ -202,6 +202,25 @@ def test_a_reference_of_its_own_is_a_second_client_of_the_same_base(
 
 
 @CUTS
+@LENDING
+def test_an_adapter_that_is_trained_on_is_its_own_reference(allow: Allow, cut: Cut, tmp_path: Path) -> None:
+    """TRL copies it into a second adapter, and switches between the two."""
+
+    def train(model: Any) -> Log:
+        policy = get_peft_model(model, lora())
+        trainer = DPOTrainer(
+            model=policy,
+            args=DPOConfig(**arguments(tmp_path)),
+            train_dataset=pairs(("prompt", "chosen", "rejected")),
+            processing_class=tokenizer(),
+        )
+        assert set(policy.peft_config) == {"default", "ref"}
+        return logged(trainer, "loss", "grad_norm", "rewards/margins", "logps/chosen")
+
+    check(*both(cut, allow, train))
+
+
+@CUTS
 def test_reference_probabilities_are_computed_beforehand(cut: Cut, tmp_path: Path) -> None:
     """TRL names its cache by a hash of all weights: where they are lent, they are read for that."""
 

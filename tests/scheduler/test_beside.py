@@ -119,14 +119,14 @@ def test_its_answer_waits_for_no_look(
     watch, rows = running.ask(lambda plane: plane.seats.watch), torch.randn(5, op.width_in)
     with ThreadPoolExecutor(1) as pool:
         channel = running.connect("training")
-        watch._budget_ns = 60_000_000_000
+        watch._spin_ns, watch._habit = 60_000_000_000, None
         asked = pool.submit(ask, channel, op, rows)
         try:
             assert streams.began.acquire(timeout=20)
             streams.go.set()
             torch.testing.assert_close(asked.result(20), layers.apply(op, FORWARD, rows), rtol=1e-5, atol=1e-5)
         finally:
-            watch._budget_ns = 0
+            watch._spin_ns = 0
             watch.interrupt()  # the look that has begun since
 
 

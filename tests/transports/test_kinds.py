@@ -11,6 +11,7 @@ from symbiosis_transports.habits import SHORT_NS
 from symbiosis_transports.kinds import Fixed, Kind, Kinds
 
 CALL = Call(OpId(3), Direction.FORWARD, 300, 0, 64)
+WIDTHS = ((3, 1000, 1000), (4, 3000, 1000), (5, 1000, 3000))
 
 
 def announced(kinds: Kinds, call: Call, fill_ns: int) -> bool:
@@ -22,13 +23,20 @@ def announced(kinds: Kinds, call: Call, fill_ns: int) -> bool:
     return early
 
 
-def test_every_kind_of_call_has_a_way_of_its_own() -> None:
+def test_kinds_of_call_have_ways_of_their_own_unless_as_many_bytes_come_and_go() -> None:
     kinds = Kinds(None)
     assert kinds.published(CALL) is kinds.published(CALL._replace(rows=500, in_offset=64, memo=7))
     others = [CALL._replace(rows=700), CALL._replace(op=OpId(4)), CALL._replace(direction=Direction.BACKWARD)]
     found = [kinds.published(each) for each in (CALL, *others)]
-    assert len({id(kind.way) for kind in found}) == len({id(kind.notice) for kind in found}) == 4
+    assert len({id(kind.notice) for kind in found}) == 4
+    assert len({id(kind.way) for kind in found}) == 3, "blocks that do the same are waited for alike"
     assert {kind.way.budget_ns for kind in found} == {SHORT_NS}
+
+
+def test_functions_of_other_widths_are_waited_for_in_their_own_way() -> None:
+    kinds = Kinds(None)
+    calls = [CALL._replace(op=OpId(op), in_bytes=given, out_bytes=got) for op, given, got in WIDTHS]
+    assert len({id(kinds.published(call).way) for call in calls}) == len(WIDTHS)
 
 
 def test_the_kind_that_followed_last_time_is_the_one_that_is_announced() -> None:

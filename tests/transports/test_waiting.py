@@ -79,23 +79,109 @@ def test_a_look_of_no_time_is_none() -> None:
     assert watch.looks == 0
 
 
-@pytest.mark.parametrize(("learns", "looks"), [(True, 4 + 24), (False, 100)])
-def test_a_watch_that_learns_looks_less_where_nothing_comes(learns: bool, looks: int) -> None:
-    watch = Watch(1, learns=learns)
+class Clock:
+    """Stands still unless somebody looks, who takes a microsecond, or it is told to go on.
+
+    Nobody else wants the core.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 1
+        monkeypatch.setattr(time, "perf_counter_ns", self._ask)
+        monkeypatch.setattr("symbiosis_transports.waiting.Switches", lambda: lambda: 0)
+
+    def _ask(self) -> int:
+        self.now_ns += 1000
+        return self.now_ns
+
+
+class Coming(Channel):
+    """The next call is published at a given time."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(10**9)
+        self.clock, self.comes_ns = clock, 0
+
+    def waiting(self) -> bool:
+        return self.clock.now_ns >= self.comes_ns
+
+
+def idle(watch: Watch, clock: Clock, gap_ns: int, *, wake_ns: int = 40_000, count: int = 1000) -> list[int]:
+    """Has so many calls come, each so long after the daemon became idle; who sleeps is woken.
+
+    Returns how long each look was.
+    """
+    channel: Any = Coming(clock)
+    looks = []
+    for _ in range(count):
+        began_ns = clock.now_ns
+        channel.comes_ns = began_ns + gap_ns
+        hit = watch.sees([channel])
+        looks.append(clock.now_ns - began_ns)
+        if not hit:
+            clock.now_ns = max(clock.now_ns, channel.comes_ns) + wake_ns
+        watch.came()
+    return looks
+
+
+@pytest.mark.parametrize("gap_us", [50, 150, 300])
+def test_the_daemon_looks_for_what_usually_comes_soon(gap_us: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, watch = Clock(monkeypatch), Watch(20)
+    looks = idle(watch, clock, gap_us * 1000)
+    assert looks[-1] >= gap_us * 1000
+    assert sum(looks[-500:]) > 500 * gap_us * 900, "nearly every look lasts until something comes"
+
+
+def test_the_daemon_does_not_look_for_what_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, watch = Clock(monkeypatch), Watch(20)
+    looks = idle(watch, clock, 5_000_000)
+    assert sum(look > 5_000 for look in looks[-500:]) < 50
+
+
+def test_what_others_lose_by_a_look_is_seen_in_when_the_next_call_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the client computes on the daemon's core: it loses what the look lasts."""
+    clock, watch = Clock(monkeypatch), Watch(20)
+    channel: Any = Coming(clock)
+    looks = []
+    for _ in range(2000):
+        began_ns = clock.now_ns
+        channel.comes_ns = 1 << 62
+        watch.sees([channel])
+        looks.append(clock.now_ns - began_ns)
+        clock.now_ns += 150_000
+        watch.came()
+    assert sum(look > 5_000 for look in looks[-1000:]) < 50
+
+
+def test_who_learns_nothing_looks_for_as_long_as_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, watch = Clock(monkeypatch), Watch(20, learns=False)
+    assert {20 <= look // 1000 <= 24 for look in idle(watch, clock, 150_000)} == {True}
+
+
+def test_a_brief_look_is_short_and_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, watch = Clock(monkeypatch), Watch(20)
+    idle(watch, clock, 150_000)
+    learned = repr(watch)
+    channel: Any = Coming(clock)
+    channel.comes_ns = 1 << 62
     for _ in range(100):
-        watch.sees([])
-    assert watch.looks == looks
+        began_ns = clock.now_ns
+        assert not watch.sees([channel], briefly=True)
+        assert clock.now_ns - began_ns <= 24_000
+        clock.now_ns += 50_000_000
+        watch.came()
+    assert repr(watch).partition(",")[0] == learned.partition(",")[0]
 
 
-def test_what_was_announced_is_looked_for_although_nothing_comes_else() -> None:
+def test_what_was_announced_is_looked_for_although_nothing_comes_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """And its look says nothing about those that nobody asked for."""
-    watch = Watch(1)
-    for _ in range(8):
-        watch.sees([])
+    clock, watch = Clock(monkeypatch), Watch(20)
+    idle(watch, clock, 5_000_000)
     looks = watch.looks
     for _ in range(3):
         assert watch.sees([Channel(0, announced_us=50)])  # type: ignore[list-item]  # all that is asked of it
-    assert (watch.looks - looks, watch.hits) == (3, 3)
+        watch.came()
+    assert watch.looks - looks == 3
     assert not watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
 
 
@@ -148,25 +234,3 @@ def test_a_look_that_is_interrupted_ends_and_none_begins_until_who_interrupted_w
         watch.resume()
     assert (watch.looks, watch.hits) == (8, 0), "no look was left out because others had missed"
     assert watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
-
-
-def test_what_came_while_the_daemon_was_put_aside_does_not_show_that_looking_pays(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As where its client can have the core only when the look has lasted for its time."""
-    now_ns = 0
-
-    def clock() -> int:
-        nonlocal now_ns
-        now_ns += 100_000
-        return now_ns
-
-    watch = Watch(20)
-    monkeypatch.setattr(time, "perf_counter_ns", clock)
-    for _ in range(100):
-        watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
-    assert watch.looks == watch.hits == 4 + 24
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: 0)
-    for _ in range(100):
-        watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
-    assert watch.looks >= 4 + 24 + 97

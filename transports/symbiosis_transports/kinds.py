@@ -22,7 +22,9 @@ class Way(Protocol):
     """How one kind of call is waited for. A `Habit` is one that learns."""
 
     budget_ns: int
-    """How long to look; 0: sleep at once."""
+    """Until when to look, from the beginning on; 0: sleep at once."""
+    rest_ns: int
+    """How long to rest before."""
 
     def waited(self, took_ns: int) -> None:
         """An answer has come after that time."""
@@ -33,13 +35,17 @@ class Fixed:
 
     def __init__(self, budget_ns: int) -> None:
         self.budget_ns = budget_ns
+        self.rest_ns = 0
 
     def waited(self, took_ns: int) -> None:
         """Learns nothing."""
 
 
 class Kind:
-    """Calls that take about the same time: the same function of as many rows, to a factor of two."""
+    """Calls that take about the same time: the same function of as many rows, to a factor of two.
+
+    A model has many blocks that do the same: functions of as many bytes in and out learn together how to wait.
+    """
 
     __slots__ = ("following", "notice", "way")
 
@@ -58,6 +64,7 @@ class Kinds:
         """`fixed`: how everything is waited for, and nothing is learned; None: that is learned."""
         self.fixed = None if fixed is None else Kind(fixed, None)
         self._seen: dict[tuple[int, int, int], Kind] = {}
+        self._ways: dict[tuple[int, ...], Habit] = {}
         self._latest = Kind(Fixed(0), None)
 
     def __repr__(self) -> str:
@@ -73,15 +80,19 @@ class Kinds:
         if self.fixed is not None:
             return self.fixed
         key = call.op, call.direction, call.rows.bit_length()
-        kind = self._seen.get(key) or self._begin(key)
+        kind = self._seen.get(key) or self._begin(key, call)
         self._latest.following = kind
         self._latest = kind
         return kind
 
-    def _begin(self, key: tuple[int, int, int]) -> Kind:
+    def _begin(self, key: tuple[int, int, int], call: Call) -> Kind:
         if len(self._seen) >= _MOST_KINDS:
             self._forget()
-        kind = self._seen[key] = Kind(Habit(Switches()), Notice())
+        alike = call.direction, *(n.bit_length() for n in (call.rows, call.in_bytes, call.out_bytes))
+        way = self._ways.get(alike)
+        if way is None:
+            way = self._ways[alike] = Habit(Switches())
+        kind = self._seen[key] = Kind(way, Notice())
         return kind
 
     def _forget(self) -> None:
@@ -89,4 +100,5 @@ class Kinds:
         for kind in self._seen.values():
             kind.following = None
         self._seen.clear()
+        self._ways.clear()
         self._latest = Kind(Fixed(0), None)

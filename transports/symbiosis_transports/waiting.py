@@ -14,10 +14,11 @@ from collections.abc import Collection
 from typing import Final
 
 from symbiosis_core.errors import UsageError
-from symbiosis_transports.habits import Missing
+from symbiosis_transports.habits import SHORT_NS, Habit
 from symbiosis_transports.kinds import Fixed, Kinds
 from symbiosis_transports.notices import LONGEST_LEAD_US
 from symbiosis_transports.ports import ServerChannel
+from symbiosis_transports.switches import Switches
 
 __all__ = ["SPIN_VARIABLE", "Watch", "client_kinds", "spin_budget_us"]
 
@@ -49,38 +50,54 @@ class Watch:
     """The idle daemon's look for requests, before it sleeps."""
 
     def __init__(self, spin_us: int, *, learns: bool = True) -> None:
-        """`spin_us`: of one look. `learns`: it looks less often where looks miss."""
+        """`spin_us`: of one look. `learns`: longer or not at all, as the next call has come soonest."""
         self.looks = self.hits = 0
         """How often it looked, and how often something came."""
-        self._budget_ns = spin_us * 1000
-        self._missing = Missing() if learns else None
+        self._spin_ns = spin_us * 1000
+        self._habit = Habit(Switches(), rests=False) if learns and spin_us else None
+        self._idle_ns = 0
+        """Since when nothing has come, while it waits as the habit says."""
         self._interrupted = False
 
     def __repr__(self) -> str:
-        return f"<Watch of {self._budget_ns // 1000} us, {self.hits} of {self.looks} hit>"
+        return f"<Watch of {self._budget_ns() // 1000} us, {self.hits} of {self.looks} hit>"
 
-    def sees(self, channels: Collection[ServerChannel]) -> bool:
+    def sees(self, channels: Collection[ServerChannel], *, briefly: bool = False) -> bool:
         """Whether something comes while it looks. False at once where no look is due.
 
         What was announced is looked for as long as its client says, within limits; where nobody looks, not at all.
+        `briefly`: others have use for the core, or an alarm is set.
         """
-        if not self._budget_ns or self._interrupted:
+        if not self._spin_ns or self._interrupted:
             return False
-        missing = self._missing
+        now_ns = time.perf_counter_ns()
         lead_ns = _lead_ns(channels)
-        if not lead_ns and missing is not None and not missing.look_now():
+        if lead_ns or briefly:
+            self._idle_ns = 0
+        elif not self._idle_ns:
+            self._idle_ns = now_ns
+        budget_ns = min(self._budget_ns(), self._spin_ns) if briefly else self._budget_ns()
+        if not (longest_ns := max(budget_ns, lead_ns)):
             return False
         self.looks += 1
-        longest_ns = max(self._budget_ns, lead_ns) if lead_ns else self._budget_ns
-        end_ns = time.perf_counter_ns() + longest_ns
-        hit = self._look(channels, end_ns)
-        if missing is not None and not lead_ns and not self._interrupted:
-            # What is there too late came while this thread was put aside: whoever sent it had to wait for that.
-            missing.looked(hit=hit and time.perf_counter_ns() <= end_ns)
+        hit = self._look(channels, now_ns + longest_ns)
         if not hit and (lead_ns := _lead_ns(channels)):  # announced since it began
             hit = self._look(channels, time.perf_counter_ns() + lead_ns)
         self.hits += hit
         return hit
+
+    def came(self) -> None:
+        """Something has come. The daemon says so whether it looked or was woken: both took their time."""
+        if self._idle_ns:
+            idle_ns, self._idle_ns = self._idle_ns, 0
+            if self._habit is not None:
+                self._habit.waited(time.perf_counter_ns() - idle_ns)
+
+    def _budget_ns(self) -> int:
+        if self._habit is None:
+            return self._spin_ns
+        budget_ns = self._habit.budget_ns
+        return self._spin_ns if budget_ns == SHORT_NS else budget_ns
 
     def interrupt(self) -> None:
         """Ends the look that is under way, and lets none begin until `resume`. For any thread."""

@@ -63,10 +63,13 @@ class Cutting(fx.Interpreter):
         self.vectors: list[Known] = []
         """The frozen vectors whose values the trips take for granted."""
         self.trips = 0
+        self._given: Sequence[Any] = ()
+        """What the graph is run with, the model's parameters among it."""
         self._writes = True
 
     def run_once(self, inputs: Sequence[Any]) -> Any:
         """Returns what the graph gives."""
+        self._given = inputs
         with self._deferral.trips.observed(self._trip):
             return self.run(*inputs)
 
@@ -166,7 +169,7 @@ class Cutting(fx.Interpreter):
             slot = self._slot(each)
             slot.node = there[each._index]
             self._values[id(value)] = value, slot.node
-        self.vectors += self._deferral.known(recording.tensors)
+        self.vectors += self._deferral.vectors.named(recording.tensors, self._given)
 
     def _input(self, recording: Recording, index: int) -> fx.Node:
         x = recording.named(index)

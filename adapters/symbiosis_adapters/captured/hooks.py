@@ -2,9 +2,9 @@
 
 torch.compile can guard every module's tables of hooks, and then looks at all of them in every step: 1 ms of a
 token of SmolLM2. Every hook that is registered, on whatever, draws a number, and modules that are set into others
-are told to whoever asks for it, but for those of `ModuleList.insert`. While neither has happened, nothing has to
-be looked at. A hook may stand on a module that a forward uses and its model does not name, so a number that was
-drawn is a hook.
+are told to whoever asks for it, but for those of `ModuleList.insert`; where such a one is used, the step is traced
+anew, for torch's guards know the modules. While neither has happened, nothing has to be looked at. A hook may
+stand on a module that a forward uses and its model does not name, so a number that was drawn is a hook.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class _Part(NamedTuple):
     @classmethod
     def of(cls, module: nn.Module, deferral: Deferral) -> _Part:
         parameters = tuple([(each, type(each), _dtype_of(each)) for each in module._parameters.values()])
-        vectors = tuple([known for each, _, _ in parameters if (known := deferral.frozen(each)) is not None])
+        vectors = tuple([known for each, _, _ in parameters if (known := deferral.vectors.of(each)) is not None])
         attributes = tuple([(k, v) for k, v in vars(module).items() if type(v) in (bool, int, float, str)])
         return cls(module, tuple(module._modules.values()), parameters, vectors, attributes)
 
@@ -95,7 +95,10 @@ class _Part(NamedTuple):
         for now, (then, kind, dtype) in zip(parameters.values(), self.parameters, strict=True):
             if now is not then or type(now) is not kind or _dtype_of(now) is not dtype:
                 return False
-        return all(known.still() and not known.vector.requires_grad for known in self.vectors)
+        for known in self.vectors:
+            if not known.still() or known.vector is None or known.vector.requires_grad:
+                return False
+        return True
 
 
 def _dtype_of(parameter: Any) -> torch.dtype | None:

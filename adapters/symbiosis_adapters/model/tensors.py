@@ -85,7 +85,7 @@ def set_tensors(skeleton: Skeleton, spec: ModelSpec, fetch: Fetch, deferral: Def
             is_parameter = tensor.kind is TensorKind.PARAMETER
             fetched[id(old)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
             if deferral is not None:
-                deferral.know(fetched[id(old)], tensor)
+                deferral.vectors.add(fetched[id(old)], tensor)
     for module in model.modules():
         holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, module.__dict__)
         for holder in holders:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -18,10 +18,10 @@ from symbiosis_adapters.deferred.recording import Mode, NodeKey, Passage, Record
 from symbiosis_adapters.deferred.tensor import Deferred, defer, pending, root_of, value_of
 from symbiosis_adapters.recorded.offers import Offer
 from symbiosis_adapters.recorded.some_rows import over_some_rows
-from symbiosis_adapters.recorded.vectors import FrozenVector, Known, know
+from symbiosis_adapters.recorded.vectors import Vectors
 from symbiosis_adapters.trips.rows import Rows
 from symbiosis_adapters.trips.trips import Trips
-from symbiosis_core.specs import OpSpec, Plane, TensorSpec
+from symbiosis_core.specs import OpSpec, Plane
 from symbiosis_transports.tensors import TORCH_DTYPES
 
 __all__ = ["Deferral"]
@@ -39,28 +39,11 @@ class Deferral:
 
     def __init__(self, rows: Rows) -> None:
         self.trips: Final = Trips(rows)
-        self.vectors: Final[dict[int, Known]] = {}
-        """The frozen vectors of this model, by the ids of their parameters."""
+        self.vectors: Final = Vectors()
         self._open = threading.local()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deferral:
         return self
-
-    # -- frozen vectors --------------------------------------------------------------------------------------
-
-    def know(self, parameter: Tensor, spec: TensorSpec) -> None:
-        """From now on `parameter`, if it is a frozen vector, is named instead of sent."""
-        if (known := know(parameter, spec)) is not None:
-            self.vectors[id(parameter)] = known
-
-    def frozen(self, parameter: Any) -> Known | None:
-        """Returns what the daemon has under the name of a parameter; None if it is no vector of this model."""
-        return self.vectors.get(id(parameter)) if type(parameter) is FrozenVector else None
-
-    def known(self, names: Iterable[str]) -> list[Known]:
-        """Returns what the daemon has under these names of frozen vectors."""
-        wanted = set(names)
-        return [known for known in self.vectors.values() if known.name in wanted]
 
     # -- ops -------------------------------------------------------------------------------------------------
 

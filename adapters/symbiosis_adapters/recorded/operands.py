@@ -65,7 +65,7 @@ def _pending(deferral: Deferral, recording: Recording, x: Deferred, lead: torch.
 
 
 def _frozen(deferral: Deferral, recording: Recording, x: Tensor) -> Operand | None:
-    known = deferral.vectors.get(id(x))
+    known = deferral.vectors.of(x)
     if known is None or x.requires_grad or x.device != recording.device or not known.still():
         return None
     operand = Operand(recording.vector(known.name), known.plane, needs_grad=False, frozen=True)

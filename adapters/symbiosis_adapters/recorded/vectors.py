@@ -1,11 +1,14 @@
 """Frozen vectors, such as a norm's weight: both sides have their values, so they are named and never sent.
 
 A client may do to its copy what it likes. So before a vector is named, it is asked whether it is still what the
-daemon has, which costs no look at the values as long as nothing was done to it.
+daemon has, which costs no look at the values as long as nothing was done to it. A copy of a vector, as in a copied
+model, is named as well.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from symbiosis_adapters.trips.widening import widens
 from symbiosis_core.specs import Plane, TensorSpec
 
-__all__ = ["FrozenVector", "Known", "know"]
+__all__ = ["FrozenVector", "Known", "Vectors"]
 
 
 class FrozenVector(nn.Parameter):
@@ -24,6 +27,24 @@ class FrozenVector(nn.Parameter):
     """
 
     lent = False
+    vectors: weakref.ref[Vectors] | None = None
+    """Of which it is one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenVector:
+        if id(self) in memo:
+            found: FrozenVector = memo[id(self)]
+            return found
+        lent = self.lent
+        copied: FrozenVector = super().__deepcopy__(memo)  # type: ignore[no-untyped-call]  # torch has not typed it
+        self.lent = lent  # its `data` was taken, and only to be copied
+        vectors = self.vectors() if self.vectors is not None else None
+        if vectors is not None:
+            vectors.add_copy(self, copied)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As an ordinary parameter: whoever loads it may have no daemon."""
+        return nn.Parameter(self.detach(), self.requires_grad).__reduce_ex__(protocol)
 
     @property
     def data(self) -> Tensor:
@@ -43,21 +64,29 @@ _DATA: Final[Any] = Tensor.data
 class Known:
     """What the daemon has under the name of a `FrozenVector`."""
 
-    __slots__ = ("_address", "_values", "_version", "name", "plane", "vector")
+    __slots__ = ("_address", "_values", "_vector", "_version", "name", "plane")
 
-    def __init__(self, vector: FrozenVector, spec: TensorSpec) -> None:
-        self.vector = vector
-        self.name = spec.name
-        self.plane = Plane(spec.shape[0], spec.dtype)
-        self._values = vector.detach().clone()
-        self._version, self._address = vector._version, vector.data_ptr()
+    def __init__(self, vector: FrozenVector, name: str, plane: Plane, values: Tensor) -> None:
+        """`values` are the daemon's."""
+        self._vector = weakref.ref(vector)
+        self.name = name
+        self.plane = plane
+        self._values = values
+        self._version, self._address = -1, 0  # never compared
+
+    @property
+    def vector(self) -> FrozenVector | None:
+        """The parameter, as long as it is there."""
+        return self._vector()
 
     def still(self) -> bool:
         """Whether the vector is what the daemon has, or that in a wider type, exactly.
 
         Compares values only where something was done to it.
         """
-        vector = self.vector
+        vector = self._vector()
+        if vector is None:
+            return False
         if vector._version == self._version and vector.data_ptr() == self._address and not vector.lent:
             return True
         values = self._values
@@ -70,11 +99,46 @@ class Known:
         self._version, self._address = vector._version, vector.data_ptr()
         return True
 
+    def of(self, copied: FrozenVector) -> Known:
+        """Returns the same of a copy, which may hold other values."""
+        return Known(copied, self.name, self.plane, self._values)
 
-def know(parameter: Tensor, spec: TensorSpec) -> Known | None:
-    """Makes a parameter that was just fetched a frozen vector; None if it is none."""
-    if len(spec.shape) != 1 or not spec.dtype.is_floating or type(parameter) is not nn.Parameter:
-        return None
-    parameter.__class__ = FrozenVector  # in place, for modules hold it already
-    assert isinstance(parameter, FrozenVector)
-    return Known(parameter, spec)
+
+class Vectors:
+    """The frozen vectors of one model and of its copies, each for as long as it is there."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Known] = {}
+        """By the ids of the parameters."""
+
+    def add(self, parameter: Tensor, spec: TensorSpec) -> None:
+        """Makes a parameter that was just fetched a frozen vector, if it can be one."""
+        if len(spec.shape) != 1 or not spec.dtype.is_floating or type(parameter) is not nn.Parameter:
+            return
+        parameter.__class__ = FrozenVector  # in place, for modules hold it already
+        assert isinstance(parameter, FrozenVector)
+        plane = Plane(spec.shape[0], spec.dtype)
+        self._keep(parameter, Known(parameter, spec.name, plane, parameter.detach().clone()))
+
+    def add_copy(self, vector: FrozenVector, copied: FrozenVector) -> None:
+        """Knows a copy of a vector by the vector's name."""
+        if (known := self._known.get(id(vector))) is not None:
+            self._keep(copied, known.of(copied))
+
+    def of(self, parameter: Any) -> Known | None:
+        """Returns what the daemon has under the name of a parameter; None if it is none of these vectors."""
+        return self._known.get(id(parameter)) if type(parameter) is FrozenVector else None
+
+    def named(self, names: Iterable[str], among: Iterable[Any]) -> list[Known]:
+        """Returns what has these names: of each what is `among` these objects, or where nothing is all."""
+        given = {id(each) for each in among}
+        found = []
+        for name in set(names):
+            every = [(key, known) for key, known in list(self._known.items()) if known.name == name]
+            found += [known for key, known in every if key in given] or [known for _, known in every]
+        return found
+
+    def _keep(self, vector: FrozenVector, known: Known) -> None:
+        vector.vectors = weakref.ref(self)
+        self._known[id(vector)] = known
+        weakref.finalize(vector, self._known.pop, id(vector), None).atexit = False

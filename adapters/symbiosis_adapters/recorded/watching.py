@@ -9,7 +9,6 @@ from symbiosis_adapters.deferred.recording import NodeKey, Passage, Recording
 from symbiosis_adapters.deferred.tensor import Deferred, root_of, sizes_read
 from symbiosis_adapters.recorded.deferral import Deferral
 from symbiosis_adapters.recorded.derived import Derivations
-from symbiosis_adapters.recorded.vectors import FrozenVector
 
 __all__ = ["Watch", "derivations", "watch", "watched"]
 
@@ -31,7 +30,7 @@ def watch(deferral: Deferral, x: Deferred) -> Watch | None:
 def derivations(deferral: Deferral) -> Derivations:
     """Returns what sees vectors being made of this model's frozen ones; see `derived`."""
     vectors = deferral.vectors
-    return Derivations(lambda x: type(x) is FrozenVector and id(x) in vectors and not x.requires_grad)
+    return Derivations(lambda x: vectors.of(x) is not None and not x.requires_grad)
 
 
 def watched(deferral: Deferral, before: Watch, x: Deferred, output: Any) -> Passage | None:

@@ -12,7 +12,7 @@ from symbiosis_bench.compat.cell import Cell, Outcome, Step
 from symbiosis_bench.compat.observation import NEEDED, Observation
 from symbiosis_core.errors import UsageError
 
-__all__ = ["GRADIENT_TOLERANCE", "LOSS_TOLERANCE", "compare", "told", "unsteady"]
+__all__ = ["GRADIENT_TOLERANCE", "LOSS_TOLERANCE", "compare", "gradients_off", "told", "unsteady"]
 
 LOSS_TOLERANCE: Final = 1e-5
 """Relative."""
@@ -115,7 +115,7 @@ def _gradients_differ(expected: dict[str, torch.Tensor], found: dict[str, torch.
         return f"{len(lone)} parameters have a gradient on one side only, such as {lone[0]}"
     if not expected:
         return "none"
-    offs = _gradients_off(expected, found)
+    offs = gradients_off(expected, found)
     far = {name: off for name, off in offs.items() if not off <= GRADIENT_TOLERANCE}
     return (
         ""
@@ -129,11 +129,12 @@ def _off(step: Step, expected: Any, found: Any) -> float:
     if step is Step.LOSS:
         return float(abs(found - expected) / max(abs(expected), _FLOOR))
     if step is Step.GRADIENTS:
-        return max(_gradients_off(expected, found).values())
+        return max(gradients_off(expected, found).values())
     return _far(expected, found)
 
 
-def _gradients_off(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> dict[str, float]:
+def gradients_off(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Returns by how much each gradient is off, on the scale of the tolerance; with the floor."""
     least = _CANCELLED * max(_largest(each) for each in expected.values())
     return {name: _far(each, found[name], least) for name, each in expected.items()}
 
@@ -142,7 +143,7 @@ def _by_floor(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor])
     """Returns how many gradients are within the tolerance by a floor, and not by their own largest entry."""
     if expected.keys() != found.keys() or not expected:
         return 0
-    offs = _gradients_off(expected, found)
+    offs = gradients_off(expected, found)
     return sum(
         off <= GRADIENT_TOLERANCE and _largest(found[name] - each) > GRADIENT_TOLERANCE * _largest(each)
         for (name, each), off in zip(expected.items(), offs.values(), strict=True)

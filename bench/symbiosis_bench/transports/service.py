@@ -108,6 +108,7 @@ class Service:
                     wanted.append(_wanted(channel, arrival))
         if not batch:
             return
+        self.watch.came()
         self._work(wanted)
         for channel, arrivals in batch:
             for arrival in arrivals:

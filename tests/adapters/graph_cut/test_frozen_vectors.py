@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +116,48 @@ def test_a_norm_with_the_daemons_values_costs_no_trip(pair: Pair, touch: Any) ->
     pair.rows.trips.clear()
     model(input_ids=IDS).logits.sum()
     assert len(pair.rows.forward) == LAYERS + 1
+
+
+def test_a_copy_of_a_model_makes_the_trips_of_its_original_until_its_own_norm_is_changed(pair: Pair) -> None:
+    model = pair.remote(Cut.GRAPH)
+    copied = copy.deepcopy(copy.deepcopy(model))
+    expected = model(input_ids=IDS).logits.clone()
+    for changes, trips in ((False, LAYERS + 1), (True, LAYERS + 2)):
+        if changes:
+            modified(copied)
+        pair.rows.trips.clear()
+        assert torch.equal(copied(input_ids=IDS).logits.clone(), expected) is not changes
+        assert len(pair.rows.forward) == trips
+    pair.rows.trips.clear()
+    assert torch.equal(model(input_ids=IDS).logits.clone(), expected)
+    assert len(pair.rows.forward) == LAYERS + 1
+
+
+def test_a_copy_of_a_changed_model_has_the_changed_values(pair: Pair) -> None:
+    """Also where nobody has looked at them before it was made."""
+    remote, plain = pair.remote(Cut.GRAPH), pair.plain().requires_grad_(False)
+    for model in (remote, plain):
+        modified(model)
+    close(copy.deepcopy(remote)(input_ids=IDS).logits.clone(), plain(input_ids=IDS).logits)
+
+
+def test_copies_that_are_gone_leave_nothing(pair: Pair) -> None:
+    model = pair.remote(Cut.GRAPH)
+    known = model.symbiosis_deferral.vectors._known
+    before = set(known)
+    copied = copy.deepcopy(model)
+    assert len(known) == 2 * len(before) > 0
+    del copied
+    gc.collect()
+    assert set(known) == before
+
+
+def test_a_norm_is_pickled_as_anybodys(pair: Pair) -> None:
+    weight = pair.remote(Cut.GRAPH).get_submodule(NORM).weight
+    again = pickle.loads(pickle.dumps(weight))
+    assert type(again) is nn.Parameter
+    assert torch.equal(again, weight)
+    assert not again.requires_grad
 
 
 @pytest.mark.filterwarnings("ignore:Unsupported layer type .*Norm")

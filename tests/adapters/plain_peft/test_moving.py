@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from symbiosis_adapters.trips.cut import Cut
 from symbiosis_adapters.weights.placeholder import FrozenWeight
 from symbiosis_core.errors import UsageError
-from tests.adapters.local import Pair
+from tests.adapters.local import CONFIGS, Pair
 from tests.adapters.plain_peft.methods import CASES
 from tests.adapters.training import QUIET, QV, Run, adapt, adapted, logits, lora
 
@@ -125,6 +125,31 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     adapt(plain, CASES["lora embedding"][1]).save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match=r"embed_tokens\.base_layer\.weight differs from the daemon's"):
         PeftModel.from_pretrained(Pair("llama").remote(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+@pytest.mark.parametrize("cut", [Cut.GRAPH, Cut.SIBLINGS])
+@pytest.mark.parametrize("of", ["another width", "another family", "another rank"])
+def test_an_adapter_that_does_not_fit_is_the_error_that_it_is_on_a_plain_base(
+    of: str, cut: Cut, tmp_path: Path
+) -> None:
+    other: dict[str, tuple[Pair, Any]] = {
+        "another width": (Pair("llama", shape={**CONFIGS["llama"], "hidden_size": 64}), lora(QV)),
+        "another family": (Pair("gpt2"), lora(["c_attn"], fan_in_fan_out=True)),
+        "another rank": (Pair("llama"), lora(QV, rank_pattern={"q_proj": 8})),
+    }
+    base, make = other[of]
+    adapt(base.plain(), make).save_pretrained(tmp_path)
+    if of == "another rank":  # a configuration that does not belong to its weights
+        config = PeftConfig.from_pretrained(str(tmp_path))
+        config.rank_pattern = {}
+        config.save_pretrained(str(tmp_path))
+    pair, errors = Pair("llama"), []
+    for mine in (pair.plain(), pair.remote(cut)):
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            PeftModel.from_pretrained(mine, tmp_path)
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[1] == errors[0]
 
 
 def test_an_adapter_loads_without_a_detour_through_memory(tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ class ShmClientChannel:
         kind = self._kinds[slot]
         if words[word] != generation or not WORDS_ARE_ORDERED:
             way, began_ns = kind.way, time.monotonic_ns()
+            if way.rest_ns and WORDS_ARE_ORDERED:
+                time.sleep(way.rest_ns / 1e9)
             if WORDS_ARE_ORDERED and way.budget_ns and self._spin(word, generation, began_ns + way.budget_ns):
                 self._spin_hits += 1
             else:
