@@ -107,6 +107,33 @@ ALONE: Final[dict[str, dict[str, Any]]] = {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
         "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
     },
+    "prophetnet": {
+        "hidden_size": 32,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "num_encoder_attention_heads": 4,
+        "num_decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": 64,
+        "is_decoder": True,
+        "is_encoder_decoder": False,
+        "add_cross_attention": False,
+    },
+    "reformer": {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "attention_head_size": 8,
+        "feed_forward_size": 64,
+        "attn_layers": ["local", "local"],
+        "local_attn_chunk_length": 4,
+        "local_num_chunks_after": 0,
+        "local_attention_probs_dropout_prob": 0.0,  # it draws by the clock: torch.seed()
+        "hidden_dropout_prob": 0.0,
+        "axial_pos_embds": False,
+        "max_position_embeddings": 64,
+        "is_decoder": True,
+    },
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 32},
 }
 """What a kind says that does not take everybody's names."""
