@@ -76,8 +76,12 @@ class Watch:
             self._idle_ns = 0
         elif not self._idle_ns:
             self._idle_ns = now_ns
-        budget_ns = min(self._budget_ns(), self._spin_ns) if briefly else self._budget_ns()
-        if not (longest_ns := max(budget_ns, lead_ns)):
+        longest_ns = self._budget_ns()
+        if briefly and longest_ns > self._spin_ns:
+            longest_ns = self._spin_ns
+        if lead_ns > longest_ns:
+            longest_ns = lead_ns
+        if not longest_ns:
             return False
         self.looks += 1
         hit = self._look(channels, now_ns + longest_ns)
