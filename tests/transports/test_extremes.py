@@ -93,6 +93,10 @@ def test_a_client_that_is_stopped_between_publishing_and_waiting_has_its_answer_
     _publish(channel, answered, ADD_ONE)
     echo.wait(lambda held: held["served"] == 1)
     _publish(channel, waiting, NEVER)
+    other = echo.connect()  # what it is given was answered later, so the first answer has left the daemon, too
+    slot = other.lease_nowait()
+    _publish(other, slot, ADD_ONE)
+    other.wait(slot, WITHIN_S)
     os.kill(echo.process.pid, signal.SIGKILL)
     echo.process.wait()
     channel.wait(answered, WITHIN_S)
@@ -100,6 +104,7 @@ def test_a_client_that_is_stopped_between_publishing_and_waiting_has_its_answer_
     with pytest.raises(DaemonGoneError):
         channel.wait(waiting, WITHIN_S)
     channel.close()
+    other.close()
 
 
 def _publish(channel: ClientChannel, slot: SlotIndex, op: OpId) -> None:
