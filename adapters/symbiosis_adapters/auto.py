@@ -6,6 +6,7 @@ What comes back is the real transformers class. Its frozen layers run in the dae
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from functools import partial
@@ -219,7 +220,7 @@ def _cut(cut: Cut | str) -> Cut:
 def _seconds(variable: str) -> float:
     """Returns the seconds that a variable of the environment holds, 0 where there is none."""
     text = os.environ.get(variable, "0")
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{variable}={text!r}: write seconds, such as 60") from None
+    with contextlib.suppress(ValueError):
+        if (seconds := float(text)) >= 0:
+            return seconds
+    raise UsageError(f"{variable}={text!r}: write seconds, such as 60")

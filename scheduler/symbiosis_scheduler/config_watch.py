@@ -11,9 +11,11 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from symbiosis_core import config as configuration
+from symbiosis_core import toml_check
 from symbiosis_core.errors import SymbiosisError, UsageError
 from symbiosis_core.logs import event, get_logger
-from symbiosis_scheduler.policies import load_checked
+from symbiosis_scheduler.policies import check_policy
 from symbiosis_scheduler.reconfiguration import Reconfiguration
 
 __all__ = ["ConfigWatch"]
@@ -60,9 +62,11 @@ class ConfigWatch:
             return
         self._applied = now
         try:
-            if not now[1]:  # a disk that is full leaves an editor's file so
+            text = toml_check.read(self._file)
+            if not text.strip():  # a disk that is full leaves an editor's file so
                 raise UsageError("it is empty; if the defaults are wanted, write a comment")
-            await self._live.apply(load_checked(self._file), str(self._file))
+            source = str(self._file)
+            await self._live.apply(check_policy(source, configuration.check(source, text)), source)
         except SymbiosisError as error:
             log.error(event("configuration not applied, the one before holds", file=self._file, error=error))
 

@@ -125,7 +125,8 @@ def test_where_there_is_no_file_the_last_one_holds_and_it_is_said_once(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[policy", '[policy]\nname = "mine"\n', "[lanes.a]\npriority = -1\n", "\xff"]
+    "text",
+    ["", "\n \n", "\xef\xbb\xbf", "[policy", '[policy]\nname = "mine"\n', "[lanes.a]\npriority = -1\n", "\xff"],
 )
 def test_a_bad_file_changes_nothing_and_is_told_once(
     text: str, file: Path, watch: ConfigWatch, live: Live, caplog: pytest.LogCaptureFixture

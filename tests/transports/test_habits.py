@@ -140,3 +140,50 @@ def test_what_happens_on_any_core_now_and_then_ends_no_look() -> None:
         switches += habit.budget_ns / 10_000_000
         habit.waited(world(habit.budget_ns))
     assert sum(fitted[-15_000:]) > 15_000 * 0.9
+
+
+def resting(habit: Habit, service_ns: list[int], calls: int) -> tuple[int, int]:
+    """Has calls come that take these times in turns; a rest ends late. Returns what was lost, and rests."""
+    lost_ns = rests = 0
+    for call in range(calls):
+        takes_ns = service_ns[call % len(service_ns)]
+        up_ns = habit.rest_ns + 60_000 if habit.rest_ns else 0
+        rests += up_ns > 0
+        if up_ns > 0 and takes_ns <= up_ns:
+            took_ns = up_ns
+            habit.overslept()
+        else:
+            took_ns = takes_ns if takes_ns <= habit.budget_ns else takes_ns + WAKE_NS
+        lost_ns += took_ns - takes_ns
+        habit.waited(took_ns)
+    return lost_ns, rests
+
+
+def test_who_rests_until_the_answer_is_about_to_come_loses_nothing() -> None:
+    habit = Habit()
+    resting(habit, [1_000_000], 2000)
+    assert habit.rest_ns
+    assert resting(habit, [1_000_000], 2000)[0] < 2000 * WAKE_NS * 0.1
+
+
+def test_answers_that_have_become_faster_are_not_rested_for() -> None:
+    habit = Habit()
+    resting(habit, [1_000_000], 20_000)
+    assert habit.rest_ns
+    assert resting(habit, [100_000], 4)[1] == 4
+    assert resting(habit, [100_000], 2000)[1] == 0
+
+
+@pytest.mark.parametrize("service_ns", [[1_000_000, 1_000_000, 100_000], [1_000_000] * 3 + [30_000]])
+def test_who_oversleeps_often_sleeps_until_it_is_woken(service_ns: list[int]) -> None:
+    habit = Habit()
+    resting(habit, service_ns, 20_000)
+    lost_ns, rests = resting(habit, service_ns, 20_000)
+    assert rests < 20_000 * 0.02
+    assert lost_ns < 20_000 * WAKE_NS * 1.05, "no more than by being woken every time"
+
+
+def test_who_oversleeps_now_and_then_goes_on() -> None:
+    habit = Habit()
+    resting(habit, [1_000_000], 2000)
+    assert resting(habit, [1_000_000] * 15 + [100_000], 5000)[1] > 4000

@@ -1,4 +1,4 @@
-"""What is learned of one kind of call is learned of no other, and what comes next is what came the last time."""
+"""Who learns together and who by itself, and that what comes next is what came the last time."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ _SURE: Final = 3
 """So few end a trial where all of them took twice as long."""
 _SLICE_NS: Final = 4_000_000
 """Who wants the core as well takes it once in such a time."""
+_OVERSLEPT: Final = 27
 _LEAST_STINT: Final = 64
 _LONGEST_STINT: Final = 4096
 """So many calls pass between two trials: more each time that a trial changes nothing."""
@@ -65,17 +66,21 @@ class Habit:
         self._switched = switches()
         self._crowded = False
         self._shy = _LEAST_STINT
-        """So long is the stint after a fitted look for which others had to wait."""
+        """So long is the stint after a fitted look for which others had to wait, or that came too late."""
         self.budget_ns = SHORT_NS
         """Until when to look for the next one, from its beginning on; 0: sleep at once."""
         self.rest_ns = 0
         """How long to rest before that, whatever comes."""
+        self._overslept = 0
+        """Nine for every rest that was too long, less one for every call."""
 
     def __repr__(self) -> str:
         return f"<Habit {self._usual.name.lower()} of {self._expected_ns / 1e3:.0f} us>"
 
     def waited(self, took_ns: int) -> None:
         """One was waited for as `rest_ns` and `budget_ns` said, and came after that time."""
+        if self._overslept:
+            self._overslept -= 1
         if self._left:
             self._left -= 1
         elif self._trial is None:
@@ -86,6 +91,14 @@ class Habit:
             self._other_ns.append(took_ns)
             if len(self._other_ns) == _TIMED or self._hopeless():
                 self._judge(self._trial)
+
+    def overslept(self) -> None:
+        """A rest has ended when the answer was there. Where that is more than one in nine, nobody rests."""
+        self._overslept += 9
+        if self._overslept > _OVERSLEPT:
+            self._overslept = 0
+            self._shy = min(2 * self._shy, _LONGEST_STINT)
+            self._settle(_Way.SLEEP, self._shy)
 
     def _begin_trial(self) -> None:
         self._expected_ns = median_low(self._usual_ns)

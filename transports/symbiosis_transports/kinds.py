@@ -29,6 +29,9 @@ class Way(Protocol):
     def waited(self, took_ns: int) -> None:
         """An answer has come after that time."""
 
+    def overslept(self) -> None:
+        """It was there before the rest had ended. Said before `waited`."""
+
 
 class Fixed:
     """As long as the user said."""
@@ -38,6 +41,9 @@ class Fixed:
         self.rest_ns = 0
 
     def waited(self, took_ns: int) -> None:
+        """Learns nothing."""
+
+    def overslept(self) -> None:
         """Learns nothing."""
 
 

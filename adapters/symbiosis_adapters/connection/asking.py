@@ -70,11 +70,17 @@ def borrow_from(address: Address, model: str) -> Loan:
         return _ask(link, Borrow(model, boot_id()), Loan)
 
 
-def quota_of(address: Address, client: int, error: RefusedError) -> BusyError:
+class RowsQuotaError(BusyError):
+    """A quota of rows is used up. It passes by itself, as other limits may not."""
+
+
+def quota_of(address: Address, client: int, error: RefusedError) -> RowsQuotaError:
     """Returns the error that says which quota was reached, and until when: a slot's code says neither."""
     with ControlClient(address.control) as link:
         state = _ask(link, AskQuota(client), QuotaState)
-    return BusyError(error.code, state.reason or error.reason, state.remedy, retry_after_s=state.retry_after_s)
+    return RowsQuotaError(
+        error.code, state.reason or error.reason, state.remedy, retry_after_s=state.retry_after_s
+    )
 
 
 def _ask(link: Link, request: Request, kind: type[A]) -> A:

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from symbiosis_adapters.connection.asking import fetch_from, quota_of, teach
+from symbiosis_adapters.connection.asking import RowsQuotaError, fetch_from, quota_of, teach
 from symbiosis_adapters.connection.attaching import attach
 from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_adapters.connection.unpicklable import CANNOT_BE_PICKLED
@@ -128,7 +128,7 @@ class Session:
             while True:
                 try:
                     return self._lasting(op, direction, planes, memo)
-                except BusyError as error:  # nothing of it was computed: the same call may be made again
+                except RowsQuotaError as error:  # nothing of it was computed: the same call may be made again
                     now_s = time.monotonic()
                     until_s = now_s + self._quota_wait_s if until_s is None else until_s
                     if now_s + error.retry_after_s > until_s:

@@ -8,7 +8,7 @@ model, is named as well.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import torch
@@ -66,9 +66,9 @@ class Known:
 
     __slots__ = ("_address", "_values", "_vector", "_version", "name", "plane")
 
-    def __init__(self, vector: FrozenVector, name: str, plane: Plane, values: Tensor) -> None:
-        """`values` are the daemon's."""
-        self._vector = weakref.ref(vector)
+    def __init__(self, vector: Callable[[], FrozenVector | None], name: str, plane: Plane, values: Tensor) -> None:
+        """`vector` returns the parameter, as long as it is there; `values` are the daemon's."""
+        self._vector = vector
         self.name = name
         self.plane = plane
         self._values = values
@@ -101,11 +101,14 @@ class Known:
 
     def of(self, copied: FrozenVector) -> Known:
         """Returns the same of a copy, which may hold other values."""
-        return Known(copied, self.name, self.plane, self._values)
+        return Known(weakref.ref(copied), self.name, self.plane, self._values)
 
 
 class Vectors:
-    """The frozen vectors of one model and of its copies, each for as long as it is there."""
+    """The frozen vectors of one model, and those of its copies for as long as they are there.
+
+    torch swaps no parameter that a weak reference is held to, so the model's own are held.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, Known] = {}
@@ -118,12 +121,13 @@ class Vectors:
         parameter.__class__ = FrozenVector  # in place, for modules hold it already
         assert isinstance(parameter, FrozenVector)
         plane = Plane(spec.shape[0], spec.dtype)
-        self._keep(parameter, Known(parameter, spec.name, plane, parameter.detach().clone()))
+        self._keep(parameter, Known(lambda: parameter, spec.name, plane, parameter.detach().clone()))
 
     def add_copy(self, vector: FrozenVector, copied: FrozenVector) -> None:
         """Knows a copy of a vector by the vector's name."""
         if (known := self._known.get(id(vector))) is not None:
             self._keep(copied, known.of(copied))
+            weakref.finalize(copied, self._known.pop, id(copied), None).atexit = False
 
     def of(self, parameter: Any) -> Known | None:
         """Returns what the daemon has under the name of a parameter; None if it is none of these vectors."""
@@ -141,4 +145,3 @@ class Vectors:
     def _keep(self, vector: FrozenVector, known: Known) -> None:
         vector.vectors = weakref.ref(self)
         self._known[id(vector)] = known
-        weakref.finalize(vector, self._known.pop, id(vector), None).atexit = False

@@ -63,7 +63,8 @@ def screen(before: DaemonStatus, now: DaemonStatus, most: int | None = None) -> 
         shown = shown[: most - 1]
     left = len(now.clients) - len(shown)
     tables = _lanes(before, now, seconds), "", _clients(before, now, shown, seconds)
-    more = [f"and {left} more, who have fewer rows a second"] if left else []
+    others = f"and {left} more, who have fewer rows a second" if shown else f"{left} clients, and no line for them"
+    more = [others] if left else []
     return Group(head, held, *learned_lines(now), "", *tables, *more)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from symbiosis_adapters.model.attention import _attention
+from symbiosis_adapters.model.attention import _attention, attend_together
 from tests.adapters.local import LAYERS, Pair
 from tests.adapters.training import QV, adapted
 
@@ -90,3 +90,28 @@ def test_an_attention_that_somebody_has_registered_is_kept(monkeypatch: pytest.M
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", own)
     Pair("llama").remote()
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own
+
+
+def test_arguments_that_transformers_takes_by_position_are_passed_on() -> None:
+    given, module = tensors(6, 2, 1), Attention(6, 2)
+    got, _ = _attention(module, *given, None, 0.0, 0.3)
+    expected, _ = sdpa_attention_forward(module, *given, None, 0.0, 0.3)
+    torch.testing.assert_close(got, expected)
+
+
+def test_one_query_for_all_sequences_of_a_batch_is_attended_for_each() -> None:
+    query, key, value = tensors(6, 2, 1)
+    got, _ = _attention(Attention(6, 2), query[:1], key, value, None)
+    expected, _ = sdpa_attention_forward(Attention(6, 2), query[:1], key, value, None)
+    assert got.shape == expected.shape
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [None, [3, 3], "3"])
+def test_what_a_module_calls_its_groups_and_is_no_number_is_left_alone(groups: Any) -> None:
+    model = Pair("llama").plain()
+    odd = model.get_submodule("model.layers.0.self_attn")
+    odd.num_key_value_groups = groups
+    attend_together(model)
+    assert not hasattr(odd, "symbiosis_packs")
+    assert hasattr(model.get_submodule("model.layers.1.self_attn"), "symbiosis_packs")

@@ -132,6 +132,8 @@ class ShmClientChannel:
             way, began_ns = kind.way, time.monotonic_ns()
             if way.rest_ns and WORDS_ARE_ORDERED:
                 time.sleep(way.rest_ns / 1e9)
+                if words[word] == generation:
+                    way.overslept()
             if WORDS_ARE_ORDERED and way.budget_ns and self._spin(word, generation, began_ns + way.budget_ns):
                 self._spin_hits += 1
             else:
