@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -109,6 +110,20 @@ def test_a_daemon_that_goes_in_the_middle_is_told() -> None:
 
 
 @pytest.fixture
+def _signals() -> Iterator[None]:
+    """As they are for somebody at a terminal. nohup has SIGHUP ignored, and a shell's `&` SIGINT."""
+    plain = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    handlers = {number: signal.signal(number, handler) for number, handler in plain.items()}
+    yield
+    for number, before in handlers.items():
+        signal.signal(number, before)
+
+
+@pytest.fixture
 def before(tmp_path: Path) -> Path:
     path = tmp_path / "a.trace"
     path.write_bytes(b"an hour's recording")
@@ -166,6 +181,7 @@ class Signalled(Daemon):
         return reply
 
 
+@pytest.mark.usefixtures("_signals")
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_recording_and_keeps_all_of_it(
@@ -181,6 +197,7 @@ def test_a_signal_ends_a_recording_and_keeps_all_of_it(
     assert handlers == [signal.getsignal(each) for each in signal.Signals]
 
 
+@pytest.mark.usefixtures("_signals")
 def test_a_second_signal_ends_it_at_once_and_says_what_is_left(
     monkeypatch: pytest.MonkeyPatch, before: Path
 ) -> None:
