@@ -112,7 +112,7 @@ def test_a_daemon_that_goes_in_the_middle_is_told() -> None:
 @pytest.fixture
 def _signals() -> Iterator[None]:
     """As they are for somebody at a terminal. nohup has SIGHUP ignored, and a shell's `&` SIGINT."""
-    plain = {
+    plain: dict[signal.Signals, Any] = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: signal.SIG_DFL,
         signal.SIGHUP: signal.SIG_DFL,
