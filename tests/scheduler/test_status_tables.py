@@ -71,6 +71,8 @@ def test_eighty_columns_hold_all_figures_of_lanes_and_clients() -> None:
     assert [line[0] for line in shown] == ["c39", "c38", "c37", "c36", "c35", "c34", "c33"]
     assert shown[0][5] == "390,000"
     assert lines[-1] == "and 34 more, who have fewer rows a second"
+    console.print(screen(status, busy, most=1))
+    assert console.file.getvalue().splitlines()[-1] == "41 clients, and no line for them"
     console.print(screen(status, busy))
     assert "98.77" in console.file.getvalue(), "without a limit all are there"
 

@@ -219,7 +219,9 @@ def test_an_announced_call_is_looked_for_as_long_as_it_says_and_no_longer_than_i
     assert not Watch(0).sees([Channel(0, announced_us=50)])  # type: ignore[list-item]  # as above
 
 
-def test_a_look_that_is_interrupted_ends_and_none_begins_until_who_interrupted_was_heard() -> None:
+def test_a_look_that_is_interrupted_ends_and_none_begins_until_who_interrupted_was_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It says nothing about looking: nobody knows what would have come."""
 
     class Interrupting(Channel):
@@ -228,9 +230,13 @@ def test_a_look_that_is_interrupted_ends_and_none_begins_until_who_interrupted_w
             return super().waiting()
 
     watch = Watch(60_000_000)
+    assert watch._habit is not None
+    taught: list[int] = []
+    monkeypatch.setattr(watch._habit, "waited", taught.append)
     for _ in range(8):
         assert not watch.sees([Interrupting(10**9)])  # type: ignore[list-item]  # all that is asked of it
         assert not watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it
         watch.resume()
-    assert (watch.looks, watch.hits) == (8, 0)
+        watch.came()
+    assert (watch.looks, watch.hits, taught) == (8, 0, [])
     assert watch.sees([Channel(0)])  # type: ignore[list-item]  # all that is asked of it

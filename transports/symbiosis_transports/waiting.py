@@ -106,6 +106,7 @@ class Watch:
     def interrupt(self) -> None:
         """Ends the look that is under way, and lets none begin until `resume`. For any thread."""
         self._interrupted = True
+        self._idle_ns = 0  # how soon a call would have come, nobody knows
 
     def resume(self) -> None:
         """Who interrupted was heard."""
