@@ -26,6 +26,7 @@ EXPORTS = {
         "Problem", "RefusalCode", "RefusedError", "RemoteProtocolError", "ServiceFailedError", "SymbiosisError",
         "UsageError",
     ],
+    "symbiosis_core.heaps": ["share_heap"],
     "symbiosis_core.ids": [
         "FIRST_BASE", "BaseId", "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token",
         "process_namespace",
