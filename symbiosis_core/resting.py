@@ -20,7 +20,7 @@ LOOK_EVERY_S: Final = 2.0
 """How often a process looks whether it rests. It is trimmed one to two times so long after its last work."""
 _IDLE_SHARE: Final = 0.05
 """Of one core: who used less of it since the last look has rested."""
-_WORTH_S: Final = 0.3
+_WORTH_S: Final = 0.1
 """Processor time after which there may be something to give back."""
 
 
