@@ -30,6 +30,7 @@ from symbiosis_scheduler.execution.threads import ThreadChoice
 from symbiosis_scheduler.frozen.packing import Packing
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.reconfiguration import Reconfiguration
+from symbiosis_scheduler.trimming import Trimming
 from symbiosis_transports.address import parse
 from symbiosis_transports.ports import Listener, Placeable, Transport
 from symbiosis_transports.registry import names, transport
@@ -93,7 +94,7 @@ async def serve(
     live = Reconfiguration(config, data, grants)
     control = ControlPlane(addresses, bases, live, grants, transports, data, threads)
     watch = [ConfigWatch(config_file, live)] if config_file is not None else []
-    services: list[Service] = [data, Bookkeeping(data, costs), control, *watch, _Ready(on_ready)]
+    services: list[Service] = [data, Bookkeeping(data, costs), Trimming(), control, *watch, _Ready(on_ready)]
     kernel = Kernel(services, stop_timeout_s=_STOP_S)
     with install_signals(kernel), _tied_to(parent, kernel):
         await kernel.run()

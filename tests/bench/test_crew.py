@@ -206,7 +206,7 @@ def test_who_is_weighed_and_generates_must_also_read_what_plain_peft_wrote(start
     answers = plain.perform(Measured, Decode(8))
     reads: list[Order] = [Judge(tuple(range(8)))]
     references = References(plain, answers, reads, plain.perform(Judged, reads))
-    weighed = Weighing(clients, [], [], [answers], clients.perform(Judged, reads))
+    weighed = Weighing(clients, [], [], [], [answers], clients.perform(Judged, reads))
     failed = [check.says for check in check_weighed(site, weighed, references) if not check.passed]
     assert len(failed) == 1
     assert failed[0].startswith("reading the same text they choose alike in 7 of 8 places")

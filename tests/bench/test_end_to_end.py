@@ -90,6 +90,9 @@ def test_memory_is_weighed(tmp_path: Path) -> None:
     for figure, kind in ((told, "split"), (told["lent"], "lent")):
         taken = beside[f"{kind}_daemon_bytes"] + beside[f"{kind}_clients_bytes"]
         assert figure["median"] == (taken - beside[f"{kind}_clients_on_tiny_bytes"]) / beside["base_bytes"]
+        rested = beside[f"{kind}_rested_daemon_bytes"] + beside[f"{kind}_rested_clients_bytes"]
+        rested -= beside[f"{kind}_rested_clients_on_tiny_bytes"]
+        assert beside[f"{kind}_rested"] == rested / beside["base_bytes"]
 
 
 @pytest.mark.long

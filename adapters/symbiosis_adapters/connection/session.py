@@ -20,6 +20,7 @@ import torch
 from symbiosis_adapters.connection.asking import RowsQuotaError, fetch_from, quota_of, teach
 from symbiosis_adapters.connection.attaching import attach
 from symbiosis_adapters.connection.pipeline import Pipeline
+from symbiosis_adapters.connection.rests import trim_at_rest
 from symbiosis_adapters.connection.unpicklable import CANNOT_BE_PICKLED
 from symbiosis_core.errors import (
     BusyError,
@@ -94,6 +95,7 @@ class Session:
         self._wait_level = logging.WARNING
         """Of what is logged when a quota is waited for: told once, for a training may do so at every step."""
         self._persist(self._attach)
+        trim_at_rest()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "attached" if self._channel else "detached"

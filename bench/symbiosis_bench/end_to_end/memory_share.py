@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ from symbiosis_bench.end_to_end.site import Site
 from symbiosis_bench.end_to_end.verification import Check
 from symbiosis_bench.failure import BenchFailedError
 from symbiosis_bench.spread import Spread, spread
+from symbiosis_core.resting import LOOK_EVERY_S
 from symbiosis_core.telemetry import pss_bytes
 
 __all__ = ["References", "Weighing", "check_weighed", "held", "memory_share", "on_gpu", "share"]
@@ -22,6 +24,8 @@ __all__ = ["References", "Weighing", "check_weighed", "held", "memory_share", "o
 _TOKENS: Final = 8
 _THREADS: Final = 1
 """Of torch in every client: six with all cores each would take minutes, and their bytes are what is wanted."""
+_REST_S: Final = 3 * LOOK_EVERY_S
+"""After so long whoever trims its heap at rest has done it."""
 _ANY: Final = (3,)
 """What a client that trains is given to read where others read their tokens."""
 
@@ -32,6 +36,8 @@ class Weighing(NamedTuple):
     crew: Crew
     daemon_bytes: list[int]
     clients_bytes: list[int]
+    rested: list[tuple[int, int]]
+    """The daemon's and the clients' bytes once all have rested; empty on a GPU."""
     answers: list[list[Measured]]
     judged: list[Judged]
     """What they make of the references' tokens; empty where nothing is compared."""
@@ -64,7 +70,7 @@ def memory_share(site: Site, wanted: frozenset[str]) -> Iterator[tuple[str, Figu
                 base_bytes = daemon.status().memory.base
             checks += check_weighed(site, big, references)
             shares[kind] = spread(list(_shares(big, tiny, base_bytes)))
-            beside |= _beside(kind, big, tiny, base_bytes)
+            beside |= _beside(kind, big, tiny, base_bytes) | _beside_rested(kind, big, tiny, base_bytes)
     yield (
         "memory_share",
         figure(
@@ -98,10 +104,23 @@ def _beside(kind: Kind, big: Weighing, tiny: Weighing, base_bytes: int) -> dict[
     }
 
 
+def _beside_rested(kind: Kind, big: Weighing, tiny: Weighing, base_bytes: int) -> dict[str, Spread]:
+    """Returns the same figure for a moment when all have rested, and what it is made of."""
+    if not big.rested:
+        return {}
+    pairs = [(*taken, of_clients) for taken, (_, of_clients) in zip(big.rested, tiny.rested, strict=True)]
+    names = ("daemon_bytes", "clients_bytes", "clients_on_tiny_bytes")
+    made_of = zip(names, zip(*pairs, strict=True), strict=True)
+    return {
+        f"{kind}_rested": spread([share(*each, base_bytes) for each in pairs]),
+        **{f"{kind}_rested_{name}": spread(values) for name, values in made_of},
+    }
+
+
 def _weigh(site: Site, daemon: Daemon, kind: Kind, on: str, reads: Sequence[Order] = ()) -> Weighing:
     """Returns what the daemon and all clients take, after each has worked, once a round; then they read."""
     with site.crews(daemon, [(kind, site.scale.memory_lanes)]) as ((crew,),):
-        weighing = Weighing(crew, [], [], [], [])
+        weighing = Weighing(crew, [], [], [], [], [])
         for number in range(site.scale.crowd_rounds):
             site.progress.say(f"memory_share, {kind} on {on}: round {number + 1}")
             answers = crew.perform(Measured, _orders(site))
@@ -109,6 +128,9 @@ def _weigh(site: Site, daemon: Daemon, kind: Kind, on: str, reads: Sequence[Orde
             weighing.answers.append(answers)
             weighing.daemon_bytes.append(of_daemon)
             weighing.clients_bytes.append(of_clients)
+            if on_gpu(answers) is None:
+                time.sleep(_REST_S)
+                weighing.rested.append(held(answers, crew.pids, daemon))
         if reads:
             weighing.judged.extend(crew.perform(Judged, reads))
     return weighing

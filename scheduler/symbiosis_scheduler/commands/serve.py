@@ -13,6 +13,7 @@ import typer
 from symbiosis_core import logs
 from symbiosis_core.config import DaemonConfig, ModelConfig
 from symbiosis_core.errors import UsageError
+from symbiosis_core.heaps import share_heap
 from symbiosis_core.openmp import bound_openmp
 from symbiosis_core.specs import DType, ModelSpec
 from symbiosis_scheduler.policies import load_checked
@@ -65,6 +66,7 @@ def serve(
 ) -> None:
     """Load a model once, or several, and lend them to every process of this host that asks."""
     bound_openmp()
+    share_heap()
     logs.setup()
     settings = load_checked(config) if config is not None else DaemonConfig()
     models = _wanted(settings, model, dtype, quantize)

@@ -12,7 +12,6 @@ Siblings are copied into one fused tensor, of which the members' weights are vie
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from itertools import chain
 
@@ -20,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from symbiosis_core.resting import trim_heap
 from symbiosis_scheduler.frozen.lending import Place
 from symbiosis_scheduler.frozen.quantised import is_quantised, pieces, reseat
 
-__all__ = ["Relocation", "fuse", "named_tensors", "own", "storage_bytes", "trim_heap"]
+__all__ = ["Relocation", "fuse", "named_tensors", "own", "storage_bytes"]
 
 
 def fuse(linears: list[nn.Linear], place: Place) -> tuple[Tensor, Tensor | None]:
@@ -63,7 +63,7 @@ def own(model: PreTrainedModel, except_for: list[nn.Module], place: Place) -> No
                 fresh = place.empty(tensor.shape, tensor.dtype) if isinstance(tensor, nn.Parameter) else None
                 copies[address] = tensor.data.clone() if fresh is None else fresh.copy_(tensor.data)
             tensor.data = copies[address]
-    trim_heap()
+    trim_heap()  # glibc would keep 100 MiB of what float32 SmolLM2 left
 
 
 class Relocation:
@@ -96,10 +96,3 @@ def storage_bytes(model: PreTrainedModel) -> int:
     """Returns the bytes of all parameters and buffers, each storage counted once."""
     storages = (piece.untyped_storage() for _, tensor in named_tensors(model) for piece in pieces(tensor))
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def trim_heap() -> None:
-    """Gives freed memory back to the system: glibc would keep 100 MiB of what float32 SmolLM2 left."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-    if trim is not None:
-        trim(0)

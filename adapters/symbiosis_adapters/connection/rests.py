@@ -1,0 +1,38 @@
+"""Gives a client's freed memory back to the system while the process rests.
+
+What a forward and backward have freed the C library keeps, which is what makes the next ones fast. Where nothing
+is computed for some seconds, be it by the model, an optimizer or anybody else in the process, nobody misses it,
+and a client that waits for its user holds that much less. In steps of training that follow each other nothing
+happens.
+
+`SYMBIOSIS_KEEP_HEAP=1` in the environment leaves the heap alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from functools import cache
+from typing import Final
+
+from symbiosis_core.resting import LOOK_EVERY_S, Resting, trim_heap
+
+__all__ = ["KEEP_VARIABLE", "trim_at_rest"]
+
+KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_HEAP"
+
+
+@cache
+def trim_at_rest() -> None:
+    """From now on the heap of this process is trimmed when it rests, by a thread. Not in forked children."""
+    if os.environ.get(KEEP_VARIABLE, "0") in ("", "0"):
+        threading.Thread(target=_watch, name="symbiosis-rest", daemon=True).start()
+
+
+def _watch() -> None:
+    resting = Resting()
+    while True:
+        time.sleep(LOOK_EVERY_S)
+        if resting.look():
+            trim_heap()
