@@ -111,7 +111,7 @@ class HoldStatus(msgspec.Struct, frozen=True):
     pause_us: float = 0.0
     """How long clients usually take from an answer to the next request: what the error is to be measured by."""
     off: bool = False
-    """Whether holding has turned itself off for now, because it did not pay."""
+    """Whether holding by what is foretold has turned itself off for now, because it did not pay."""
     waited_us: int = 0
     """For how long all of them were held together."""
     missed: int = 0
@@ -120,6 +120,8 @@ class HoldStatus(msgspec.Struct, frozen=True):
     """By how much those who were waited for came earlier or later than predicted, over the last hundred holds."""
     cost_error: float = 0.0
     """By which share batches took more or less than their cost curves said, over the last hundred."""
+    together: tuple[str, ...] = ()
+    """Lanes whose clients all wait for one another for now, because their forwards take no longer that way."""
 
 
 class MemoStatus(msgspec.Struct, frozen=True):

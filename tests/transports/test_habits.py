@@ -118,6 +118,31 @@ def test_a_fitted_look_ends_where_others_want_the_core_and_comes_back_ever_later
     assert sum(fitted[-15_000:]) < 15_000 * 0.05
 
 
+def test_who_was_crowded_for_long_and_then_for_long_was_not_is_shy_no_more() -> None:
+    """A crowd of a moment then costs as little as if it were the first."""
+    switches = 0
+    habit = Habit(lambda: switches)
+
+    def looks(calls: int, one_in: int | None = None) -> int:
+        """Returns how many of so many calls were looked for. Of these one in so many loses its core."""
+        nonlocal switches
+        looked = 0
+        for _ in range(calls):
+            if habit.budget_ns > SHORT_NS:
+                looked += 1
+                switches += one_in is not None and looked % one_in == 0
+            habit.waited(two_cores(200_000)(habit.budget_ns))
+        return looked
+
+    looks(40_000, one_in=16)
+    assert looks(4000, one_in=16) < 400
+    looks(60_000)
+    assert looks(4000) > 3900
+    while looks(1, one_in=1):
+        pass
+    assert looks(1000) > 500
+
+
 def test_a_core_that_somebody_takes_at_every_look_is_not_looked_on_for_long() -> None:
     """Not even where that would be faster."""
     looked, budgets = 0, []

@@ -66,7 +66,8 @@ class Habit:
         self._switched = switches()
         self._crowded = False
         self._shy = _LEAST_STINT
-        """So long is the stint after a fitted look for which others had to wait, or that came too late."""
+        """So long is the stint after a fitted look for which others had to wait, or that came too late. It doubles
+        with each, and halves with each stint of such looks for which nobody had to."""
         self.budget_ns = SHORT_NS
         """Until when to look for the next one, from its beginning on; 0: sleep at once."""
         self.rest_ns = 0
@@ -107,10 +108,12 @@ class Habit:
             return
         looked_ns = (self._stint + _TIMED) * (self._expected_ns - self.rest_ns)
         self._crowded = self._crowd(max(2, looked_ns // _SLICE_NS))
-        if self._usual is _Way.FITTED and self._crowded:
-            self._shy = min(2 * self._shy, _LONGEST_STINT)
-            self._settle(_Way.SHORT, self._shy)
-            return
+        if self._usual is _Way.FITTED:
+            if self._crowded:
+                self._shy = min(2 * self._shy, _LONGEST_STINT)
+                self._settle(_Way.SHORT, self._shy)
+                return
+            self._shy = max(self._shy // 2, _LEAST_STINT)
         others = [way for way in _Way if way != self._usual and self._makes_sense(way)]
         self._turned = not self._turned
         self._trial = others[0 if self._turned else -1]

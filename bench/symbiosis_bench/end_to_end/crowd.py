@@ -56,12 +56,12 @@ class Crowd(Generic[A]):
     def __repr__(self) -> str:
         return f"<Crowd {self._what}: {', '.join(map(str, self.rates))}>"
 
-    def measure(self, order: Callable[[int], Order], warm_up: Callable[[int], Order]) -> None:
-        """Runs all rounds. The orders are made for a number of threads."""
+    def measure(self, order: Callable[[int], Order], warm_up: Callable[[Entrant], Order]) -> None:
+        """Runs all rounds. The orders are made for a number of threads, and for an entrant."""
         rounds = self._site.scale.crowd_rounds
         for crew, entrant in self._turns:  # another number of threads may be compiled anew
             self._site.progress.say(f"{self._what}: {entrant} warms up")
-            crew.perform(self._kind, warm_up(entrant.threads))
+            crew.perform(self._kind, warm_up(entrant))
         orders = turns(self._turns, rounds, self._site.settings.seed, self._what)
         self._order = said([[entrant for _, entrant in each] for each in orders])
         for number, in_turn in enumerate(orders, 1):

@@ -7,7 +7,8 @@ Plain is run in two ways, with each of the threads it may have, and the best of 
 - `copied`: four processes with weights of their own, as on every load that converts.
 
 `forked` is beside them: one process that loads, and four forks of it. So is `unheld`: the four clients on a daemon
-of their own that holds nobody, which says what holding brings and costs.
+of their own that holds nobody, which says what holding brings and costs. A daemon learns from its clients how they
+go best, so these warm up for longer.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def decode4(site: Site, wanted: frozenset[str], plain: Crew, *others: Crew) -> I
     crowd = Crowd(site, "decode4", Decoded, crews)
     crowd.measure(
         lambda threads: Decode(site.scale.crowd_tokens, threads),
-        lambda threads: Decode(_WARM_UP_TOKENS, threads),
+        lambda entrant: Decode(
+            site.scale.learned_tokens if entrant.kind.asks else _WARM_UP_TOKENS, entrant.threads
+        ),
     )
     checks = same_adapters(site, plain, *others) + _check_tokens(site, crowd, plain, others)
     rates, quick = crowd.rates, site.settings.quick

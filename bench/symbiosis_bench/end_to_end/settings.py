@@ -48,6 +48,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     crowd_shape: Shape
     crowd_steps: int
     crowd_tokens: int
+    learned_tokens: int
+    """Of the warm-up of four clients of a daemon, which learns meanwhile."""
     peak_shape: Shape
     skewed_tokens: tuple[int, ...]
     """Sequence lengths of four training clients."""
@@ -74,6 +76,7 @@ FULL: Final = Scale(
     crowd_shape=Shape(1, 128),
     crowd_steps=4,
     crowd_tokens=24,
+    learned_tokens=192,
     peak_shape=Shape(4, 256),
     skewed_tokens=(16, 32, 96, 256),
     big_base=LLAMA_1B,
@@ -94,6 +97,7 @@ QUICK: Final = Scale(
     crowd_shape=Shape(1, 16),
     crowd_steps=4,
     crowd_tokens=8,
+    learned_tokens=8,
     peak_shape=Shape(2, 16),
     skewed_tokens=(4, 8, 16, 32),
     big_base=SMALL,

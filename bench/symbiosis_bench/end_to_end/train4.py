@@ -19,7 +19,7 @@ def train4_gain(site: Site, plain: Crew, *clients: Crew) -> Figure:
     """Returns `train4_gain`."""
     shape, steps = site.scale.crowd_shape, site.scale.crowd_steps
     crowd = Crowd(site, f"train4 {shape}", Trained, (plain, *clients))
-    crowd.measure(lambda threads: Train(shape, steps, threads), lambda threads: Train(shape, 1, threads))
+    crowd.measure(lambda threads: Train(shape, steps, threads), lambda entrant: Train(shape, 1, entrant.threads))
     rates = crowd.rates
     above, below = best(rates, Kind.SPLIT), best(rates, Kind.PLAIN)
     beside = crowd.beside("rows_per_s", shape.rows)

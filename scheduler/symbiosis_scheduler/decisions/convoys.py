@@ -12,6 +12,10 @@ batch). So the first to come to a place is held for those who are on their way t
   apart meet once, and travel on together; and one that is late, because the operating system had put it aside, is
   waited for rather than lost, for it would have to be met again.
 
+What a round will take is foretold from what it takes now, which is not what it takes in company where clients and
+daemon share their processors. So now and then all who keep pace go together whatever was foretold, or each
+goes by itself, and what their forwards took decides how they go on (`convoy_trial`).
+
 Whoever is awaited goes where it is awaited, and waits for nobody on the way, or all would wait for one another.
 Who does not come in time is expected no more for some trips, and each time for twice as many. A lane's
 `max_hold_us` bounds every wait. `holds` keeps the books, and ends holding where it does not pay.
@@ -26,10 +30,12 @@ from operator import attrgetter
 from typing import Final
 
 from symbiosis_core.ids import ClientId
+from symbiosis_scheduler.decisions.convoy_trial import ConvoyTrial, Way
 from symbiosis_scheduler.decisions.costs import Costs
 from symbiosis_scheduler.decisions.holds import Holds
 from symbiosis_scheduler.decisions.levels import Cell, Level
-from symbiosis_scheduler.decisions.meetings import LOOKED_AT, Scene, best_meeting, prospect
+from symbiosis_scheduler.decisions.meetings import LOOKED_AT, Scene, best_meeting, joint_meeting, prospect
+from symbiosis_scheduler.decisions.plan import Plan
 from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.travellers import Travellers
 
@@ -48,6 +54,11 @@ class Convoys:
         self.holds = Holds()
         self.missed = 0
         """How often somebody was waited for and did not come in time."""
+        self._trials: dict[str, dict[int, ConvoyTrial]] = {}
+        """By lane, and by how many clients of it are active."""
+        self._trial: dict[str, ConvoyTrial] = {}
+        """Of so many as there are now, by lane."""
+        self._busy_us = 0
 
     def __repr__(self) -> str:
         return f"<Convoys of {len(self._travellers.all)}: {self.missed} missed>"
@@ -55,6 +66,28 @@ class Convoys:
     def left(self, client: ClientId) -> None:
         """A client is gone. Nobody waits for it."""
         self.holds.left(client)
+        for trial in self._trial.values():
+            trial.resumed()
+
+    def arrived(self, request: Request) -> None:
+        """A client wants something. The travellers know it already."""
+        traveller = self._travellers.all[request.client]
+        if traveller.trip or (trials := self._trials.get(request.lane)) is None:
+            return
+        count = len(self._travellers.active((request.lane,), LOOKED_AT, request.arrived_us))
+        trial = trials.get(count)
+        if trial is None:
+            trial = trials[count] = ConvoyTrial(count)
+        if self._trial.get(request.lane) is not trial:
+            self._trial[request.lane] = trial
+            trial.resumed()
+        if count > 1 and traveller.forward_us is not None:
+            trial.forward(request.client, traveller.forward_us, request.arrived_us, self._busy_us)
+
+    def finished(self, plan: Plan, took_us: int) -> None:
+        """A plan is computed. The costs do not know it yet."""
+        self._busy_us += took_us
+        self.holds.finished(plan, took_us, self._costs.curve(plan.op, plan.direction, kept=plan.kept))
 
     def hold_until(self, lead: Request, level: Level, now_us: int, max_rows: int) -> int | None:
         """Returns until when a plan led by `lead` is better held; None: start it.
@@ -76,11 +109,21 @@ class Convoys:
             return None
         if held is not None and held.stands(here, now_us, self._travellers.all):
             return min(held.until_us, latest_us)
+        way = self._way(lead.lane)
+        if way is Way.APART:
+            return None
         found = prospect(Scene(lead, level.lane_names, here, now_us), self._costs, self._travellers)
         if found is None or (latest_us := _latest_us(cell, level)) <= now_us:
             return None
-        meeting = best_meeting(found, cell.rows, latest_us, max_rows, self._travellers.lasting)
-        if meeting is None or not (held or self.holds.allowed()):
+        if way is Way.TOGETHER:
+            meeting = joint_meeting(found, cell.rows, latest_us, max_rows, self._travellers)
+        elif found.round_us <= found.alone_us:
+            return None  # there is time for each by itself
+        else:
+            meeting = best_meeting(found, cell.rows, latest_us, max_rows, self._travellers.lasting)
+            if not held and meeting is not None and not self.holds.allowed():
+                return None
+        if meeting is None:
             return None
         until_us = int(min(latest_us, (now_us if held is None else held.began_us) + meeting.patience_us))
         if until_us <= now_us:
@@ -88,6 +131,19 @@ class Convoys:
             return None
         self.holds.hold(lead, now_us, until_us, here, meeting)
         return until_us
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The lanes whose clients all go together for now."""
+        return tuple(sorted(lane for lane, trial in self._trial.items() if trial.way is Way.TOGETHER))
+
+    def _way(self, lane: str) -> Way:
+        """Returns how the active clients of a lane go for now."""
+        trial = self._trial.get(lane)
+        if trial is None:
+            self._trials.setdefault(lane, {})
+            return Way.FORETOLD
+        return trial.way
 
     def _give_up(self, clients: frozenset[ClientId], here: frozenset[ClientId]) -> None:
         missed = clients - here

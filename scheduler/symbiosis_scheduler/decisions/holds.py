@@ -7,9 +7,9 @@ A hold for which nobody came has cost its wait. A batch counts as no longer than
 one during which the machine was elsewhere is one bad hold of sixteen and not all of them; one that failed says
 nothing.
 
-Where the last holds together have cost more than they saved, predictions or curves are bad, and nobody is held for
-a while: for as many occasions as `_FIRST_PAUSE`, and twice as many with every further trial that fails. A trial
-that pays makes up for it.
+Where the last holds together have cost more than they saved, predictions or curves are bad, and nobody is held by
+them for a while: for as many occasions as `_FIRST_PAUSE`, and twice as many with every further trial that fails.
+A trial that pays makes up for it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ knows all that was learned.
 
 from __future__ import annotations
 
+import msgspec
+
 from symbiosis_core.ids import BaseId, ClientId, OpId
 from symbiosis_core.specs import Direction, DType, Op
 from symbiosis_core.wire import HoldStatus
@@ -38,6 +40,7 @@ class Known:
     def arrived(self, request: Request) -> None:
         """A client wants something."""
         self.travellers.arrived(request)
+        self.convoys.arrived(request)
 
     def started(self, plan: Plan, now_us: int) -> None:
         """A plan starts."""
@@ -45,9 +48,8 @@ class Known:
 
     def finished(self, plan: Plan, took_us: int, now_us: int) -> None:
         """A plan's rows are computed."""
-        kept = plan.kept
-        self.convoys.holds.finished(plan, took_us, self.costs.curve(plan.op, plan.direction, kept=kept))
-        self.costs.learn(plan.op, plan.direction, plan.rows, took_us, kept=kept)
+        self.convoys.finished(plan, took_us)
+        self.costs.learn(plan.op, plan.direction, plan.rows, took_us, kept=plan.kept)
         self._answered(plan, now_us)
 
     def failed(self, plan: Plan, now_us: int) -> None:
@@ -68,7 +70,8 @@ class Known:
     def hold_status(self) -> HoldStatus:
         """Returns what holding has brought, and how good what it rests on is."""
         error_us, pause_us = self.travellers.error.usual, self.travellers.pause.usual
-        return self.convoys.holds.status(error_us, pause_us, self.convoys.missed, self.costs.error)
+        found = self.convoys.holds.status(error_us, pause_us, self.convoys.missed, self.costs.error)
+        return msgspec.structs.replace(found, together=self.convoys.together)
 
     def _answered(self, plan: Plan, now_us: int) -> None:
         answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])

@@ -24,7 +24,7 @@ from symbiosis_scheduler.decisions.costs import Costs, Curve
 from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.travellers import Traveller, Travellers
 
-__all__ = ["LOOKED_AT", "Meeting", "Prospect", "Scene", "best_meeting", "prospect"]
+__all__ = ["LOOKED_AT", "Meeting", "Prospect", "Scene", "best_meeting", "joint_meeting", "prospect"]
 
 _CLIENT: Final = attrgetter("client")
 _ROWS: Final = attrgetter("rows")
@@ -32,6 +32,8 @@ LOOKED_AT: Final = 16
 """Of the others so many are looked at, those who asked last: it bounds what a decision costs."""
 _NEARLY: Final = 0.8
 """A meeting with one more is preferred if it is nearly as good, or who is left behind would wait in vain."""
+_SLOW: Final = 2.0
+"""Who thinks for so many times the lead's round, or whose batch takes so much longer or shorter, keeps no pace."""
 
 
 class Scene(msgspec.Struct, frozen=True, gc=False):
@@ -72,6 +74,8 @@ class Prospect(NamedTuple):
     """How many clients want the daemon."""
     round_us: float
     """Their batches, one after the other: what there is without a meeting."""
+    alone_us: float
+    """What the lead's client thinks, and its batch takes: what there is where nobody else wants the daemon."""
 
 
 _Coming = tuple[float, ClientId, Traveller]
@@ -79,7 +83,7 @@ _Coming = tuple[float, ClientId, Traveller]
 
 
 def prospect(scene: Scene, costs: Costs, travellers: Travellers) -> Prospect | None:
-    """Returns who could be waited for; None: nobody, or there is time for each by itself."""
+    """Returns who could be waited for; None: nobody."""
     lead = scene.lead
     traveller = travellers.all[lead.client]
     if traveller.thought_us is None:
@@ -92,9 +96,8 @@ def prospect(scene: Scene, costs: Costs, travellers: Travellers) -> Prospect | N
     if not coming:
         return None
     round_us = curve.apart_us(map(_ROWS, active))
-    if round_us <= traveller.thinking.usual + (curve.expected_us(lead.rows) or 0.0):
-        return None
-    return Prospect(scene, traveller, curve, coming, len(active), round_us)
+    alone_us = traveller.thinking.usual + (curve.expected_us(lead.rows) or 0.0)
+    return Prospect(scene, traveller, curve, coming, len(active), round_us, alone_us)
 
 
 def _coming(scene: Scene, active: Sequence[Traveller], traveller: Traveller, curve: Curve) -> list[_Coming]:
@@ -136,7 +139,7 @@ def best_meeting(
     `rows_here` wait with the lead, itself included, and may until `latest_us`; a plan has at most `max_rows`.
     Company lasts for `lasting` trips.
     """
-    scene, traveller, curve, coming, active, round_us = prospect
+    scene, traveller, curve, coming, active, round_us, _ = prospect
     expected_us, now_us = curve.expected_us, scene.now_us
     rows, together, slowest_us = rows_here, len(scene.here), traveller.thinking.usual
     joining: list[Traveller] = []
@@ -165,3 +168,39 @@ def best_meeting(
     met = frozenset(map(_CLIENT, joining[:joined]))
     worth_us = apart_us - (expected_us(rows) or 0.0)
     return Meeting(met, wait_us, worth_us, 1.0 if met <= traveller.company else lasting, patience_us)
+
+
+def joint_meeting(
+    prospect: Prospect, rows_here: int, latest_us: int, max_rows: int, travellers: Travellers
+) -> Meeting | None:
+    """Returns the meeting with all who keep pace with the lead, whatever a round takes then; None: nobody does.
+
+    In the middle of a forward it is with those who were answered with it, where one begins with all who come in
+    time. The other arguments are as for `best_meeting`.
+    """
+    scene, traveller, curve, coming, *_ = prospect
+    expected_us = curve.expected_us
+    begins = scene.lead.op in travellers.starts
+    own_us = expected_us(scene.lead.rows) or 0.0
+    joining, rows = [], rows_here
+    for due_us, client, other in coming:
+        if due_us > latest_us:
+            break
+        batch_us = expected_us(other.rows) or 0.0
+        slow = (
+            other.thinking.usual > _SLOW * prospect.alone_us
+            or batch_us > _SLOW * own_us
+            or own_us > _SLOW * batch_us
+        )
+        if slow or rows + other.rows > max_rows or not (begins or client in traveller.company):
+            continue
+        rows += other.rows
+        joining.append(other)
+        last_us = due_us
+    if not joining:
+        return None
+    apart_us = curve.apart_us([rows_here, *map(_ROWS, joining)])
+    met = frozenset(map(_CLIENT, joining))
+    worth_us = apart_us - (expected_us(rows) or 0.0)
+    trips = 1.0 if met <= traveller.company else travellers.lasting
+    return Meeting(met, last_us - scene.now_us, worth_us, trips, latest_us - scene.now_us)

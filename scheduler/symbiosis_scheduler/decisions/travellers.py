@@ -64,6 +64,7 @@ class Traveller:
         "distrusted",
         "expected_us",
         "first_token",
+        "forward_us",
         "forwards",
         "lane",
         "pace",
@@ -94,6 +95,8 @@ class Traveller:
         self._distrust = _FIRST_DISTRUST
         self.forwards = 0
         """How many it began."""
+        self.forward_us: int | None = None
+        """How long the forward before this one took; None: it had other rows than the one before it."""
         self.trip = 0
         """How many requests of its forward came before its last one."""
         self.trips = 0
@@ -199,6 +202,8 @@ class Travellers:
         traveller.trip += 1
         takes_ids = self._takes_ids(request.op, request.direction)
         if begins_forward(takes_ids, after_ids=traveller.takes_ids):
+            alike = traveller.start_rows == traveller.rows_before > 0
+            traveller.forward_us = now_us - traveller.started_us if alike else None
             traveller.started_us = now_us
             traveller.rows_before, traveller.start_rows = traveller.start_rows, 0
             traveller.trip, traveller.trips = 0, traveller.trip

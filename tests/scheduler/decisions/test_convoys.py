@@ -64,10 +64,12 @@ def play(
     noise: float = 0.2,
     late: float = 0.0,
     reading_us: int = READING_US,
+    alone: float = 1.0,
 ) -> Played:
     """Lets clients run through all ops again and again, and the scheduler serve them.
 
-    This share of thinking, `late`, takes 5 ms longer: the operating system had put the client aside.
+    This share of thinking, `late`, takes 5 ms longer: the operating system had put the client aside. Who is
+    answered without the others thinks `alone` times as long: the daemon computes meanwhile, on its core.
     """
     config = DaemonConfig(
         lanes={
@@ -109,6 +111,8 @@ def play(
                 step[who] += 1
                 forwards[who] += step[who] % LAYERS == 0
                 pause = int(clients[who].thinking_us * dice.uniform(1 - noise, 1 + noise))
+                if len(plan.parts) < len(clients):
+                    pause = int(pause * alone)
                 silent_us = clients[who].silent_us
                 if silent_us is not None and now >= silent_us:
                     continue
@@ -162,6 +166,26 @@ def test_nobody_is_held_at_a_daemon_that_is_idle_for_most_of_the_time() -> None:
     apart, together = (play(clients, hold_us=hold_us, until_us=4_000_000) for hold_us in (0, 50_000))
     assert together.occupancy < 1.1
     assert sum(together.forwards.values()) >= 0.99 * sum(apart.forwards.values())
+
+
+def test_where_clients_and_daemon_share_their_cores_it_is_tried_what_cannot_be_foretold() -> None:
+    """As they go there is time for each by itself. Only together each thinks for half as long."""
+    apart, together = (
+        play(scattered(4), hold_us=hold_us, until_us=8_000_000, reading_us=250, alone=2.0)
+        for hold_us in (0, 50_000)
+    )
+    assert together.occupancy > 3
+    assert sum(together.forwards.values()) > 1.25 * sum(apart.forwards.values())
+
+
+@pytest.mark.parametrize(("reading_us", "alone"), [(100, 0.2), (250, 0.5)])
+def test_where_company_makes_all_slower_it_is_tried_and_left(reading_us: int, alone: float) -> None:
+    """It is foretold to pay, too, from what clients think who had none."""
+    apart, held = (
+        play(scattered(4), hold_us=hold_us, until_us=8_000_000, reading_us=reading_us, alone=alone)
+        for hold_us in (0, 50_000)
+    )
+    assert sum(held.forwards.values()) > 0.97 * sum(apart.forwards.values())
 
 
 def test_a_client_alone_is_never_held() -> None:
