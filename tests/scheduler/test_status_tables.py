@@ -10,12 +10,13 @@ import pytest
 import typer
 from msgspec.structs import replace
 from rich.console import Console, RenderableType
+from rich.table import Table
 from typer.testing import CliRunner
 
 from symbiosis_core.ids import ClientId
 from symbiosis_core.wire import DaemonStatus, StatusReply
 from symbiosis_scheduler.commands.policy import policy
-from symbiosis_scheduler.commands.status import client_table
+from symbiosis_scheduler.commands.status import client_table, lane_table
 from symbiosis_scheduler.commands.status import status as show_status
 from symbiosis_scheduler.commands.top import screen, top
 from tests.core.messages import REPLIES
@@ -28,8 +29,8 @@ def daemon_with(name: str, user: str) -> DaemonStatus:
     return replace(reply.status, clients=(replace(client, name=name, user=user),))
 
 
-def printed(shown: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+def printed(shown: RenderableType, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     console.print(shown)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -75,6 +76,31 @@ def test_eighty_columns_hold_all_figures_of_lanes_and_clients() -> None:
     assert console.file.getvalue().splitlines()[-1] == "41 clients, and no line for them"
     console.print(screen(status, busy))
     assert "98.77" in console.file.getvalue(), "without a limit all are there"
+
+
+def test_eighty_columns_hold_all_figures_of_a_status() -> None:
+    """With long names, large figures, two bases and two transports at once; what all have alike is left out."""
+    status = daemon_with("a-name-of-a-client-that-is-rather-long", "key:somebody")
+    (client,), (lane,), (model,) = status.clients, status.lanes, status.models
+    large = {"requests": 123_456_789, "rows": 98_765_432_100, "refused": 1_234_567}
+    first = replace(client, pid=4_194_304, p50_us=999.9, p99_us=98_765_432, **large)
+    second = replace(first, id=ClientId(1234), transport="zmq_ipc", model="another", name="c2")
+    alike = replace(status, clients=(first, replace(first, id=ClientId(4))))
+    lanes = (replace(lane, name="a-lane-with-a-long-name", queued_rows=7_654_321, requests=5, rows=10**9),)
+    mixed = replace(status, clients=(first, second), models=(model, replace(model, name="another")), lanes=lanes)
+    assert headings(client_table(alike)) == "id name user lane pid requests rows queued refused p50 ms p99 ms"
+    told = headings(client_table(mixed))
+    assert told == "id name user model transport lane pid requests rows queued refused p50 ms p99 ms"
+    for shown in (client_table(alike), client_table(mixed)):
+        lines = printed(shown, width=80).splitlines()
+        assert len(lines) == 4 and max(map(len, lines)) <= 80, "a line for each"
+        assert "4194304   123.5M 98.8G      1    1.2M   1.00  98765" in lines[2]
+    _, _, line = printed(lane_table(mixed), width=80).splitlines()
+    assert line.split()[1:] == ["10", "1", "1", "7.7M", "5", "1.0G", "0"]
+
+
+def headings(table: Table) -> str:
+    return " ".join(str(column.header) for column in table.columns)
 
 
 def test_holding_that_is_off_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

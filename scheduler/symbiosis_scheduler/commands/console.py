@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["check_writable", "verbatim", "wide_console"]
+__all__ = ["check_writable", "plain_table", "verbatim", "wide_console"]
 
 _LOG_WIDTH: Final = 160
 """Columns where there is no terminal."""
+_NAMES: Final = ("client", "name", "user", "model", "transport", "lane")
+"""Columns that begin at the left, and are shortened where a terminal is narrow."""
 
 
 def wide_console() -> Console:
@@ -25,6 +28,15 @@ def wide_console() -> Console:
 def verbatim(text: str) -> Text:
     """Returns what somebody calls himself, or a lane, to be read and no more: nothing that moves a cursor."""
     return Text("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text))
+
+
+def plain_table(*headings: str, title: str | None = None) -> Table:
+    """Returns a table that fits into 80 columns: without lines, and only names give way."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        named = heading in _NAMES
+        table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="ellipsis")
+    return table
 
 
 def check_writable(file: Path | None) -> None:

@@ -9,13 +9,13 @@ import typer
 from rich.table import Table
 
 from symbiosis_core.wire import DaemonStatus, ModelStatus, Status, StatusReply
-from symbiosis_scheduler.commands.console import verbatim, wide_console
+from symbiosis_scheduler.commands.console import plain_table, verbatim, wide_console
 from symbiosis_transports.address import default_address
 
 __all__ = ["client_table", "fetch_status", "held", "lane_table", "learned_lines", "named", "status"]
 
-_TEXTS: Final = ("name", "user", "model", "lane", "transport")
-"""Columns that begin at the left."""
+_CLIENT_FIGURES: Final = ("requests", "rows", "queued", "refused", "p50 ms", "p99 ms")
+_LANE_FIGURES: Final = ("priority", "clients", "queued", "queued rows", "requests", "rows", "aged")
 
 
 def status(
@@ -89,57 +89,40 @@ def fetch_status(address: str) -> DaemonStatus:
 
 
 def client_table(found: DaemonStatus) -> Table:
-    """One line per connected client."""
-    table = Table(title="clients", title_justify="left")
-    for heading in (
-        "id",
-        "name",
-        "user",
-        "model",
-        "lane",
-        "pid",
-        "transport",
-        "requests",
-        "rows",
-        "queued",
-        "refused",
-        "p50",
-        "p99",
-    ):
-        table.add_column(heading, justify="left" if heading in _TEXTS else "right")
+    """One line per connected client; base and transport stand there where clients have different ones."""
+    several = len(found.models) > 1
+    transports = len({client.transport for client in found.clients}) > 1
+    other = [*(["model"] if several else []), *(["transport"] if transports else [])]
+    table = plain_table("id", "name", "user", *other, "lane", "pid", *_CLIENT_FIGURES, title="clients")
     for client in found.clients:
         table.add_row(
-            str(client.id),
-            verbatim(client.name),
-            verbatim(client.user),
-            client.model,
-            verbatim(client.lane),
-            str(client.pid),
-            client.transport,
-            str(client.requests),
-            str(client.rows),
-            str(client.queued),
-            str(client.refused),
-            f"{client.p50_us / 1e3:.2f} ms",
-            f"{client.p99_us / 1e3:.2f} ms",
+            *(str(client.id), verbatim(client.name), verbatim(client.user)),
+            *([client.model] if several else []),
+            *([client.transport] if transports else []),
+            *(verbatim(client.lane), str(client.pid), _count(client.requests), _count(client.rows)),
+            *(str(client.queued), _count(client.refused), _ms(client.p50_us), _ms(client.p99_us)),
         )
     return table
 
 
 def lane_table(found: DaemonStatus) -> Table:
     """One line per lane."""
-    table = Table(title="lanes", title_justify="left")
-    for heading in ("lane", "priority", "clients", "queued", "queued rows", "requests", "rows", "aged"):
-        table.add_column(heading, justify="left" if heading == "lane" else "right")
+    table = plain_table("lane", *_LANE_FIGURES, title="lanes")
     for lane in found.lanes:
         table.add_row(
-            verbatim(lane.name),
-            str(lane.priority),
-            str(lane.clients),
-            str(lane.queued_requests),
-            str(lane.queued_rows),
-            str(lane.requests),
-            str(lane.rows),
-            str(lane.aged),
+            *(verbatim(lane.name), str(lane.priority), str(lane.clients)),
+            *(_count(lane.queued_requests), _count(lane.queued_rows)),
+            *(_count(lane.requests), _count(lane.rows), _count(lane.aged)),
         )
     return table
+
+
+def _count(count: int) -> str:
+    """Returns a number in six signs at most, up to 10^12; `--json` has all of it."""
+    if count < 1_000_000:
+        return str(count)
+    return f"{count / 1e6:.1f}M" if count < 999_950_000 else f"{count / 1e9:.1f}G"
+
+
+def _ms(us: float) -> str:
+    return f"{us / 1e3:.2f}" if us < 999_995 else f"{us / 1e3:.0f}"

@@ -12,14 +12,12 @@ from rich.live import Live
 from rich.table import Table
 
 from symbiosis_core.wire import ClientStatus, DaemonStatus, LaneStatus
-from symbiosis_scheduler.commands.console import verbatim, wide_console
+from symbiosis_scheduler.commands.console import plain_table, verbatim, wide_console
 from symbiosis_scheduler.commands.status import fetch_status, learned_lines, named
 from symbiosis_transports.address import default_address
 
 __all__ = ["screen", "top"]
 
-_NAMES: Final = ("client", "user", "model", "lane")
-"""Columns that begin at the left, and are shortened where a terminal is narrow."""
 _OTHER_LINES: Final = 11
 """Of the screen, that are neither a lane nor a client: with two for each of the longest lines."""
 
@@ -70,7 +68,7 @@ def screen(before: DaemonStatus, now: DaemonStatus, most: int | None = None) -> 
 
 def _lanes(before: DaemonStatus, now: DaemonStatus, seconds: float) -> Table:
     earlier = {lane.name: lane for lane in before.lanes}
-    table = _table("lane", "priority", "clients", "queued", "queued rows", "requests/s", "rows/s", "aged")
+    table = plain_table("lane", "priority", "clients", "queued", "queued rows", "requests/s", "rows/s", "aged")
     for lane in now.lanes:
         requests, rows = _rates(earlier.get(lane.name), lane, seconds)
         table.add_row(
@@ -90,7 +88,9 @@ def _clients(before: DaemonStatus, now: DaemonStatus, shown: Sequence[ClientStat
     earlier = {client.id: client for client in before.clients}
     several = len(now.models) > 1
     models = ["model"] if several else []
-    table = _table("client", "user", *models, "lane", "queued", "req/s", "rows/s", "refused", "p50 ms", "p99 ms")
+    table = plain_table(
+        "client", "user", *models, "lane", "queued", "req/s", "rows/s", "refused", "p50 ms", "p99 ms"
+    )
     for client in shown:
         requests, rows = _rates(earlier.get(client.id), client, seconds)
         table.add_row(
@@ -108,12 +108,3 @@ def _rates(
     requests = now.requests - (before.requests if before else 0)
     rows = now.rows - (before.rows if before else 0)
     return f"{requests / seconds:.0f}", f"{rows / seconds:,.0f}"
-
-
-def _table(*headings: str) -> Table:
-    """Returns a table that fits into 80 columns: without lines, and only names give way."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        named = heading in _NAMES
-        table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="ellipsis")
-    return table

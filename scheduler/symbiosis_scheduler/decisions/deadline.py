@@ -64,6 +64,10 @@ class _Standing:
         """When rows of the client were led last."""
 
 
+_Owed = tuple[Plan, _Standing, int, int]
+"""A plan, the standing of its lead's client, the target of its forward, and when it was planned."""
+
+
 class Deadline:
     """Earliest deadline first over the heads of all clients, in chunks, with holding."""
 
@@ -94,9 +98,23 @@ class Deadline:
         """When each is due by its entry; others of that client say nothing any more."""
         self._standings: dict[ClientId, _Standing] = {}
         self._most = _LEAST_KEPT
+        self._owed: list[_Owed] = []
+        """What was planned, and of which shares are not counted yet."""
+
+    def settle(self, known: Known) -> None:
+        """See `Policy`: counts what forwards have had."""
+        for plan, standing, target_us, now_us in self._owed:
+            rows = plan.rows
+            share = plan.parts[0].rows / rows
+            standing.spent_us += share * known.likely_us(plan, rows)
+            if standing.spent_us > _SHARE * target_us:
+                standing.since_us, standing.spent_us = now_us, 0.0
+        self._owed.clear()
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the batch whose lead is due first of those that are not better held."""
+        if self._owed:
+            self.settle(known)
         self._note(queues, known)
         lead = self._first(queues, known)
         if lead is None:
@@ -184,7 +202,7 @@ class Deadline:
         return turn_us + (token_us or max_wait_us)
 
     def _charge(self, plan: Plan, now_us: int, known: Known) -> None:
-        """The lead's turn is over, and its forward has had its share of the batch."""
+        """The lead's turn is over, and its forward will have its share of the batch."""
         lead = plan.lead
         standing = self._standings.get(lead.client)
         if standing is None:
@@ -197,8 +215,4 @@ class Deadline:
         if standing.started_us != traveller.started_us:
             standing.started_us = standing.since_us = traveller.started_us
             standing.spent_us = 0.0
-        rows = plan.rows
-        share = plan.parts[0].rows / rows
-        standing.spent_us += share * known.likely_us(plan, rows)
-        if standing.spent_us > _SHARE * (first_token_us if traveller.first_token else token_us):
-            standing.since_us, standing.spent_us = now_us, 0.0
+        self._owed.append((plan, standing, first_token_us if traveller.first_token else token_us, now_us))

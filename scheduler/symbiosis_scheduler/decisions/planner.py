@@ -6,6 +6,8 @@ cannot be carried out is found here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError
 from symbiosis_scheduler.decisions.known import Known
@@ -37,6 +39,11 @@ class Planner:
         before = self.tracks
         self._lay(config, policy, queues)
         self.tracks.inherit(before)
+
+    def settle(self, known: Known) -> None:
+        """Lets the policy settle its accounts, if it keeps some, by what is known so far."""
+        if self._settle is not None:
+            self._settle(known)
 
     def decide(self, now_us: int, known: Known) -> tuple[list[tuple[Plan, bool]], int | None]:
         """Returns plans that start now, each with whether beside the first level, and when the first hold ends.
@@ -71,6 +78,7 @@ class Planner:
         """Lays the tracks for what waits. Exact batches come one after the other: bits depend on threads."""
         self.policy = policy
         """Who decides."""
+        self._settle: Callable[[Known], None] | None = getattr(policy, "settle", None)
         self.exact = config.batching.exact
         self._queues = queues
         beside = self.can_beside and getattr(policy, "beside", False) and not self.exact

@@ -50,6 +50,9 @@ class Policy(Protocol):
     obeys (`symbiosis policy check` warns of others); `explain(config, longest_us)`, see `explanations`; and
     `beside`, true where lower levels may be computed beside the first: it is then asked for each by itself, with
     queues that have no others (see `tracks`).
+
+    A policy that keeps accounts may have a method `settle(known)`: it is called before anything is learned of a
+    plan that is done, when its answers are on their way, so that nobody waits for what it does there.
     """
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:

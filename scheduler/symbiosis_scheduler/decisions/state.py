@@ -89,10 +89,10 @@ class SchedulerState:
         """Plans that are done, how long each took, and when that was told: nothing was learned of them yet."""
         self._admission = AdmissionControl(len(catalogues), config, self._known.travellers)
         self._queues = Queues(config.lanes)
+        self.planner: Final = Planner(config, policy, self._queues, max_in_flight=max_in_flight, can_beside=beside)
         for base, ops in enumerate(catalogues):
             for op in ops:
                 self.learn(BaseId(base), op)
-        self.planner: Final = Planner(config, policy, self._queues, max_in_flight=max_in_flight, can_beside=beside)
         self._clients: dict[ClientId, PresentClient] = {}
         self._at_work = AtWork()
         self._tallies = Tallies(config.lanes, len(catalogues))
@@ -156,6 +156,7 @@ class SchedulerState:
 
     def reflect(self) -> None:
         """Learns from the plans that are done. Decides nothing, and whenever it is called changes no decision."""
+        self.planner.settle(self._known)
         for plan, took_us, now_us in self._lessons:
             self._known.finished(plan, took_us, now_us)
         self._lessons.clear()

@@ -6,13 +6,15 @@ for does not save up: on coming back its account is lifted to that of who is bei
 queueing). The time is what the batch is expected to take by the measured curves, divided among its rows; so nobody
 gets more by sending more, bigger or faster requests.
 
-Rows are charged when they are planned. What is kept is a number per lane, and per client that is ahead.
+Rows are charged before the next decision, as soon as nobody waits for that (`settle`), by what was known when
+they were planned. What is kept is a number per lane, and per client that is ahead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop
+from itertools import islice, repeat
 from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeVar
 
@@ -75,9 +77,19 @@ class WeightedFair:
         self._weights = {name: lane.weight for name, lane in config.lanes.items()}
         self._lanes: _Accounts[str] = _Accounts()
         self._clients: dict[str, _Accounts[ClientId]] = {name: _Accounts() for name in config.lanes}
+        self._owed: list[Plan] = []
+        """What was planned and is not charged yet."""
+
+    def settle(self, known: Known) -> None:
+        """See `Policy`: charges what was planned."""
+        for plan in self._owed:
+            self._charge(plan, known)
+        self._owed.clear()
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:
         """Returns the batch of whoever has got least; None only if nothing waits."""
+        if self._owed:
+            self.settle(known)
         lane = min(
             (lane for lane in queues.lanes if lane.waiting),
             key=lambda lane: self._lanes.standing(lane.name),
@@ -93,22 +105,26 @@ class WeightedFair:
             if lead is None:
                 return Hold(until_us)
             plan = batch(lead, queues, self._max_rows)
-        self._charge(plan, known)
+        self._owed.append(plan)
         return plan
 
     def _heads(self, lane: Lane) -> Iterator[Request]:
         """Yields the heads of the lane's clients, who has got least first, and of equals by turn."""
         accounts = self._clients[lane.name]
-        get, now = accounts.given.get, accounts.now
+        get, now, turns = accounts.given.get, accounts.now, lane.level.turns
+        if len(lane.level.lanes) == 1:  # mostly nobody asks for a second one
+            had = list(map(get, turns, repeat(now)))
+            least = min(had)
+            first = had.index(least) if least > now else next(n for n, each in enumerate(had) if each <= now)
+            yield next(islice(turns.values(), first, None))
         left = [
             (given if (given := get(client, now)) > now else now, turn, head)
-            for turn, (client, head) in enumerate(lane.level.turns.items())
+            for turn, (client, head) in enumerate(turns.items())
             if head.lane == lane.name
         ]
-        first = min(left)
-        yield first[2]
-        left.remove(first)
         heapify(left)
+        if len(lane.level.lanes) == 1:
+            heappop(left)
         while left:
             yield heappop(left)[2]
 
@@ -126,8 +142,9 @@ class WeightedFair:
                 lane = request.lane
                 accounts = self._clients[lane]
                 given, now = accounts.given, accounts.now
-            before_us = given.get(request.client, now)
-            given[request.client] = (before_us if before_us > now else now) + rows * a_row_us
+            client = request.client
+            before_us = given.get(client, now)
+            given[client] = (before_us if before_us > now else now) + rows * a_row_us
             spent_rows[lane] = spent_rows.get(lane, 0) + rows
         for lane, rows in spent_rows.items():
             self._clients[lane].forget()
