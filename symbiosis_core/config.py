@@ -67,12 +67,6 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     that one reading of the weights serves them all. 0: never. A client alone is never held. Pays for lanes of few
     rows; a training batch is bound by computing, and sharing its weights saves nothing."""
 
-    nice: Annotated[int, Meta(ge=0, le=19)] = 0
-    """Of the processes of this lane's clients at the daemon's socket: how much weight each gives up by itself when
-    it attaches, as `nice` counts it, where it has given up less. Where they compute on the cores that the daemon
-    wants, the kernel gives each process as much as the daemon. 0: none, for it is the user's process, and what was
-    given up cannot be taken back."""
-
     weight: Annotated[float, Meta(ge=0.001, le=1000)] = 1.0
     """`weighted_fair`: this lane's share of the daemon's time, in proportion to the others'."""
     first_token_us: Annotated[int, Meta(ge=0, le=600_000_000)] = 0

@@ -154,7 +154,6 @@ class ControlPlane:
             max_rows=config.limits.max_rows,
             exact=config.batching.exact,
             reasons=choice.reasons,
-            nice=config.lanes[lane].nice if parse(address).scheme == "ipc" else 0,  # others have other cores
         )
 
     async def _describe(self, describe: Describe) -> Reply:

@@ -42,7 +42,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello", omit_defaults=True):
     """What it was promised before and could not take up, for the door was shut: the daemon takes that back."""
 
 
-class Welcome(msgspec.Struct, frozen=True, tag="welcome", omit_defaults=True):
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """A place was granted: connect to `endpoint` with `token` within `token_valid_s` seconds."""
 
     client: int
@@ -58,5 +58,3 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", omit_defaults=True):
     """Why this transport was chosen, and why not the others."""
     exact: bool = False
     """Whether batches are exact, so that the client should not let chance into its bits either."""
-    nice: Annotated[int, Meta(ge=0, le=19)] = 0
-    """How much weight the client's process is asked to give up, as `nice` counts it. An older client does not."""

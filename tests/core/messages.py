@@ -113,7 +113,6 @@ REPLIES: Final[dict[str, Reply]] = {
         reasons=("posix_shm: chosen",),
         exact=True,
     ),
-    "welcome_nice": Welcome(3, Token("ab"), 5.0, "m", "l", "t", "e", 1, nice=10),
     "model": ModelReply(_MODEL),
     "tensor": TensorPart(0, 4, b"\x00\x01\x02\x03"),
     "learned": Learned(212),
@@ -152,10 +151,6 @@ GOLDEN: Final[dict[str, bytes]] = {
         b"\x8b\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"
         b"\xa5model\xa7smollm2\xa4lane\xa8training\xa9transport\xa9posix_shm\xa8endpoint\xb1ipc:///tmp/s.data"
         b"\xa8max_rows\xce\x00\x01\x00\x00\xa7reasons\x91\xb1posix_shm: chosen\xa5exact\xc3"
-    ),
-    "welcome_nice": (  # what is left out has its default, and an older client skips what it does not know
-        b"\x8a\xa4type\xa7welcome\xa6client\x03\xa5token\xa2ab\xadtoken_valid_s\xcb@\x14\x00\x00\x00\x00\x00\x00"
-        b"\xa5model\xa1m\xa4lane\xa1l\xa9transport\xa1t\xa8endpoint\xa1e\xa8max_rows\x01\xa4nice\n"
     ),
     "model": (
         b"\x82\xa4type\xa5model\xa4spec\x8a\xa4name\xa7smollm2\xacname_or_path\xaborg/smollm2\xabfingerprint"

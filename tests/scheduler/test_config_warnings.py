@@ -73,7 +73,7 @@ def test_what_somebody_elses_policy_reads_may_be_any_collection(reads: Any) -> N
         ("deadline", {"token_us": 5}),
         ("deadline", {"max_wait_us": 5}),
         ("latency_first", {"max_wait_us": 7, "chunk_rows": 512, "max_hold_us": 5}),
-        ("fifo", {"client_rows_per_s": 9, "user_rows_per_s": 10, "max_clients": 3, "nice": 5}),
+        ("fifo", {"client_rows_per_s": 9, "user_rows_per_s": 10, "max_clients": 3}),
     ],
 )
 def test_what_takes_effect_is_not_warned_of(policy: str, lane: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ import torch
 
 from symbiosis_adapters.connection.asking import RowsQuotaError, fetch_from, quota_of, teach
 from symbiosis_adapters.connection.attaching import attach
-from symbiosis_adapters.connection.niceness import give_up_weight
 from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_adapters.connection.rests import trim_at_rest
 from symbiosis_adapters.connection.unpicklable import CANNOT_BE_PICKLED
@@ -231,8 +230,6 @@ class Session:
         self.reconnects += hasattr(self, "spec")
         self._learned.clear()
         self.welcome, self.spec = welcome, spec
-        if welcome.nice and welcome.transport != "inproc":  # else it would be the daemon's own process
-            give_up_weight(welcome.nice)
 
     def _check_same_base(self, spec: ModelSpec) -> None:
         before = getattr(self, "spec", None)

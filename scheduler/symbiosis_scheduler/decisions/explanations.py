@@ -53,11 +53,6 @@ def _common(config: DaemonConfig) -> list[str]:
         for key, rate in (("client", lane.client_rows_per_s), ("user", lane.user_rows_per_s)):
             if rate:
                 said.append(f"A {key} of {name} may have {rate:,} rows a second computed, in the long run.")
-        if lane.nice:
-            said.append(
-                f"Processes of {name} at the daemon's socket give up weight when they attach, as by nice "
-                f"{lane.nice}; who sets SYMBIOSIS_KEEP_NICE=1 does not."
-            )
         if lane.max_clients:
             said.append(f"At most {lane.max_clients} clients are in {name}.")
         if lane.max_clients_per_user:

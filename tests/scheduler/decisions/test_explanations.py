@@ -33,14 +33,6 @@ def explained(config: DaemonConfig, longest: LongestUs = longest_us) -> Explanat
     return explain(config, policy_class(config), longest)
 
 
-def test_what_processes_are_asked_for_is_said_whatever_the_policy() -> None:
-    lanes = {"chat": LANES["chat"], "jobs": LaneConfig(priority=5, nice=7)}
-    for name in policy_names():
-        said = explained(DaemonConfig(lanes=lanes, policy=PolicyConfig(name=name))).sentences
-        (line,) = [each for each in said if "nice" in each]
-        assert line.startswith("Processes of jobs ") and "nice 7;" in line
-
-
 def test_strict_lanes_are_delayed_by_one_batch_from_below_and_by_ageing_from_above() -> None:
     said = explained(DaemonConfig(lanes=LANES, compute=ONE_BY_ONE))
     assert said.sentences[0].startswith("Lanes go strictly in this order: chat, then jobs, then night.")
