@@ -13,7 +13,7 @@ log = get_logger(__name__)
 
 
 class Trimming:
-    """A service of the kernel, in the main thread: the data plane has nothing to do when it works."""
+    """A service of the kernel, in the main thread: the data plane has next to nothing to do when it works."""
 
     name = "trimming"
 

@@ -2,8 +2,8 @@
 
 What a forward and backward have freed the C library keeps, which is what makes the next ones fast. Where nothing
 is computed for some seconds, be it by the model, an optimizer or anybody else in the process, nobody misses it,
-and a client that waits for its user holds that much less. In steps of training that follow each other nothing
-happens.
+and a client that waits for its user holds that much less. Steps of training that follow each other
+pay nothing; one that waited for seconds, for its daemon or its data, finds its next pages anew.
 
 `SYMBIOSIS_KEEP_HEAP=1` in the environment leaves the heap alone.
 """
@@ -25,9 +25,15 @@ KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_HEAP"
 
 @cache
 def trim_at_rest() -> None:
-    """From now on the heap of this process is trimmed when it rests, by a thread. Not in forked children."""
+    """From now on the heap of this process is trimmed when it rests, by a thread.
+
+    A forked child has none until it opens a session.
+    """
     if os.environ.get(KEEP_VARIABLE, "0") in ("", "0"):
         threading.Thread(target=_watch, name="symbiosis-rest", daemon=True).start()
+
+
+os.register_at_fork(after_in_child=trim_at_rest.cache_clear)
 
 
 def _watch() -> None:

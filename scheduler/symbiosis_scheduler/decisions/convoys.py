@@ -58,16 +58,29 @@ class Convoys:
         """By lane, and by how many clients of it are active."""
         self._trial: dict[str, ConvoyTrial] = {}
         """Of so many as there are now, by lane."""
-        self._busy_us = 0
+        self._busy_us: dict[str, int] = {}
+        """For how long batches were computed whose lead was of that lane."""
 
     def __repr__(self) -> str:
         return f"<Convoys of {len(self._travellers.all)}: {self.missed} missed>"
 
     def left(self, client: ClientId) -> None:
-        """A client is gone. Nobody waits for it."""
+        """A client is about to go, and the travellers know it still. Nobody waits for it."""
         self.holds.left(client)
-        for trial in self._trial.values():
-            trial.resumed()
+        traveller = self._travellers.all.get(client)
+        if traveller is None or (lane := traveller.lane) not in self._trials:
+            return
+        if self._travellers.count((lane,)) == 1:
+            for kept in (self._trials, self._trial, self._busy_us):
+                kept.pop(lane, None)
+        elif lane in self._trial:
+            self._trial[lane].resumed()
+
+    def adopted(self) -> None:
+        """Another configuration and policy hold: what was seen of ways was seen under the one before."""
+        self._trials.clear()
+        self._trial.clear()
+        self._busy_us.clear()
 
     def arrived(self, request: Request) -> None:
         """A client wants something. The travellers know it already."""
@@ -82,11 +95,14 @@ class Convoys:
             self._trial[request.lane] = trial
             trial.resumed()
         if count > 1 and traveller.forward_us is not None:
-            trial.forward(request.client, traveller.forward_us, request.arrived_us, self._busy_us)
+            trial.forward(
+                request.client, traveller.forward_us, request.arrived_us, self._busy_us.get(request.lane, 0)
+            )
 
     def finished(self, plan: Plan, took_us: int) -> None:
         """A plan is computed. The costs do not know it yet."""
-        self._busy_us += took_us
+        if (lane := plan.lead.lane) in self._trials:
+            self._busy_us[lane] = self._busy_us.get(lane, 0) + took_us
         self.holds.finished(plan, took_us, self._costs.curve(plan.op, plan.direction, kept=plan.kept))
 
     def hold_until(self, lead: Request, level: Level, now_us: int, max_rows: int) -> int | None:
@@ -125,7 +141,8 @@ class Convoys:
                 return None
         if meeting is None:
             return None
-        until_us = int(min(latest_us, (now_us if held is None else held.began_us) + meeting.patience_us))
+        began_us = now_us if held is None else held.began_us
+        until_us = int(min(latest_us, began_us + meeting.patience_us))
         if until_us <= now_us:
             self._give_up(meeting.joining, here)
             return None

@@ -165,7 +165,9 @@ class Holds:
             self.hits += bool(came)
             self.waited_us += waited_us
             self.expected_us += meeting.worth_us - meeting.wait_us / meeting.trips
-            self._end(saved_us - waited_us / meeting.trips)
+            self.actual_us += saved_us - waited_us / meeting.trips
+            if meeting.foretold:
+                self._end(saved_us - waited_us / meeting.trips)
 
     def failed(self, plan: Plan) -> None:
         """A plan was not computed as it was planned: nothing can be said of its holds."""
@@ -205,7 +207,6 @@ class Holds:
         self.due_error_us += (error_us - self.due_error_us) / self._dues
 
     def _end(self, actual_us: float) -> None:
-        self.actual_us += actual_us
         self._balance_us += actual_us
         self._judged += 1
         if self._judged >= _JUDGED:

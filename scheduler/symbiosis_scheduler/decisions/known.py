@@ -59,8 +59,8 @@ class Known:
 
     def left(self, client: ClientId) -> None:
         """A client is gone."""
-        self.travellers.left(client)
         self.convoys.left(client)
+        self.travellers.left(client)
 
     def likely_us(self, plan: Plan, rows: int) -> float:
         """Returns how long a plan of so many rows will take, by a guess where nothing was measured."""

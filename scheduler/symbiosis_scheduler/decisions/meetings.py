@@ -13,6 +13,7 @@ It is part of a decision, and looked at for every new lead: what is cheap and ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -58,7 +59,9 @@ class Meeting(msgspec.Struct, frozen=True, gc=False):
     trips: float
     """For how many trips the wait is: where somebody is met anew, as many as company lasts."""
     patience_us: float
-    """For how long the lead is held at most."""
+    """For how long the lead is held at most, from when its hold began."""
+    foretold: bool = True
+    """Whether it is expected to pay; else all go together, to see whether it does."""
 
 
 class Prospect(NamedTuple):
@@ -203,4 +206,4 @@ def joint_meeting(
     met = frozenset(map(_CLIENT, joining))
     worth_us = apart_us - (expected_us(rows) or 0.0)
     trips = 1.0 if met <= traveller.company else travellers.lasting
-    return Meeting(met, last_us - scene.now_us, worth_us, trips, latest_us - scene.now_us)
+    return Meeting(met, last_us - scene.now_us, worth_us, trips, math.inf, foretold=False)

@@ -277,6 +277,7 @@ class SchedulerState:
         self._admission.moved_to(event.config, self._clients.values())
         self._tallies.moved_to(lanes)
         self.planner.adopt(event.config, event.policy, self._queues)
+        self._known.convoys.adopted()
         return []
 
     def _drain(self, _: Drain) -> list[Instruction]:

@@ -122,3 +122,19 @@ def test_a_trial_says_how_they_go() -> None:
     assert repr(lane.trial) == "<ConvoyTrial of 4, together, tried>"
     lane.run(20)
     assert repr(lane.trial) == "<ConvoyTrial of 4, together>"
+
+
+def test_clients_whose_forwards_are_never_alike_keep_nobody_from_being_compared() -> None:
+    """Nor has one that went quiet. What is kept until then is bounded."""
+    lane = Lane(4, apart=100_000, foretold=100_000, together=70_000)
+    lane.clients = range(3)
+    lane.run(500)
+    assert lane.made[TOGETHER] > 300
+
+
+def test_where_most_clients_are_others_than_before_nothing_is_concluded() -> None:
+    lane = Lane(4, apart=100_000, foretold=70_000, together=900_000)
+    lane.run_until(TOGETHER)
+    lane.clients = range(4, 8)
+    lane.run(30)
+    assert lane.trial.way is FORETOLD

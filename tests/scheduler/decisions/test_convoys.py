@@ -13,8 +13,11 @@ from typing import NamedTuple
 import pytest
 
 from symbiosis_core.config import DaemonConfig, LaneConfig
-from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
+from symbiosis_core.ids import BaseId, ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
+from symbiosis_scheduler.decisions.convoy_trial import ConvoyTrial, Way
+from symbiosis_scheduler.decisions.convoys import Convoys
+from symbiosis_scheduler.decisions.costs import Costs
 from symbiosis_scheduler.decisions.events import (
     Answer,
     Arrived,
@@ -25,8 +28,12 @@ from symbiosis_scheduler.decisions.events import (
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.decisions.plan import Part, Plan
 from symbiosis_scheduler.decisions.policy import LatencyFirst
+from symbiosis_scheduler.decisions.queues import Queues
+from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.state import SchedulerState
+from symbiosis_scheduler.decisions.travellers import Travellers
 from symbiosis_transports.calls import Arrival, Call
 
 LAYERS = 12
@@ -186,6 +193,57 @@ def test_where_company_makes_all_slower_it_is_tried_and_left(reading_us: int, al
         for hold_us in (0, 50_000)
     )
     assert sum(held.forwards.values()) > 0.97 * sum(apart.forwards.values())
+
+
+def convoys_of(*clients: int) -> Convoys:
+    """Returns convoys of a lane of such clients, which have answered each other's requests and all go together."""
+    costs, travellers = Costs(), Travellers()
+    costs.introduce(OPS[1], OpId(1), BaseId(0))
+    costs.learn(OpId(1), Direction.FORWARD, 1, 1000, kept=False)
+    convoys = Convoys(costs, travellers)
+    for turn in range(3):
+        for client in clients:
+            travellers.arrived(asked(client, turn * 10_000))
+        plan = Plan(OpId(1), Direction.FORWARD, tuple([Part(asked(client, 0), 0, 1) for client in clients]))
+        travellers.answered(plan, frozenset(map(ClientId, clients)), turn * 10_000 + 5000)
+    convoys._trial["inference"] = trial = ConvoyTrial(len(clients))
+    convoys._trials["inference"] = {len(clients): trial}
+    trial.way = Way.TOGETHER
+    return convoys
+
+
+def asked(client: int, now_us: int) -> Request:
+    return Request(
+        ClientId(client), SlotIndex(0), Generation(1), "inference", OpId(1), Direction.FORWARD, 1, now_us, 0, 4096
+    )
+
+
+def test_who_goes_together_waits_for_the_last_until_the_lane_allows_no_more() -> None:
+    """Also where somebody else has come in the second half of that time."""
+    convoys = convoys_of(1, 2, 3)
+    config = DaemonConfig(lanes={"inference": LaneConfig(priority=0, max_wait_us=0, max_hold_us=50_000)})
+    queues = Queues(config.lanes)
+    level = queues.levels[0]
+    lead, second = asked(1, 30_000), asked(2, 62_000)
+    queues.push(lead)
+    convoys._travellers.arrived(lead)
+    assert convoys.hold_until(lead, level, 30_000, 100) == 80_000
+    queues.push(second)
+    convoys._travellers.arrived(second)
+    assert convoys.hold_until(lead, level, 62_000, 100) == 80_000
+    assert convoys.missed == 0
+
+
+def test_lanes_whose_clients_have_left_or_are_configured_anew_do_not_go_together() -> None:
+    convoys = convoys_of(1, 2)
+    assert list(convoys.together) == ["inference"]
+    for client in (1, 2):
+        convoys.left(ClientId(client))
+        convoys._travellers.left(ClientId(client))
+    assert not convoys.together
+    convoys = convoys_of(1, 2)
+    convoys.adopted()
+    assert not convoys.together
 
 
 def test_a_client_alone_is_never_held() -> None:

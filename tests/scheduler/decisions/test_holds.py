@@ -197,3 +197,17 @@ def test_a_trial_that_pays_turns_holding_on_for_good() -> None:
         holds.started(joint, 20)
         holds.finished(joint, 110, curve(one=100))
     assert not holds.off and holds.hits == 200
+
+
+def test_holds_of_those_who_go_together_to_see_whether_it_pays_turn_nothing_off() -> None:
+    """What they cost and bring is told all the same."""
+    holds = Holds()
+    for _ in range(200):
+        lead = request(1)
+        meeting = Meeting(frozenset([ClientId(2)]), 100, 0, 1.0, 1e6, foretold=False)
+        holds.hold(lead, 0, 1_000_000, frozenset({lead.client}), meeting)
+        alone = plan(lead)
+        holds.started(alone, now_us=5000)
+        holds.finished(alone, 1000, curve(one=1000))
+    assert holds.actual_us == -200 * 5000
+    assert not holds.off
