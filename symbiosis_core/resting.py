@@ -27,16 +27,17 @@ _WORTH_S: Final = 0.1
 class Resting:
     """Tells when a process has begun to rest, once for every time it has worked."""
 
-    def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
+    def __init__(self, cpu_s: Callable[[], float] = time.process_time, look_every_s: float = LOOK_EVERY_S) -> None:
         """`cpu_s` is the processor time of all threads of the process."""
         self._cpu_s = cpu_s
+        self._idle_s = _IDLE_SHARE * look_every_s
         self._last_s = self._trimmed_s = cpu_s()
 
     def look(self) -> bool:
-        """Whether the process has rested since the last look, `LOOK_EVERY_S` ago, and worked before that."""
+        """Whether the process has rested since the last look, `look_every_s` ago, and worked before that."""
         now_s, last_s = self._cpu_s(), self._last_s
         self._last_s = now_s
-        if now_s - last_s > _IDLE_SHARE * LOOK_EVERY_S or now_s - self._trimmed_s < _WORTH_S:
+        if now_s - last_s > self._idle_s or now_s - self._trimmed_s < _WORTH_S:
             return False
         self._trimmed_s = now_s
         return True

@@ -18,7 +18,7 @@ class Trimming:
     name = "trimming"
 
     def __init__(self, resting: Resting | None = None, look_every_s: float = LOOK_EVERY_S) -> None:
-        self._resting = resting or Resting()
+        self._resting = resting or Resting(look_every_s=look_every_s)
         self._look_every_s = look_every_s
 
     async def start(self) -> None:

@@ -37,7 +37,7 @@ os.register_at_fork(after_in_child=trim_at_rest.cache_clear)
 
 
 def _watch() -> None:
-    resting = Resting()
+    resting = Resting(look_every_s=LOOK_EVERY_S)
     while True:
         time.sleep(LOOK_EVERY_S)
         if resting.look():
