@@ -60,7 +60,7 @@ class Bookkeeping:
                     expected_ms=round((holds.expected_us - self._told.expected_us) / 1e3, 1),
                     actual_ms=round((holds.actual_us - self._told.actual_us) / 1e3, 1),
                     off=holds.off,
-                    together=",".join(holds.together) or None,
+                    together=",".join(holds.together) if isinstance(holds.together, tuple) else None,
                 )
             )
             self._told = holds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 __all__ = [
     "BatchStatus",
@@ -120,8 +121,9 @@ class HoldStatus(msgspec.Struct, frozen=True):
     """By how much those who were waited for came earlier or later than predicted, over the last hundred holds."""
     cost_error: float = 0.0
     """By which share batches took more or less than their cost curves said, over the last hundred."""
-    together: tuple[str, ...] = ()
-    """Lanes whose clients all wait for one another for now, because their forwards take no longer that way."""
+    together: tuple[str, ...] | UnsetType = UNSET
+    """Lanes whose clients all wait for one another for now, because their forwards take no longer that way.
+    Left out where there is none: an older reader gets the bytes that it always got."""
 
 
 class MemoStatus(msgspec.Struct, frozen=True):

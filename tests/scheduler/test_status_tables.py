@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from symbiosis_core.ids import ClientId
 from symbiosis_core.wire import DaemonStatus, StatusReply
 from symbiosis_scheduler.commands.policy import policy
-from symbiosis_scheduler.commands.status import client_table, lane_table
+from symbiosis_scheduler.commands.status import client_table, lane_table, learned_lines
 from symbiosis_scheduler.commands.status import status as show_status
 from symbiosis_scheduler.commands.top import screen, top
 from tests.core.messages import REPLIES
@@ -112,6 +113,18 @@ def test_holding_that_is_off_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -
     app.command()(show_status)
     for text in (CliRunner().invoke(app, []).output, printed(screen(off, off))):
         assert "off: it did not pay" in text and "[red]" not in text
+
+
+def test_which_lanes_go_together_is_said_and_sent_only_where_there_is_one() -> None:
+    reply = REPLIES["status_reply"]
+    assert isinstance(reply, StatusReply)
+    holds = replace(reply.status.holds, together=("chat", "inference"))
+    assert any(
+        "all together: chat, inference" in line for line in learned_lines(replace(reply.status, holds=holds))
+    )
+    assert not any("together" in line for line in learned_lines(reply.status))
+    assert b"together" in msgspec.msgpack.encode(holds)
+    assert b"together" not in msgspec.msgpack.encode(reply.status.holds)
 
 
 NAMES = ["[/]", "[/x] [b]", ":smile:", "two\nlines", "\x1b[2J"]

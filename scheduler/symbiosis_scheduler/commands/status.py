@@ -66,7 +66,7 @@ def learned_lines(found: DaemonStatus) -> list[str]:
     """Returns what holding, looking and keeping have brought, a line each."""
     holds, memo, spins = found.holds, found.memo, found.spins
     way = "  by what is foretold off: it did not pay" if holds.off else ""
-    if holds.together:
+    if isinstance(holds.together, tuple):
         way += f"  all together: {', '.join(holds.together)}"
     saved = f"saved {holds.actual_us / 1e3:.1f} ms of {holds.expected_us / 1e3:.1f} expected"
     foretold = f"{holds.prediction_error_us / 1e3:.2f} of {holds.pause_us / 1e3:.2f} ms"

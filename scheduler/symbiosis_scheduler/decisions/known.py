@@ -71,7 +71,7 @@ class Known:
         """Returns what holding has brought, and how good what it rests on is."""
         error_us, pause_us = self.travellers.error.usual, self.travellers.pause.usual
         found = self.convoys.holds.status(error_us, pause_us, self.convoys.missed, self.costs.error)
-        return msgspec.structs.replace(found, together=self.convoys.together)
+        return msgspec.structs.replace(found, together=self.convoys.together or msgspec.UNSET)
 
     def _answered(self, plan: Plan, now_us: int) -> None:
         answered = frozenset([part.request.client for part in plan.parts if part.stop == part.request.rows])
