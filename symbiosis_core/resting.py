@@ -9,12 +9,11 @@ trains never pauses so long.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["LOOK_EVERY_S", "Resting", "trim_heap"]
+__all__ = ["LOOK_EVERY_S", "Resting"]
 
 LOOK_EVERY_S: Final = 2.0
 """How often a process looks whether it rests. It is trimmed one to two times so long after its last work."""
@@ -41,13 +40,3 @@ class Resting:
             return False
         self._trimmed_s = now_s
         return True
-
-
-def trim_heap() -> None:
-    """Gives freed memory back to the system, if the C library is one that keeps some (glibc). From any thread.
-
-    Takes 70 us a megabyte that is given back. Threads that allocate meanwhile may wait for it.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-    if trim is not None:
-        trim(0)

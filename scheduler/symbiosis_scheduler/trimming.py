@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from symbiosis_core.heaps import trim_heap
 from symbiosis_core.logs import event, get_logger
-from symbiosis_core.resting import LOOK_EVERY_S, Resting, trim_heap
+from symbiosis_core.resting import LOOK_EVERY_S, Resting
 
 __all__ = ["Trimming"]
 

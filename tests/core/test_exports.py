@@ -26,7 +26,7 @@ EXPORTS = {
         "Problem", "RefusalCode", "RefusedError", "RemoteProtocolError", "ServiceFailedError", "SymbiosisError",
         "UsageError",
     ],
-    "symbiosis_core.heaps": ["share_heap"],
+    "symbiosis_core.heaps": ["share_heap", "trim_heap"],
     "symbiosis_core.ids": [
         "FIRST_BASE", "BaseId", "ClientId", "Generation", "OpId", "SlotIndex", "Token", "boot_id", "new_token",
         "process_namespace",
@@ -37,7 +37,7 @@ EXPORTS = {
     "symbiosis_core.logs": ["ENVIRONMENT", "LEVELS", "Event", "event", "get_logger", "setup"],
     "symbiosis_core.openmp": ["GOMP_SPINCOUNT", "bound_openmp", "let_team_go", "sleep_soon", "waiting_told"],
     "symbiosis_core.protocol": ["ANSWERS", "ClientConversation", "refusal"],
-    "symbiosis_core.resting": ["LOOK_EVERY_S", "Resting", "trim_heap"],
+    "symbiosis_core.resting": ["LOOK_EVERY_S", "Resting"],
     "symbiosis_core.segments": [
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe", "frozen_values",
         "inputs_behind",

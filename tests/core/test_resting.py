@@ -54,7 +54,7 @@ def test_little_now_and_then_is_rest_but_is_worth_nothing_until_it_has_added_up(
 HEAP = """
 import sys
 from pathlib import Path
-from symbiosis_core.resting import trim_heap
+from symbiosis_core.heaps import trim_heap
 def anonymous():
     text = Path("/proc/self/status").read_text()
     return int(text.split("RssAnon:")[1].split()[0]) * 1024

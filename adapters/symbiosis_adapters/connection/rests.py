@@ -16,7 +16,8 @@ import time
 from functools import cache
 from typing import Final
 
-from symbiosis_core.resting import LOOK_EVERY_S, Resting, trim_heap
+from symbiosis_core.heaps import trim_heap
+from symbiosis_core.resting import LOOK_EVERY_S, Resting
 
 __all__ = ["KEEP_VARIABLE", "trim_at_rest"]
 

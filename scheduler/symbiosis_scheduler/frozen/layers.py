@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from symbiosis_core.errors import RefusalCode, RefusedError, UsageError
-from symbiosis_core.resting import trim_heap
+from symbiosis_core.heaps import trim_heap
 from symbiosis_core.specs import Direction, ModelSpec, OpSpec
 from symbiosis_scheduler.frozen.catalogue import catalogue_of, trial
 from symbiosis_scheduler.frozen.fingerprint import fingerprint, raw_bytes

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from symbiosis_core.resting import trim_heap
+from symbiosis_core.heaps import trim_heap
 from symbiosis_scheduler.frozen.lending import Place
 from symbiosis_scheduler.frozen.quantised import is_quantised, pieces, reseat
 

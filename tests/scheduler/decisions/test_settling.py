@@ -11,7 +11,16 @@ from symbiosis_core.config import DaemonConfig, LaneConfig, PolicyConfig
 from symbiosis_core.errors import RefusalCode
 from symbiosis_core.ids import ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
-from symbiosis_scheduler.decisions.events import Adopt, Arrived, ClientJoined, ClientLeft, PlanDone, Run, Turn
+from symbiosis_scheduler.decisions.events import (
+    Adopt,
+    Answer,
+    Arrived,
+    ClientJoined,
+    ClientLeft,
+    PlanDone,
+    Run,
+    Turn,
+)
 from symbiosis_scheduler.decisions.known import Known
 from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.policies import make_policy
@@ -73,7 +82,8 @@ def leads(policy: str, reflect: bool) -> Leads:
             state.reflect()
         now_us += 10
         for answer in answers:
-            ask(int(answer.client))  # type: ignore[union-attr]  # nothing else comes of a plan that is done
+            assert isinstance(answer, Answer)
+            ask(int(answer.client))
     return found
 
 
