@@ -21,6 +21,8 @@ from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_core.ids import BaseId, ClientId, Token
 from symbiosis_core.logs import event, get_logger
+from symbiosis_core.spared_core import Place, go, return_to, spared_core
+from symbiosis_scheduler.core_sharing import CoreSharing
 from symbiosis_scheduler.decisions.events import (
     Adopt,
     Answer,
@@ -36,11 +38,13 @@ from symbiosis_scheduler.decisions.events import (
     Sleep,
     Turn,
 )
+from symbiosis_scheduler.decisions.plan import Plan
 from symbiosis_scheduler.decisions.policy import Policy
 from symbiosis_scheduler.decisions.quotas import Reached
 from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.execution.executor import Executor, Launched
 from symbiosis_scheduler.execution.memo import Memo
+from symbiosis_scheduler.execution.threads import MANY_ROWS
 from symbiosis_scheduler.frozen.lending import UNASKED, Lent, Withheld
 from symbiosis_scheduler.grants import Grants
 from symbiosis_scheduler.programs.program import Program
@@ -78,6 +82,9 @@ class DataPlane:
         """Those that there are streams for, since the start."""
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
+        self._sharing = CoreSharing(spared_core())
+        self._cores_before: set[int] | None = None
+        """Where this thread could compute before it was to stay on one core; None: it may still."""
         self._underway: list[Launched] = []
         self._awake = False
         self._draining: asyncio.Future[None] | None = None
@@ -117,6 +124,7 @@ class DataPlane:
         self._reception.left(channel.client)
         if seat is not None:
             self._executor.detach(channel.client)
+            self._sharing.left(channel.client)
             self._tell(ClientLeft(channel.client))
             log.info(event("client left", client=channel.client, name=seat.tenant.name, reason=reason))
             self.wake()
@@ -263,10 +271,29 @@ class DataPlane:
             _CARRY_OUT[type(instruction)](self, instruction)
 
     def _run(self, instruction: Run) -> None:
-        plan = instruction.plan
+        plan, company = instruction.plan, instruction.company
         priority = self._priorities[plan.lead.lane]
-        launched = self._executor.launch(plan, priority, beside=instruction.beside, company=instruction.company)
+        if self._share_cores(plan, lower=priority != self._stream_priorities[0], beside=instruction.beside):
+            company = company and 1  # threads that are started there stay there
+        launched = self._executor.launch(plan, priority, beside=instruction.beside, company=company)
         self._underway.append(launched)
+
+    def _share_cores(self, plan: Plan, *, lower: bool, beside: bool) -> bool:
+        """Says who is to compute where, and returns whether this thread has only one core for the plan."""
+        place, asked = self._sharing.launched(plan.clients, monotonic_us(), lower=lower, beside=beside)
+        for client, where in asked:
+            self.seats.ask_to(client, where)
+        if beside:
+            return False
+        self._move(place if plan.rows < MANY_ROWS else None)
+        return self._cores_before is not None
+
+    def _move(self, place: Place | None) -> None:
+        if place is None and self._cores_before is not None:
+            return_to(self._cores_before)
+            self._cores_before = None
+        elif place is not None and self._cores_before is None:
+            self._cores_before = go(place)
 
     def _answer(self, answer: Answer) -> None:
         self.seats.answer(answer)

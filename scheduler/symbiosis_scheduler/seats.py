@@ -11,10 +11,11 @@ from typing import Final
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.errors import RemoteProtocolError
 from symbiosis_core.ids import ClientId
+from symbiosis_core.spared_core import Place
 from symbiosis_core.telemetry import LatencyHistogram
 from symbiosis_scheduler.decisions.events import Answer, Arrived
 from symbiosis_scheduler.grants import Tenant
-from symbiosis_transports.ports import ServerChannel
+from symbiosis_transports.ports import SaysPlace, ServerChannel
 from symbiosis_transports.waiting import Watch
 
 __all__ = ["Seat", "Seats"]
@@ -84,6 +85,12 @@ class Seats(Mapping[ClientId, Seat]):
         self._to_ring.add(seat.channel)
         now_us = monotonic_us()
         seat.latency.add(now_us - answer.arrived_us, now_us)
+
+    def ask_to(self, client: ClientId, place: Place | None) -> None:
+        """Asks a client to compute there, where it computes on this host."""
+        seat = self._seats.get(client)
+        if seat is not None and isinstance(seat.channel, SaysPlace):
+            seat.channel.ask_to(place)
 
     def ring(self) -> None:
         """Tells everybody who was answered."""

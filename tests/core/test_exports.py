@@ -42,6 +42,7 @@ EXPORTS = {
         "MAX_NODES", "MAX_PLANES", "Fn", "Node", "Segment", "SegmentSpec", "check", "describe", "frozen_values",
         "inputs_behind",
     ],
+    "symbiosis_core.spared_core": ["Place", "go", "return_to", "spared_core"],
     "symbiosis_core.specs": [
         "PLANE_ALIGNMENT", "DType", "Direction", "LentTensor", "ModelSpec", "Op", "OpKind", "OpSpec", "Plane",
         "TensorKind", "TensorSpec", "plane_starts",

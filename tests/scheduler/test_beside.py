@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -239,3 +241,29 @@ def test_a_bad_token_id_is_refused(running: Running, streams: HeldBack, layers: 
     with pytest.raises(RefusedError) as caught:
         ask(running.connect("training"), op, torch.full((3, 1), -1))
     assert caught.value.code is RefusalCode.BAD_INDEX
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_the_data_plane_stays_on_the_spared_core_for_one_that_decodes_and_not_for_many_rows(
+    running: Running, streams: HeldBack, op: OpSpec
+) -> None:
+    def cores(_: DataPlane) -> set[int]:
+        return os.sched_getaffinity(0)
+
+    streams.go.set()
+    usable, row, rows = os.sched_getaffinity(0), torch.randn(1, op.width_in), torch.randn(40, op.width_in)
+    training, inference = running.connect("training"), running.connect("inference")
+    deadline = time.monotonic() + 20
+    while running.ask(cores) == usable:
+        assert time.monotonic() < deadline
+        ask(training, op, rows)
+        ask(inference, op, row)
+    assert running.ask(cores) == {min(usable)}
+    ask(inference, op, rows)
+    assert running.ask(cores) == usable
+    ask(training, op, rows)
+    ask(inference, op, row)
+    assert running.ask(cores) == {min(usable)}
+    time.sleep(0.15)  # nothing was computed beside it for longer than that counts
+    ask(inference, op, row)
+    assert running.ask(cores) == usable

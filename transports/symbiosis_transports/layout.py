@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import SlotIndex
+from symbiosis_core.spared_core import Place
 from symbiosis_core.specs import Direction
 from symbiosis_transports.ports import Call
 
@@ -28,6 +29,7 @@ __all__ = [
     "CLIENT_SLEEPS",
     "DAEMON_SLEEPS",
     "PAGE_BYTES",
+    "PLACE",
     "PUBLISHED",
     "WORDS_ARE_ORDERED",
     "Layout",
@@ -36,6 +38,8 @@ __all__ = [
     "fence",
     "lead_us_of",
     "pack_call",
+    "place_of",
+    "place_word",
     "refusal_of",
     "unpack_call",
 ]
@@ -51,6 +55,8 @@ PUBLISHED: Final = 0
 """Written by the client: how many calls it has published. Unchanged means: nothing to look for."""
 DAEMON_SLEEPS: Final = 1 * _LINE // _WORD
 """Written by the daemon: 1 while it wants to be rung."""
+PLACE: Final = DAEMON_SLEEPS + 1
+"""Written by the daemon: where the client is asked to compute, as `place_word` packs it; 0: anywhere."""
 CLIENT_SLEEPS: Final = 2 * _LINE // _WORD
 """Written by the client: 1 while it wants to be rung."""
 
@@ -105,6 +111,16 @@ class Layout(NamedTuple):
     def call_at(self, slot: SlotIndex) -> int:
         """Where the call of `slot` is described, in bytes."""
         return self.request_word(slot) * _WORD + _WORD
+
+
+def place_word(place: Place | None) -> int:
+    """Returns the word that says where a client is asked to compute."""
+    return 0 if place is None else (place.core + 1) << 1 | place.leave
+
+
+def place_of(word: int) -> Place | None:
+    """Returns what that word says."""
+    return Place((word >> 1) - 1, bool(word & 1)) if word else None
 
 
 def announcement(number: int, lead_us: int) -> int:

@@ -8,6 +8,9 @@ between two waits a forward or backward over a few rows computes in one thread. 
 as many threads as before. Where forwards are steps of generate() it is when that returns: the few logits from
 which it chooses a token were given to all threads, and waited some milliseconds for one of them.
 
+Where the daemon computes rows of several lanes it also asks who is to leave a core, and who to stay on it (see
+`spared_core`). This thread does until its forward or backward returns.
+
 `SYMBIOSIS_KEEP_THREADS=1` in the environment leaves all that alone.
 """
 
@@ -27,9 +30,10 @@ from transformers import GenerationMixin
 
 from symbiosis_core.clock import monotonic_us
 from symbiosis_core.openmp import let_team_go, sleep_soon
+from symbiosis_core.spared_core import Place, go, return_to
 from symbiosis_core.thread_trial import ThreadTrial
 
-__all__ = ["FEW_ROWS", "KEEP_VARIABLE", "before_wait", "watch_forwards"]
+__all__ = ["FEW_ROWS", "KEEP_VARIABLE", "after_wait", "before_wait", "watch_forwards"]
 
 KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_THREADS"
 FEW_ROWS: Final = 256
@@ -56,6 +60,12 @@ class _Inside(threading.local):
     """The backward for which it was changed; -1: a forward."""
     phase: _Phase | None = None
     """None: nobody asks how long it takes."""
+    place: Place | None = None
+    """Where the daemon has asked this thread to be."""
+    cores_before: set[int] | None = None
+    """Where it could be before; None: nothing was changed."""
+    rows: int = 0
+    """Of the last wait."""
 
 
 _inside = _Inside()
@@ -79,11 +89,37 @@ def before_wait(rows: int, kind: object = None, trial: ThreadTrial | None = None
     """
     if _keeps():
         return
+    _inside.rows = rows
     task = torch._C._current_graph_task_id()
     if task != -1 or _inside.depth:
         _choose_threads(task, rows, kind, trial if trial is not None and not _compiles() else None)
     if (_inside.threads_before or torch.get_num_threads()) < _cores():
         let_team_go()
+
+
+def after_wait(place: Place | None) -> None:
+    """Says that the daemon has answered, and where it asks this thread to compute; None: anywhere.
+
+    It does until the daemon asks otherwise, or the forward or backward returns. Nobody stays on one core to
+    compute many rows.
+    """
+    if place is not None and not place.leave and _inside.rows > FEW_ROWS:
+        place = None
+    if place == _inside.place or _keeps():
+        return
+    task = torch._C._current_graph_task_id()
+    _return_cores()
+    if place is None or (task == -1 and not _inside.depth):
+        return
+    _inside.place, _inside.cores_before = place, go(place)
+    if task != -1:
+        Variable._execution_engine.queue_callback(_give_back)
+
+
+def _return_cores() -> None:
+    if _inside.cores_before is not None:
+        return_to(_inside.cores_before)
+    _inside.place = _inside.cores_before = None
 
 
 def _choose_threads(task: int, rows: int, kind: object, trial: ThreadTrial | None) -> None:
@@ -152,6 +188,7 @@ def _watch_generate() -> None:
 
 
 def _give_back() -> None:
+    _return_cores()
     if _inside.threads_before:
         torch.set_num_threads(_inside.threads_before)
         _inside.threads_before = 0

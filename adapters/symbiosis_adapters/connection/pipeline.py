@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 
 import torch
 
-from symbiosis_adapters.connection.cores import before_wait
+from symbiosis_adapters.connection.cores import after_wait, before_wait
 from symbiosis_core.errors import RefusedError, UsageError
 from symbiosis_core.ids import SlotIndex
 from symbiosis_core.specs import PLANE_ALIGNMENT, Direction, Op, plane_starts
 from symbiosis_core.thread_trial import ThreadTrial
-from symbiosis_transports.ports import Call, ClientChannel
+from symbiosis_transports.ports import Call, ClientChannel, HearsOfPlace
 from symbiosis_transports.tensors import slot_memory, torch_dtype, view_rows
 
 __all__ = ["Pipeline"]
@@ -52,6 +52,7 @@ class Pipeline:
         self._channel = channel
         self._timeout_s = answer_timeout_s
         self._max_rows = max_rows
+        self._place = channel.place if isinstance(channel, HearsOfPlace) else _anywhere
         self._trial = None if steady else ThreadTrial()
         self._prepared: dict[tuple[SlotIndex, int, Direction, int], _Prepared] = {}
         self._chunks: dict[int, int] = {}
@@ -132,6 +133,7 @@ class Pipeline:
         except RefusedError:
             self._channel.release(slot)
             raise
+        after_wait(self._place())
 
     def _prepare(self, slot: SlotIndex, op: Op, direction: Direction, rows: int) -> _Prepared:
         planes_in, planes_out = op.planes_in(direction), op.planes_out(direction)
@@ -163,3 +165,7 @@ class Pipeline:
             most = min(most, rows)
         self._chunks[op.id] = most
         return most
+
+
+def _anywhere() -> None:
+    return None

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import torch
 
 from symbiosis_core.errors import SymbiosisError
+from symbiosis_core.spared_core import Place, go, spared_core
 
 __all__ = [
     "NICE",
@@ -109,7 +110,7 @@ class CpuStreams:
     def launch_beside(self, work: Callable[[], None]) -> Event:
         """Queues `work` for the other thread."""
         if self._beside is None:
-            self._beside = ThreadPoolExecutor(1, "symbiosis-beside", initializer=_be_nice)
+            self._beside = ThreadPoolExecutor(1, "symbiosis-beside", initializer=_give_way)
         future = self._beside.submit(work)
         future.add_done_callback(lambda _: self.ring())
         return _Beside(future)
@@ -120,8 +121,10 @@ class CpuStreams:
             self._beside.shutdown()
 
 
-def _be_nice() -> None:
-    """Gives this thread, and those of OpenMP that it will start, less weight, where the system lets it."""
+def _give_way() -> None:
+    """Takes this thread, and those of OpenMP that it will start, off one core, and gives them less weight."""
+    if (core := spared_core()) is not None:
+        go(Place(core, leave=True))
     with suppress(OSError):
         nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

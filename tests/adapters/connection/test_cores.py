@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from symbiosis_adapters.connection import cores
-from symbiosis_adapters.connection.cores import FEW_ROWS, before_wait, watch_forwards
+from symbiosis_adapters.connection.cores import FEW_ROWS, after_wait, before_wait, watch_forwards
+from symbiosis_core.spared_core import Place
 from symbiosis_core.thread_trial import ThreadTrial
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
@@ -58,6 +59,87 @@ def watched(model: nn.Module) -> nn.Module:
 def test_few_rows_take_one_thread_until_the_forward_returns() -> None:
     assert watched(Waiting(FEW_ROWS))() == 1
     assert torch.get_num_threads() == 2
+
+
+USABLE = os.sched_getaffinity(0)
+SPARED = min(USABLE)
+LEAVE, STAY = Place(SPARED, leave=True), Place(SPARED, leave=False)
+
+
+class Placed(nn.Module):
+    """Is asked in its forward to compute elsewhere, as `places` says, and says where it could each time."""
+
+    def __init__(self, *places: Place | None, rows: int = 1) -> None:
+        super().__init__()
+        self.places, self.rows = places, rows
+
+    def forward(self, fail: bool = False) -> list[set[int]]:
+        seen = []
+        for place in self.places:
+            before_wait(self.rows)
+            after_wait(place)
+            seen.append(os.sched_getaffinity(0))
+        if fail:
+            raise ValueError("the model's own")
+        return seen
+
+
+def test_a_forward_is_where_the_daemon_asks_it_to_be_until_it_returns() -> None:
+    others = USABLE - {SPARED}
+    assert watched(Placed(None, LEAVE, LEAVE, STAY, None, LEAVE))() == [
+        USABLE, others, others, {SPARED}, USABLE, others,
+    ]  # fmt: skip
+    assert os.sched_getaffinity(0) == USABLE
+
+
+def test_a_forward_that_fails_goes_back_too() -> None:
+    with pytest.raises(ValueError, match="own"):
+        watched(Placed(STAY))(fail=True)
+    assert os.sched_getaffinity(0) == USABLE
+
+
+def test_nobody_stays_on_one_core_for_many_rows() -> None:
+    assert watched(Placed(STAY, LEAVE, rows=FEW_ROWS + 1))() == [USABLE, USABLE - {SPARED}]
+
+
+def test_outside_of_a_forward_nothing_is_moved() -> None:
+    assert Placed(LEAVE, STAY)() == [USABLE, USABLE]
+
+
+def test_who_keeps_its_threads_keeps_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_keeps", lambda: True)
+    model = Placed(LEAVE)
+    model.register_forward_pre_hook(cores._enter)
+    model.register_forward_hook(cores._leave, always_call=True)
+    assert model() == [USABLE]
+
+
+class AskedToLeave(torch.autograd.Function):
+    """Is asked in its backward."""
+
+    seen: list[set[int]]
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        before_wait(1)
+        after_wait(LEAVE)
+        AskedToLeave.seen.append(os.sched_getaffinity(0))
+        return gradient
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_backward_goes_back_when_it_returns(threads: int) -> None:
+    torch.set_num_threads(threads)
+    AskedToLeave.seen = []
+    x = torch.ones(3, requires_grad=True)
+    apply: Any = AskedToLeave.apply
+    apply(apply(x)).sum().backward()
+    assert AskedToLeave.seen == [USABLE - {SPARED}] * 2
+    assert os.sched_getaffinity(0) == USABLE
 
 
 def test_many_rows_keep_their_threads() -> None:

@@ -24,13 +24,14 @@ def test_on_a_cpu_work_is_done_when_launch_returns() -> None:
     assert event.done()
 
 
-def test_what_runs_beside_is_told_when_it_is_done_and_weighs_less() -> None:
-    rung, go, nice = threading.Event(), threading.Event(), list[int]()
+def test_what_runs_beside_is_told_when_it_is_done_weighs_less_and_leaves_a_core() -> None:
+    rung, go, nice, cores = threading.Event(), threading.Event(), list[int](), list[set[int]]()
     streams = CpuStreams(rung.set)
 
     def work() -> None:
         assert go.wait(20)
         nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        cores.append(os.sched_getaffinity(0))
 
     event = streams.launch_beside(work)
     assert not event.done()
@@ -38,6 +39,8 @@ def test_what_runs_beside_is_told_when_it_is_done_and_weighs_less() -> None:
     assert rung.wait(20)
     assert event.done() and event.rings
     assert nice == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)]
+    usable = os.sched_getaffinity(0)
+    assert cores == [usable - {min(usable)} or usable]
     streams.close()
 
 

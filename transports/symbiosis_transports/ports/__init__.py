@@ -26,6 +26,7 @@ Clients are synchronous: model code is. The daemon's side runs in the one thread
     link.py        the control plane: `Link`, `LinkServer`
     channel.py     both ends of a channel
     device.py      slots in memory of a device
+    sparing.py     both ends on the cores of one host
     transport.py   how a channel comes about: `Transport`, `Listener`, and the `Host` that a listener asks
 """
 
@@ -33,6 +34,7 @@ from symbiosis_transports.calls import Arrival, Call
 from symbiosis_transports.ports.channel import ChannelStatistics, ClientChannel, ServerChannel
 from symbiosis_transports.ports.device import DeviceMemory, DeviceRows, OnDevice, ServesOnDevice
 from symbiosis_transports.ports.link import Answer, Link, LinkServer
+from symbiosis_transports.ports.sparing import HearsOfPlace, SaysPlace
 from symbiosis_transports.ports.transport import (
     MOST_DESCRIPTORS,
     Grant,
@@ -53,6 +55,7 @@ __all__ = [
     "DeviceMemory",
     "DeviceRows",
     "Grant",
+    "HearsOfPlace",
     "Host",
     "Link",
     "LinkServer",
@@ -60,6 +63,7 @@ __all__ = [
     "OnDevice",
     "Peer",
     "Placeable",
+    "SaysPlace",
     "ServerChannel",
     "ServesOnDevice",
     "Transport",

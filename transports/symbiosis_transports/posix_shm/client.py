@@ -17,6 +17,7 @@ from symbiosis_core.errors import (
     SymbiosisError,
 )
 from symbiosis_core.ids import SlotIndex
+from symbiosis_core.spared_core import Place
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.endings import Ending, ending, gone
 from symbiosis_transports.forks import FORGOTTEN, forgets_in_child
@@ -25,12 +26,14 @@ from symbiosis_transports.layout import (
     ANNOUNCED,
     CLIENT_SLEEPS,
     DAEMON_SLEEPS,
+    PLACE,
     PUBLISHED,
     WORDS_ARE_ORDERED,
     Layout,
     announcement,
     fence,
     pack_call,
+    place_of,
     refusal_of,
 )
 from symbiosis_transports.leases import Leases
@@ -155,6 +158,10 @@ class ShmClientChannel:
     def close(self) -> None:
         """Ends the channel."""
         self._end("the channel was closed")
+
+    def place(self) -> Place | None:
+        """See `HearsOfPlace`."""
+        return place_of(word) if not self._closed_because and (word := self._words[PLACE]) else None
 
     def statistics(self) -> ChannelStatistics:
         """Counters since the start."""

@@ -13,18 +13,21 @@ from typing import Final
 
 from symbiosis_core.errors import RefusalCode, RemoteProtocolError
 from symbiosis_core.ids import ClientId, Generation, SlotIndex
+from symbiosis_core.spared_core import Place
 from symbiosis_transports.arena import Arena
 from symbiosis_transports.endings import Goodbye
 from symbiosis_transports.layout import (
     ANNOUNCED,
     CLIENT_SLEEPS,
     DAEMON_SLEEPS,
+    PLACE,
     PUBLISHED,
     WORDS_ARE_ORDERED,
     Layout,
     code_of,
     fence,
     lead_us_of,
+    place_word,
     unpack_call,
 )
 from symbiosis_transports.ports import Arrival, ChannelStatistics, Host
@@ -177,6 +180,11 @@ class ShmServerChannel:
         """No doorbell wanted."""
         if self._open:
             self._words[DAEMON_SLEEPS] = 0
+
+    def ask_to(self, place: Place | None) -> None:
+        """See `SaysPlace`."""
+        if self._open:
+            self._words[PLACE] = place_word(place)
 
     def close(self, reason: str, *, breach: bool = False) -> None:
         """Hangs up and frees the client's memory."""
