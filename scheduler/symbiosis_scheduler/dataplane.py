@@ -256,7 +256,8 @@ class DataPlane:
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
         wanted = bool(self._underway) or self._alarm is not None
-        if not self.seats.look(briefly=wanted) and self.seats.arm():
+        shares_core = self._cores_before is not None  # with the client that it would look for
+        if (shares_core or not self.seats.look(briefly=wanted)) and self.seats.arm():
             self._awake = False
         else:
             self._loop.call_soon(self._turn)

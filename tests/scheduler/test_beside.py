@@ -259,6 +259,10 @@ def test_the_data_plane_stays_on_the_spared_core_for_one_that_decodes_and_not_fo
         ask(training, op, rows)
         ask(inference, op, row)
     assert running.ask(cores) == {min(usable)}
+    looks = running.ask(lambda plane: plane.seats.watch.looks)
+    ask(training, op, rows)
+    ask(inference, op, row)
+    assert running.ask(lambda plane: plane.seats.watch.looks) == looks  # whom it would look for shares its core
     ask(inference, op, rows)
     assert running.ask(cores) == usable
     ask(training, op, rows)

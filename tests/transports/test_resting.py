@@ -11,9 +11,11 @@ import pytest
 
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RefusedError
 from symbiosis_core.ids import OpId, SlotIndex
+from symbiosis_core.spared_core import Place
 from symbiosis_core.specs import Direction
 from symbiosis_transports.calls import Call
 from symbiosis_transports.kinds import Fixed, Kinds
+from symbiosis_transports.layout import PLACE, place_word
 from symbiosis_transports.posix_shm.client import ShmClientChannel
 from symbiosis_transports.testing import ADD_ONE, NEVER, REFUSE
 from tests.transports.echoes import WITHIN_S, Echo, stop
@@ -25,10 +27,13 @@ class Resting(Fixed):
     def __init__(self) -> None:
         super().__init__(int((REST_S + 0.05) * 1e9))
         self.rest_ns = int(REST_S * 1e9)
-        self.overslept_for = 0
+        self.overslept_for = self.timed = 0
 
     def overslept(self) -> None:
         self.overslept_for += 1
+
+    def waited(self, took_ns: int) -> None:
+        self.timed += 1
 
 
 @pytest.fixture
@@ -77,6 +82,14 @@ def test_an_answer_that_comes_during_the_rest_is_found_at_its_end(
     assert bytes(channel.buffer(slot)[64:65]) == b"b"
     assert rests == [REST_S]
     assert way.overslept_for == 1
+
+
+def test_who_shares_the_daemons_core_neither_rests_nor_looks(channel: ShmClientChannel, way: Resting) -> None:
+    channel._words[PLACE] = place_word(Place(0, leave=False))
+    slot = publish(channel, ADD_ONE)
+    channel.wait(slot, WITHIN_S)
+    assert bytes(channel.buffer(slot)[64:65]) == b"b"
+    assert (channel.statistics().looks, way.overslept_for, way.timed) == (0, 0, 0)
 
 
 def test_a_daemon_that_dies_during_the_rest_is_gone_and_not_waited_for(

@@ -35,6 +35,7 @@ from symbiosis_transports.layout import (
     pack_call,
     place_of,
     refusal_of,
+    shares_core,
 )
 from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
@@ -131,7 +132,9 @@ class ShmClientChannel:
             raise ClosedError(self._closed_because)
         word, generation, words = self._answer_words[slot], self._generations[slot], self._words
         kind = self._kinds[slot]
-        if words[word] != generation or not WORDS_ARE_ORDERED:
+        if shares_core(words[PLACE]):
+            self._sleep(word, generation, timeout_s)  # a look would only keep the daemon from its core
+        elif words[word] != generation or not WORDS_ARE_ORDERED:
             way, began_ns = kind.way, time.monotonic_ns()
             if way.rest_ns and WORDS_ARE_ORDERED:
                 time.sleep(way.rest_ns / 1e9)
