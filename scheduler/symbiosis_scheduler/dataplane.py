@@ -275,7 +275,7 @@ class DataPlane:
         plan, company = instruction.plan, instruction.company
         priority = self._priorities[plan.lead.lane]
         if self._share_cores(plan, lower=priority != self._stream_priorities[0], beside=instruction.beside):
-            company = company and 1  # threads that are started there stay there
+            company = None if company is None else max(1, company)  # other threads would stay there, too
         launched = self._executor.launch(plan, priority, beside=instruction.beside, company=company)
         self._underway.append(launched)
 

@@ -52,6 +52,9 @@ class HeldBack(CpuStreams):
         return super().launch_beside(held)
 
 
+two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
 @pytest.fixture(scope="module")
 def layers() -> FrozenLayers:
     torch.set_num_threads(1)
@@ -243,7 +246,35 @@ def test_a_bad_token_id_is_refused(running: Running, streams: HeldBack, layers: 
     assert caught.value.code is RefusalCode.BAD_INDEX
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@two_cores
+def test_on_one_core_nothing_is_computed_by_all_threads(running: Running, streams: HeldBack, op: OpSpec) -> None:
+    """Few rows have them where nobody is in company. Threads that are started there would stay there."""
+    companies: list[tuple[bool, int | None]] = []
+
+    def alone_and_noted(plane: DataPlane) -> None:
+        launch = plane._executor.launch
+
+        def noted(plan: Plan, priority: int, *, beside: bool, company: int | None) -> Launched:
+            if not beside:
+                companies.append((plane._cores_before is not None, company))
+            return launch(plan, priority, beside=beside, company=company)
+
+        plane._executor.launch = noted  # type: ignore[assignment,method-assign]  # to be seen
+        plane.state._at_work.count = lambda now_us: 0  # type: ignore[method-assign]  # nobody computes meanwhile
+
+    streams.go.set()
+    running.ask(alone_and_noted)
+    training, inference = running.connect("training"), running.connect("inference")
+    deadline = time.monotonic() + 20
+    while (True, 1) not in companies:
+        assert time.monotonic() < deadline
+        ask(training, op, torch.randn(40, op.width_in))
+        ask(inference, op, torch.randn(1, op.width_in))
+    assert (False, 0) in companies
+    assert (True, 0) not in companies
+
+
+@two_cores
 def test_the_data_plane_stays_on_the_spared_core_for_one_that_decodes_and_not_for_many_rows(
     running: Running, streams: HeldBack, op: OpSpec
 ) -> None:
