@@ -82,6 +82,7 @@ class DataPlane:
         """Those that there are streams for, since the start."""
         self._priorities = {name: lane.priority for name, lane in config.lanes.items()}
         """The stream of each lane, by its priority."""
+        self._first_lanes = _first_of(config)
         self._sharing = CoreSharing(spared_core())
         self._cores_before: set[int] | None = None
         """Where this thread could compute before it was to stay on one core; None: it may still."""
@@ -159,6 +160,7 @@ class DataPlane:
             )
         self._tell(Adopt(config, policy))
         self._reception.moved_to(config.lanes)
+        self._first_lanes = _first_of(config)
         order = sorted({lane.priority for lane in config.lanes.values()})
         last = len(self._stream_priorities) - 1
         self._priorities = {
@@ -274,7 +276,7 @@ class DataPlane:
     def _run(self, instruction: Run) -> None:
         plan, company = instruction.plan, instruction.company
         priority = self._priorities[plan.lead.lane]
-        if self._share_cores(plan, lower=priority != self._stream_priorities[0], beside=instruction.beside):
+        if self._share_cores(plan, lower=plan.lead.lane not in self._first_lanes, beside=instruction.beside):
             company = None if company is None else max(1, company)  # other threads would stay there, too
         launched = self._executor.launch(plan, priority, beside=instruction.beside, company=company)
         self._underway.append(launched)
@@ -286,7 +288,9 @@ class DataPlane:
             self.seats.ask_to(client, where)
         if beside:
             return False
-        self._move(place if plan.rows < MANY_ROWS else None)
+        if plan.rows >= MANY_ROWS or (place is not None and not self.seats.hears_of_place(plan.lead.client)):
+            place = None
+        self._move(place)
         return self._cores_before is not None
 
     def _move(self, place: Place | None) -> None:
@@ -313,6 +317,12 @@ class DataPlane:
         if sleep.until_us is not None:
             delay_s = max(0.0, (sleep.until_us - monotonic_us()) / 1e6)
             self._alarm = self._loop.call_later(delay_s, self.wake)
+
+
+def _first_of(config: DaemonConfig) -> set[str]:
+    """Returns the lanes that go first."""
+    first = min([lane.priority for lane in config.lanes.values()])
+    return {name for name, lane in config.lanes.items() if lane.priority == first}
 
 
 _CARRY_OUT: Final[Mapping[type[Instruction], Callable[[DataPlane, Any], None]]] = {

@@ -92,6 +92,11 @@ class Seats(Mapping[ClientId, Seat]):
         if seat is not None and isinstance(seat.channel, SaysPlace):
             seat.channel.ask_to(place)
 
+    def hears_of_place(self, client: ClientId) -> bool:
+        """Whether it can be asked."""
+        seat = self._seats.get(client)
+        return seat is not None and isinstance(seat.channel, SaysPlace)
+
     def ring(self) -> None:
         """Tells everybody who was answered."""
         for channel in self._to_ring:

@@ -40,7 +40,7 @@ def test_who_trains_leaves_a_core_while_another_decodes(
 
     def noted(place: Place) -> set[int] | None:
         asked.add((threading.get_ident(), place))
-        if len({which for which, _ in asked}) == 2:
+        if len({which for which, _ in list(asked)}) == 2:
             both.set()
         return go(place)
 

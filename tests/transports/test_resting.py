@@ -11,11 +11,9 @@ import pytest
 
 from symbiosis_core.errors import DaemonGoneError, DaemonSilentError, RefusedError
 from symbiosis_core.ids import OpId, SlotIndex
-from symbiosis_core.spared_core import Place
 from symbiosis_core.specs import Direction
 from symbiosis_transports.calls import Call
 from symbiosis_transports.kinds import Fixed, Kinds
-from symbiosis_transports.layout import PLACE, place_word
 from symbiosis_transports.posix_shm.client import ShmClientChannel
 from symbiosis_transports.testing import ADD_ONE, NEVER, REFUSE
 from tests.transports.echoes import WITHIN_S, Echo, stop
@@ -85,7 +83,7 @@ def test_an_answer_that_comes_during_the_rest_is_found_at_its_end(
 
 
 def test_who_shares_the_daemons_core_neither_rests_nor_looks(channel: ShmClientChannel, way: Resting) -> None:
-    channel._words[PLACE] = place_word(Place(0, leave=False))
+    channel.shares_core(True)
     slot = publish(channel, ADD_ONE)
     channel.wait(slot, WITHIN_S)
     assert bytes(channel.buffer(slot)[64:65]) == b"b"

@@ -41,7 +41,6 @@ __all__ = [
     "place_of",
     "place_word",
     "refusal_of",
-    "shares_core",
     "unpack_call",
 ]
 
@@ -122,11 +121,6 @@ def place_word(place: Place | None) -> int:
 def place_of(word: int) -> Place | None:
     """Returns what that word says."""
     return Place((word >> 1) - 1, bool(word & 1)) if word else None
-
-
-def shares_core(word: int) -> bool:
-    """Returns whether it is asked to stay on the core that the daemon's thread is on."""
-    return bool(word) and not word & 1
 
 
 def announcement(number: int, lead_us: int) -> int:

@@ -33,7 +33,7 @@ from symbiosis_core.openmp import let_team_go, sleep_soon
 from symbiosis_core.spared_core import Place, go, return_to
 from symbiosis_core.thread_trial import ThreadTrial
 
-__all__ = ["FEW_ROWS", "KEEP_VARIABLE", "after_wait", "before_wait", "watch_forwards"]
+__all__ = ["FEW_ROWS", "KEEP_VARIABLE", "after_wait", "before_wait", "interrupted", "watch_forwards"]
 
 KEEP_VARIABLE: Final = "SYMBIOSIS_KEEP_THREADS"
 FEW_ROWS: Final = 256
@@ -62,10 +62,15 @@ class _Inside(threading.local):
     """None: nobody asks how long it takes."""
     place: Place | None = None
     """Where the daemon has asked this thread to be."""
+    placed_for: int = -1
+    """The backward for which it was asked; -1: a forward."""
     cores_before: set[int] | None = None
     """Where it could be before; None: nothing was changed."""
-    rows: int = 0
-    """Of the last wait."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is kept on one core."""
+        return self.cores_before is not None and self.place is not None and not self.place.leave
 
 
 _inside = _Inside()
@@ -89,31 +94,41 @@ def before_wait(rows: int, kind: object = None, trial: ThreadTrial | None = None
     """
     if _keeps():
         return
-    _inside.rows = rows
     task = torch._C._current_graph_task_id()
     if task != -1 or _inside.depth:
-        _choose_threads(task, rows, kind, trial if trial is not None and not _compiles() else None)
+        tries = trial is not None and not _inside.stays and not _compiles()  # new threads would stay, too
+        _choose_threads(task, rows, kind, trial if tries else None)
     if (_inside.threads_before or torch.get_num_threads()) < _cores():
         let_team_go()
 
 
-def after_wait(place: Place | None) -> None:
-    """Says that the daemon has answered, and where it asks this thread to compute; None: anywhere.
+def after_wait(place: Place | None, rows: int = 0) -> bool:
+    """Says that the daemon has answered `rows` rows, and where it asks this thread to compute; None: anywhere.
 
     It does until the daemon asks otherwise, or the forward or backward returns. Nobody stays on one core to
-    compute many rows.
+    compute many rows. Returns whether this thread does.
     """
-    if place is not None and not place.leave and _inside.rows > FEW_ROWS:
+    if place is not None and not place.leave and rows > FEW_ROWS:
         place = None
-    if place == _inside.place or _keeps():
-        return
+    if (place is None and _inside.place is None) or _keeps():
+        return False
     task = torch._C._current_graph_task_id()
+    if place == _inside.place and task == _inside.placed_for:
+        return _inside.stays
     _return_cores()
     if place is None or (task == -1 and not _inside.depth):
-        return
-    _inside.place, _inside.cores_before = place, go(place)
+        return False
+    _inside.place, _inside.placed_for, _inside.cores_before = place, task, go(place)
     if task != -1:
         Variable._execution_engine.queue_callback(_give_back)
+    return _inside.stays
+
+
+def interrupted() -> None:
+    """Says that a wait was interrupted: no forward that waited for it in this thread says that it returns."""
+    _inside.depth = 0
+    _inside.phase = None
+    _give_back()
 
 
 def _return_cores() -> None:
@@ -160,7 +175,7 @@ def _enter(module: nn.Module, args: Any) -> None:
 
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
-    _inside.depth -= 1
+    _inside.depth = max(0, _inside.depth - 1)  # an interrupt may have ended it
     _inside.phase = None  # what comes next is not the model's
     if not _inside.depth:
         _give_back()

@@ -9,6 +9,7 @@ views costs more than a doorbell. The rows are written once, into shared memory,
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -26,6 +27,8 @@ from symbiosis_transports.tensors import slot_memory, torch_dtype, view_rows
 __all__ = ["Pipeline"]
 
 _KEPT: Final = 2048
+_ALONE: Final = 64
+"""So many calls in a row are of one thread before it counts as the only one."""
 _MEMO_NUMBERS: Final = 1 << 32
 """A call has 32 bits for its memo."""
 _MEMO_STEP: Final = 1 << 20
@@ -52,7 +55,10 @@ class Pipeline:
         self._channel = channel
         self._timeout_s = answer_timeout_s
         self._max_rows = max_rows
-        self._place = channel.place if isinstance(channel, HearsOfPlace) else _anywhere
+        self._hears = channel if isinstance(channel, HearsOfPlace) else None
+        self._stays = False
+        self._caller, self._alone = 0, 0
+        """The thread that called last, and how often in a row."""
         self._trial = None if steady else ThreadTrial()
         self._prepared: dict[tuple[SlotIndex, int, Direction, int], _Prepared] = {}
         self._chunks: dict[int, int] = {}
@@ -71,7 +77,7 @@ class Pipeline:
             return self._run_chunked(op, direction, planes, chunk, memo)
         slot, prepared = self._send(op, direction, planes, memo)
         before_wait(rows, (op.id, direction, rows), self._trial)
-        self._wait(slot)
+        self._wait(slot, rows)
         answers = [view.clone() for view in prepared.outputs]
         self._channel.release(slot)
         return answers
@@ -90,17 +96,17 @@ class Pipeline:
             for index, start in enumerate(range(0, rows, chunk)):
                 if len(flying) == self._channel.slots:
                     before_wait(rows)
-                    self._receive(*flying.popleft())
+                    self._receive(*flying.popleft(), rows)
                 part = slice(start, min(start + chunk, rows))
                 chunk_memo = memo and (memo + index * _MEMO_STEP) % _MEMO_NUMBERS
                 slot, prepared = self._send(op, direction, [plane[part] for plane in planes], chunk_memo)
                 flying.append((slot, prepared.outputs, [answer[part] for answer in answers]))
             while flying:
-                self._receive(*flying.popleft())
+                self._receive(*flying.popleft(), rows)
         except RefusedError:
             for landing in flying:  # theirs is the daemon's until it is answered
                 with contextlib.suppress(RefusedError):
-                    self._receive(*landing)
+                    self._receive(*landing, rows)
             raise
         return answers
 
@@ -120,20 +126,37 @@ class Pipeline:
         self._channel.publish(slot, prepared.call._replace(memo=memo) if memo else prepared.call)
         return slot, prepared
 
-    def _receive(self, slot: SlotIndex, theirs: list[torch.Tensor], ours: list[torch.Tensor]) -> None:
-        self._wait(slot)
+    def _receive(self, slot: SlotIndex, theirs: list[torch.Tensor], ours: list[torch.Tensor], rows: int) -> None:
+        self._wait(slot, rows)
         for mine, view in zip(ours, theirs, strict=True):
             mine.copy_(view)
         self._channel.release(slot)
 
-    def _wait(self, slot: SlotIndex) -> None:
-        """Blocks until the slot is answered. A refusal gives it back; after others it may be the daemon's."""
+    def _wait(self, slot: SlotIndex, rows: int) -> None:
+        """Blocks until the slot of a call of `rows` rows is answered.
+
+        A refusal gives it back; after others it may be the daemon's.
+        """
         try:
             self._channel.wait(slot, self._timeout_s)
         except RefusedError:
             self._channel.release(slot)
             raise
-        after_wait(self._place())
+        if self._hears is not None:
+            self._take_place(self._hears, rows)
+
+    def _take_place(self, channel: HearsOfPlace, rows: int) -> None:
+        """Goes where the daemon asks this thread to be. Several that take turns here do not stay on one core."""
+        caller = threading.get_ident()
+        self._alone = self._alone + 1 if caller == self._caller else 0
+        self._caller = caller
+        place = channel.place()
+        if place is not None and not place.leave and self._alone < _ALONE:
+            place = None
+        stays = after_wait(place, rows)
+        if stays is not self._stays:
+            self._stays = stays
+            channel.shares_core(stays)
 
     def _prepare(self, slot: SlotIndex, op: Op, direction: Direction, rows: int) -> _Prepared:
         planes_in, planes_out = op.planes_in(direction), op.planes_out(direction)
@@ -165,7 +188,3 @@ class Pipeline:
             most = min(most, rows)
         self._chunks[op.id] = most
         return most
-
-
-def _anywhere() -> None:
-    return None

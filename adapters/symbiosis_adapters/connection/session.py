@@ -19,6 +19,7 @@ import torch
 
 from symbiosis_adapters.connection.asking import RowsQuotaError, fetch_from, quota_of, teach
 from symbiosis_adapters.connection.attaching import attach
+from symbiosis_adapters.connection.cores import after_wait, interrupted
 from symbiosis_adapters.connection.pipeline import Pipeline
 from symbiosis_adapters.connection.rests import trim_at_rest
 from symbiosis_adapters.connection.unpicklable import CANNOT_BE_PICKLED
@@ -200,8 +201,10 @@ class Session:
         except DaemonGoneError as error:
             self._detach()
             raise DaemonGoneError(str(self.address), error.reason) from None
-        except BaseException:  # an interrupt or a silent daemon: the slots' state is unknown
+        except BaseException as error:  # an interrupt or a silent daemon: the slots' state is unknown
             self._detach()
+            if not isinstance(error, Exception):
+                interrupted()
             raise
 
     def _resolve(self, op: SegmentSpec) -> SegmentSpec:
@@ -245,6 +248,7 @@ class Session:
         channel, self._channel, self._pipeline = self._channel, None, None
         if channel is not None:
             channel.close()
+            after_wait(None)  # whoever comes next is asked anew
 
     def _persist(self, attempt: Callable[[], T]) -> T:
         """Repeats `attempt` while the daemon is gone or silent, for `reconnect_s` seconds at most."""

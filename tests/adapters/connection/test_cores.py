@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from symbiosis_adapters.connection import cores
-from symbiosis_adapters.connection.cores import FEW_ROWS, after_wait, before_wait, watch_forwards
+from symbiosis_adapters.connection.cores import FEW_ROWS, after_wait, before_wait, interrupted, watch_forwards
 from symbiosis_core.spared_core import Place
 from symbiosis_core.thread_trial import ThreadTrial
 
@@ -77,7 +77,7 @@ class Placed(nn.Module):
         seen = []
         for place in self.places:
             before_wait(self.rows)
-            after_wait(place)
+            after_wait(place, self.rows)
             seen.append(os.sched_getaffinity(0))
         if fail:
             raise ValueError("the model's own")
@@ -140,6 +140,61 @@ def test_a_backward_goes_back_when_it_returns(threads: int) -> None:
     apply(apply(x)).sum().backward()
     assert AskedToLeave.seen == [USABLE - {SPARED}] * 2
     assert os.sched_getaffinity(0) == USABLE
+
+
+class FailsOnce(torch.autograd.Function):
+    """Is asked in its backward, and then fails the first time."""
+
+    fails: bool
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        after_wait(LEAVE)
+        if FailsOnce.fails:
+            FailsOnce.fails = False
+            raise ValueError("a quota")
+        return gradient
+
+
+def test_a_backward_that_is_made_again_after_it_failed_goes_back_when_it_returns() -> None:
+    torch.set_num_threads(1)
+    FailsOnce.fails, apply = True, cast("Any", FailsOnce.apply)
+    loss = apply(torch.ones(3, requires_grad=True)).sum()
+    with pytest.raises(ValueError, match="quota"):
+        loss.backward(retain_graph=True)
+    loss.backward()
+    assert os.sched_getaffinity(0) == USABLE
+
+
+def test_after_an_interrupt_the_next_forward_goes_back_as_well() -> None:
+    """Torch calls no hook where somebody presses Ctrl-C in a forward."""
+
+    def interrupt() -> None:
+        after_wait(LEAVE)
+        interrupted()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watched(Waiting(1, cast("nn.Module", interrupt)))()
+    assert os.sched_getaffinity(0) == USABLE
+    watched(Placed(LEAVE))()
+    assert os.sched_getaffinity(0) == USABLE
+
+
+def test_who_stays_is_told_so_and_who_may_not_be_there_is_not() -> None:
+    said: list[bool] = []
+    elsewhere = Place(max(USABLE) + 1, leave=False)
+
+    def ask() -> None:
+        said.extend(after_wait(place, 1) for place in (STAY, STAY, LEAVE, elsewhere, None))
+
+    watched(Waiting(1, cast("nn.Module", ask)))()
+    assert said == [True, True, False, False, False]
+    assert after_wait(STAY, 1) is False
 
 
 def test_many_rows_keep_their_threads() -> None:

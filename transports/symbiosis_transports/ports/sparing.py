@@ -16,6 +16,9 @@ class HearsOfPlace(Protocol):
     def place(self) -> Place | None:
         """Where the client is asked to compute, as of its last answer; None: anywhere."""
 
+    def shares_core(self, shares: bool) -> None:
+        """Says whether the thread that waits is on the core of the daemon's: then nobody looks for an answer."""
+
 
 @runtime_checkable
 class SaysPlace(Protocol):

@@ -35,7 +35,6 @@ from symbiosis_transports.layout import (
     pack_call,
     place_of,
     refusal_of,
-    shares_core,
 )
 from symbiosis_transports.leases import Leases
 from symbiosis_transports.ports import Call, ChannelStatistics
@@ -64,6 +63,7 @@ class ShmClientChannel:
         """0: its answer was waited for."""
         self._generations = [0] * layout.slots
         self._leases = Leases(layout.slots)
+        self._shares_core = False
         self._closed_because = ""
         self._requests = self._doorbells = self._sleeps = self._looks = self._spin_hits = 0
         self._rung = 0
@@ -97,7 +97,7 @@ class ShmClientChannel:
             raise ClosedError(self._closed_because)
         slot = self._leases.take()
         self._leased_ns[slot] = time.monotonic_ns()
-        if lead_us := self._learned.lead_us():
+        if not self._shares_core and (lead_us := self._learned.lead_us()):
             self._announce(lead_us)
         return slot
 
@@ -132,7 +132,7 @@ class ShmClientChannel:
             raise ClosedError(self._closed_because)
         word, generation, words = self._answer_words[slot], self._generations[slot], self._words
         kind = self._kinds[slot]
-        if shares_core(words[PLACE]):
+        if self._shares_core:
             self._sleep(word, generation, timeout_s)  # a look would only keep the daemon from its core
         elif words[word] != generation or not WORDS_ARE_ORDERED:
             way, began_ns = kind.way, time.monotonic_ns()
@@ -165,6 +165,10 @@ class ShmClientChannel:
     def place(self) -> Place | None:
         """See `HearsOfPlace`."""
         return place_of(word) if not self._closed_because and (word := self._words[PLACE]) else None
+
+    def shares_core(self, shares: bool) -> None:
+        """See `HearsOfPlace`."""
+        self._shares_core = shares
 
     def statistics(self) -> ChannelStatistics:
         """Counters since the start."""
