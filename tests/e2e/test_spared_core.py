@@ -62,7 +62,9 @@ def test_who_trains_leaves_a_core_while_another_decodes(
         deadline = time.monotonic() + WITHIN_S
         while not both.is_set():
             assert time.monotonic() < deadline, asked
-            train(trains, METHODS["lora_qv"], batches[:1])
+            again = AutoModelForCausalLM.from_pretrained(daemon.address, lane="training")
+            train(again, METHODS["lora_qv"], batches)
+            again.symbiosis.close()
     finally:
         ended.set()
         decoder.join(WITHIN_S)
