@@ -222,12 +222,15 @@ class DataPlane:
         if not self.state.idle or self.recordings.under_way:  # a recording is told that nothing waits
             self._tell(Turn(monotonic_us()))
         started = len(self._underway) > running
-        if started or any(launched.event and not launched.event.rings for launched in self._underway):
-            if not started:
-                # A device is at work and nothing more can be started: no event of torch wakes a loop, so look
-                # again, but let others have the core. Never so on a CPU.
-                os.sched_yield()
+        at_device = any(launched.event and not launched.event.rings for launched in self._underway)
+        if started:
             self._finish()  # on a CPU it is done: who waits for it need not wait for the loop, too
+        elif at_device:
+            # A device is at work and nothing more can be started: no event of torch wakes a loop, so look again,
+            # but let others have the core. Never so on a CPU.
+            os.sched_yield()
+            self._finish()
+        if at_device or (started and not self._may_rest_at_once()):
             self._loop.call_soon(self._turn)
         elif self._draining is not None:
             if self.state.idle and not self._draining.done():
@@ -255,11 +258,19 @@ class DataPlane:
         self.seats.ring()
         self.state.reflect()
 
+    def _may_rest_at_once(self) -> bool:
+        """Whether another turn would find nothing: it takes 20 us, for which a client on the same core waits."""
+        return self._shares_core and not (self.state.waiting or self.recordings.under_way)
+
+    @property
+    def _shares_core(self) -> bool:
+        """Whether this thread is on one core with the client that it works for: looking keeps that waiting."""
+        return self._cores_before is not None
+
     def _rest(self) -> None:
         """Nothing to do: look a little longer, then sleep until rung."""
         wanted = bool(self._underway) or self._alarm is not None
-        shares_core = self._cores_before is not None  # with the client that it would look for
-        if (shares_core or not self.seats.look(briefly=wanted)) and self.seats.arm():
+        if (self._shares_core or not self.seats.look(briefly=wanted)) and self.seats.arm():
             self._awake = False
         else:
             self._loop.call_soon(self._turn)
@@ -291,7 +302,7 @@ class DataPlane:
         if plan.rows >= MANY_ROWS or (place is not None and not self.seats.hears_of_place(plan.lead.client)):
             place = None
         self._move(place)
-        return self._cores_before is not None
+        return self._shares_core
 
     def _move(self, place: Place | None) -> None:
         if place is None and self._cores_before is not None:

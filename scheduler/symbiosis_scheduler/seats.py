@@ -24,10 +24,12 @@ __all__ = ["Seat", "Seats"]
 class Seat:
     """A connected client: its channel, who it is, and how fast it was served."""
 
-    __slots__ = ("channel", "latency", "tenant")
+    __slots__ = ("asks", "channel", "latency", "tenant")
 
     def __init__(self, channel: ServerChannel, tenant: Tenant) -> None:
         self.channel = channel
+        self.asks: SaysPlace | None = channel if isinstance(channel, SaysPlace) else None
+        """The channel, if the client can be asked where to compute. To find that out takes microseconds."""
         self.tenant = tenant
         self.latency = LatencyHistogram()
 
@@ -89,13 +91,13 @@ class Seats(Mapping[ClientId, Seat]):
     def ask_to(self, client: ClientId, place: Place | None) -> None:
         """Asks a client to compute there, where it computes on this host."""
         seat = self._seats.get(client)
-        if seat is not None and isinstance(seat.channel, SaysPlace):
-            seat.channel.ask_to(place)
+        if seat is not None and seat.asks is not None:
+            seat.asks.ask_to(place)
 
     def hears_of_place(self, client: ClientId) -> bool:
         """Whether it can be asked."""
         seat = self._seats.get(client)
-        return seat is not None and isinstance(seat.channel, SaysPlace)
+        return seat is not None and seat.asks is not None
 
     def ring(self) -> None:
         """Tells everybody who was answered."""

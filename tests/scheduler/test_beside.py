@@ -314,6 +314,34 @@ def test_the_data_plane_stays_on_the_spared_core_for_one_that_decodes_and_not_fo
 
 
 @two_cores
+def test_on_one_core_no_turn_follows_that_would_find_nothing(
+    running: Running, streams: HeldBack, op: OpSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[set[int]] = []
+    told: list[list[set[int]]] = []
+    turn = DataPlane._turn
+
+    def counted(plane: DataPlane) -> None:
+        turn(plane)
+        turns.append(os.sched_getaffinity(0))
+
+    monkeypatch.setattr(DataPlane, "_turn", counted)
+    streams.go.set()
+    row, rows = torch.randn(1, op.width_in), torch.randn(40, op.width_in)
+    training, inference = running.connect("training"), running.connect("inference")
+    running.ask(everybody_hears)
+    deadline = time.monotonic() + 20
+    while [{min(os.sched_getaffinity(0))}] not in told:
+        assert time.monotonic() < deadline, told
+        ask(training, op, rows)
+        running.ask(DataPlane.wake)
+        ask(inference, op, row)
+        running.ask(lambda plane: turns.clear())
+        ask(inference, op, row)
+        running.ask(lambda plane: told.append(turns.copy()))
+
+
+@two_cores
 def test_it_stays_nowhere_for_one_that_cannot_be_asked_to(running: Running, streams: HeldBack, op: OpSpec) -> None:
     """As over ZeroMQ: where it is then nobody knows."""
     streams.go.set()

@@ -116,6 +116,11 @@ class SchedulerState:
         return not self.planner.tracks.in_flight and not self._queues
 
     @property
+    def waiting(self) -> bool:
+        """Whether rows wait that are not in flight."""
+        return bool(self._queues)
+
+    @property
     def lanes_in_use(self) -> set[str]:
         """The lanes that clients are in."""
         return {client.lane for client in self._clients.values()}
