@@ -53,8 +53,10 @@ class Clients:
         environment: dict[str, str],
         serving: int,
         traces: Path | None,
+        *,
+        captured: bool = False,
     ) -> None:
-        """`traces`: where the daemon is recorded, if that is wanted."""
+        """`traces`: where the daemon is recorded, if it is. `captured`: decode steps of those that serve are."""
         self._ground = ground
         self._traces = traces
         self._children = children
@@ -69,6 +71,8 @@ class Clients:
                 "name": name,
             }
             options = [f"--{key}={value}" for key, value in given.items()]
+            if captured and lane == SERVES:
+                options.append("--capture")
             command = [sys.executable, "-P", "-m", "symbiosis_bench.mixed.worker", "split", *options]
             return children.start(name, command, environment)
 

@@ -41,6 +41,7 @@ def mixed(
         int | None, typer.Option(min=2, help="For each load. [default: 16]", show_default=False)
     ] = None,
     serving: Annotated[int, typer.Option(min=1, max=16, help="Clients that share the prompts, in turn.")] = 1,
+    capture: Annotated[bool, typer.Option(help="Capture the decode steps of clients that serve.")] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +70,7 @@ def mixed(
         device="cpu",
         threads=len(os.sched_getaffinity(0)),
         cut="",
-        capture=False,
+        capture=capture,
         quick=quick,
         only=(),
         scale=QUICK if quick else FULL,

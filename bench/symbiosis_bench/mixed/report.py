@@ -66,6 +66,8 @@ class MixedReport(msgspec.Struct, frozen=True, kw_only=True):
     targets: TokenTargets
     serving: int
     """Clients that serve, and have the arrivals in turn."""
+    captured: bool = False
+    """Whether their decode steps are captured."""
     prompts_per_s: float
     """Served without training, by each of them one after the other: the capacity that loads are shares of."""
     prompt_s: float

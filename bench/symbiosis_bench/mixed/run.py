@@ -84,7 +84,7 @@ def run(
         ground: Ground[Message] = Ground(settings, children, progress, folder, configuration.file)
         ground.main()
         progress.say(f"opening the clients: {scale.serving} that serve and {TRAINING} that train")
-        mixed = Clients(ground, children, environment, scale.serving, traces)
+        mixed = Clients(ground, children, environment, scale.serving, traces, captured=settings.capture)
         unloaded = _unloaded(mixed, scale, progress)
         most = targets(configuration.serving, unloaded.times)
         loaded: list[Loaded] = []
@@ -112,6 +112,7 @@ def run(
         configuration=configuration.read,
         targets=most,
         serving=scale.serving,
+        captured=settings.capture,
         prompts_per_s=unloaded.prompts_per_s,
         prompt_s=unloaded.prompt_s,
         training_steps_per_s=unloaded.steps_per_s,

@@ -27,7 +27,7 @@ def main() -> None:
 
     from symbiosis_bench.end_to_end.contender import Contender, open_split
 
-    base = open_split(given.address, given.lane, given.name, given.cut, given.device)
+    base = open_split(given.address, given.lane, given.name, given.cut, given.device, capture=given.capture)
     contender = Contender(base, given.folder, given.client)
     contender.threads(1)  # the daemon and the other clients want the cores, too
     reporter.tell(contender.ready())
