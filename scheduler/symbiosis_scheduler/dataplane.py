@@ -222,17 +222,16 @@ class DataPlane:
         if not self.state.idle or self.recordings.under_way:  # a recording is told that nothing waits
             self._tell(Turn(monotonic_us()))
         started = len(self._underway) > running
-        at_device = any(launched.event and not launched.event.rings for launched in self._underway)
-        if started:
+        if started or any(launched.event and not launched.event.rings for launched in self._underway):
+            if not started:
+                # A device is at work and nothing more can be started: no event of torch wakes a loop, so look
+                # again, but let others have the core. Never so on a CPU.
+                os.sched_yield()
             self._finish()  # on a CPU it is done: who waits for it need not wait for the loop, too
-        elif at_device:
-            # A device is at work and nothing more can be started: no event of torch wakes a loop, so look again,
-            # but let others have the core. Never so on a CPU.
-            os.sched_yield()
-            self._finish()
-        if at_device or (started and not self._may_rest_at_once()):
-            self._loop.call_soon(self._turn)
-        elif self._draining is not None:
+            if not self._may_rest_at_once():
+                self._loop.call_soon(self._turn)
+                return
+        if self._draining is not None:
             if self.state.idle and not self._draining.done():
                 self._draining.set_result(None)
             self._awake = False  # nothing is taken: only a batch that ends beside, or an alarm, has more to do

@@ -24,6 +24,7 @@ from symbiosis_scheduler.execution.executor import Executor, Launched
 from symbiosis_scheduler.execution.streams import CpuStreams, Event
 from symbiosis_scheduler.execution.threads import ThreadChoice
 from symbiosis_scheduler.frozen.layers import FrozenLayers
+from symbiosis_scheduler.seats import Seats
 from symbiosis_transports.ports import ClientChannel
 from tests.scheduler import counter
 from tests.scheduler.running_plane import Running
@@ -71,9 +72,10 @@ def at_work(plane: DataPlane) -> None:
     plane.state.planner.tracks._first_us = monotonic_us() + 3_600_000_000
 
 
-def everybody_hears(plane: DataPlane) -> None:
-    """As if the clients were over a transport by which they can be asked where to compute."""
-    plane.seats.hears_of_place = lambda client: True  # type: ignore[method-assign]  # `inproc` cannot
+@pytest.fixture
+def everybody_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the clients were over a transport by which they can be asked where to compute: `inproc` cannot."""
+    monkeypatch.setattr(Seats, "hears_of_place", lambda seats, client: True)
 
 
 @pytest.fixture
@@ -252,6 +254,7 @@ def test_a_bad_token_id_is_refused(running: Running, streams: HeldBack, layers: 
 
 
 @two_cores
+@pytest.mark.usefixtures("everybody_hears")
 def test_on_one_core_nothing_is_computed_by_all_threads(running: Running, streams: HeldBack, op: OpSpec) -> None:
     """Few rows have them where nobody is in company. Threads that are started there would stay there."""
     companies: list[tuple[bool, int | None]] = []
@@ -269,7 +272,6 @@ def test_on_one_core_nothing_is_computed_by_all_threads(running: Running, stream
 
     streams.go.set()
     running.ask(alone_and_noted)
-    running.ask(everybody_hears)
     training, inference = running.connect("training"), running.connect("inference")
     deadline = time.monotonic() + 20
     while (True, 1) not in companies:
@@ -281,6 +283,7 @@ def test_on_one_core_nothing_is_computed_by_all_threads(running: Running, stream
 
 
 @two_cores
+@pytest.mark.usefixtures("everybody_hears")
 def test_the_data_plane_stays_on_the_spared_core_for_one_that_decodes_and_not_for_many_rows(
     running: Running, streams: HeldBack, op: OpSpec
 ) -> None:
@@ -298,7 +301,6 @@ def test_the_data_plane_stays_on_the_spared_core_for_one_that_decodes_and_not_fo
     usable, row, rows = os.sched_getaffinity(0), torch.randn(1, op.width_in), torch.randn(40, op.width_in)
     spared = min(usable)
     training, inference = running.connect("training"), running.connect("inference")
-    running.ask(everybody_hears)
     until_it_stays()
     before, looks = running.ask(cores_and_looks)
     ask(training, op, rows)
@@ -314,6 +316,7 @@ def test_the_data_plane_stays_on_the_spared_core_for_one_that_decodes_and_not_fo
 
 
 @two_cores
+@pytest.mark.usefixtures("everybody_hears")
 def test_on_one_core_no_turn_follows_that_would_find_nothing(
     running: Running, streams: HeldBack, op: OpSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,12 +332,10 @@ def test_on_one_core_no_turn_follows_that_would_find_nothing(
     streams.go.set()
     row, rows = torch.randn(1, op.width_in), torch.randn(40, op.width_in)
     training, inference = running.connect("training"), running.connect("inference")
-    running.ask(everybody_hears)
     deadline = time.monotonic() + 20
     while [{min(os.sched_getaffinity(0))}] not in told:
         assert time.monotonic() < deadline, told
         ask(training, op, rows)
-        running.ask(DataPlane.wake)
         ask(inference, op, row)
         running.ask(lambda plane: turns.clear())
         ask(inference, op, row)
