@@ -46,6 +46,7 @@ class Counter:
 
     def plan(self, now_us: int = 0) -> Plan:
         plan = self.policy.plan(now_us, self.queues, self.known)
+        self.queues.noted()
         assert isinstance(plan, Plan), plan
         self.queues.take(*plan.parts)
         return plan

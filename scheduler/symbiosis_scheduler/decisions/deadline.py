@@ -16,17 +16,18 @@ may wait for one batch that began before, a chunk, which leaving the daemon idle
 can be in time, all are late by about the same. Priorities decide between equal deadlines.
 
 A plan costs what has come since and the batch, whatever else waits: whoever waits has an entry in a heap, due no
-later than the client is, which is brought up to date when it comes to the top.
+later than the client is, which is brought up to date when it comes to the top. What a client asks for is looked at
+when it comes only if that may be due before the client's entry: after a prompt, whose token has another target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterator, Mapping
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import chain
 from typing import ClassVar, Final
 
-from symbiosis_core.config import DaemonConfig
+from symbiosis_core.config import DaemonConfig, LaneConfig
 from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.bounds import of_deadlines
 from symbiosis_scheduler.decisions.filling import batch, first_ready
@@ -35,6 +36,7 @@ from symbiosis_scheduler.decisions.levels import Lane
 from symbiosis_scheduler.decisions.plan import Decision, Hold, Plan
 from symbiosis_scheduler.decisions.queues import Queues
 from symbiosis_scheduler.decisions.request import Request
+from symbiosis_scheduler.decisions.travellers import Traveller
 
 __all__ = ["Deadline"]
 
@@ -79,23 +81,14 @@ class Deadline:
     def __init__(self, config: DaemonConfig) -> None:
         self._max_rows = config.batching.max_rows
         self._exact = config.batching.exact
-        self._targets = {
-            name: (
-                lane.first_token_us or lane.token_us,
-                lane.token_us or lane.first_token_us,
-                lane.max_wait_us or _NEVER_US,
-            )
-            for name, lane in config.lanes.items()
-        }
-        """Of every lane: for a first token, for any other, and for a request where there are no such targets."""
-
+        self._targets = {name: _targets(lane) for name, lane in config.lanes.items()}
         self._queues: Queues | None = None
-        self._noted = 0
-        """The ticket of the last request that was noted."""
         self._dues: list[_Due] = []
         """A heap. Who waits has an entry, due no later than the client is."""
         self._entered: dict[ClientId, int] = {}
         """When each is due by its entry; others of that client say nothing any more."""
+        self._sure: set[ClientId] = set()
+        """Of whose entry it is known that no later request of theirs is due before it."""
         self._standings: dict[ClientId, _Standing] = {}
         self._most = _LEAST_KEPT
         self._owed: list[_Owed] = []
@@ -130,76 +123,84 @@ class Deadline:
         return plan
 
     def _note(self, queues: Queues, known: Known) -> None:
-        """Notes when the clients are due that have asked since the last plan."""
-        if queues is not self._queues:
-            self._queues, self._noted, self._dues, self._entered = queues, 0, [], {}
-        if max(len(self._dues), len(self._standings)) > self._most:
+        """Enters who has asked since the last plan and may be due before its entry, or has none."""
+        if fresh := queues is not self._queues:
+            self._queues, self._dues, self._entered, self._sure = queues, [], {}, set()
+        if len(self._dues) > self._most or len(self._standings) > self._most:
             self._forget(queues, known)
-        noted, entered, dues, travellers = self._noted, self._entered, self._dues, known.travellers.all
-        for lane in queues.lanes:  # the hot loop; no standing is asked for: an entry may be too early
-            first_token_us, token_us, max_wait_us = self._targets[lane.name]
-            rank, behind = lane.level.rank, lane.level.behind
-            for request, ticket in reversed(lane.waiting.items()):
-                if ticket <= noted:
-                    break
-                client, due_us = request.client, request.arrived_us + (token_us or max_wait_us)
-                if token_us and (traveller := travellers.get(client)) is not None and traveller.started_us >= 0:
-                    due_us = traveller.started_us + (first_token_us if traveller.first_token else token_us)
-                before_us = entered.get(client, _NO_ENTRY)
-                if due_us < before_us or (due_us > before_us and client not in behind):
+        sure, entered, travellers = self._sure, self._entered, known.travellers.all
+        for level in queues.levels:
+            for client in level.turns if fresh else level.arrived:  # the hot loop
+                if client in sure or (head := level.turns.get(client)) is None:
+                    continue
+                due_us, soonest_us = self._due_us(head, travellers)
+                if due_us < entered.get(client, _NO_ENTRY):
                     entered[client] = due_us
-                    heappush(dues, (due_us, rank, ticket, client))
-        self._noted = queues.tickets
+                    heappush(self._dues, (due_us, level.rank, queues.lane(head.lane).waiting[head], client))
+                    if due_us <= soonest_us:
+                        sure.add(client)
 
     def _forget(self, queues: Queues, known: Known) -> None:
         """Forgets who is gone or does not wait, so that looking for them costs O(1) a client."""
         here, waiting = known.travellers.all, {client for level in queues.levels for client in level.turns}
         self._standings = {each: standing for each, standing in self._standings.items() if each in here}
         self._entered = {each: due_us for each, due_us in self._entered.items() if each in waiting}
+        self._sure &= waiting
         self._dues = [due for due in self._dues if self._entered.get(due[3]) == due[0]]
         heapify(self._dues)
         self._most = 2 * max(len(self._dues), len(self._standings), _LEAST_KEPT)
 
     def _first(self, queues: Queues, known: Known) -> Request | None:
         """Returns the oldest request of the client that is due first; None where nothing waits."""
-        dues, top = self._dues, queues.levels[0].rank
+        dues, entered, sure, travellers = self._dues, self._entered, self._sure, known.travellers.all
+        top = queues.levels[0].rank
         while dues:
-            due_us, rank, _, client = dues[0]
-            if self._entered.get(client) != due_us:
+            entry_us, rank, _, client = dues[0]
+            if entered.get(client) != entry_us:
                 heappop(dues)
                 continue
             head = queues.levels[rank - top].turns.get(client)
-            now_due_us = 0 if head is None else self._due_us(head, known)
-            if head is not None and now_due_us <= due_us:
+            if head is None:
+                heappop(dues)
+                del entered[client]
+                sure.discard(client)
+                continue
+            due_us, soonest_us = self._due_us(head, travellers)
+            if due_us <= entry_us:
                 return head
-            heappop(dues)
-            del self._entered[client]
-            if head is not None:
-                self._entered[client] = now_due_us
-                heappush(dues, (now_due_us, rank, queues.lane(head.lane).waiting[head], client))
+            entered[client] = due_us
+            heapreplace(dues, (due_us, rank, queues.lane(head.lane).waiting[head], client))
+            if due_us > soonest_us:
+                sure.discard(client)
+            else:
+                sure.add(client)
         return None
 
     def _others(self, lead: Request, lane: Lane, known: Known) -> Iterator[Request]:
         """Yields what else the lane's clients ask for first, who is due first first."""
+        travellers = known.travellers.all
         heads = [head for head in lane.level.heads() if head is not lead and head.lane == lane.name]
-        left = [(self._due_us(head, known), turn, head) for turn, head in enumerate(heads)]
+        left = [(self._due_us(head, travellers)[0], turn, head) for turn, head in enumerate(heads)]
         heapify(left)
         while left:
             yield heappop(left)[2]
 
-    def _due_us(self, request: Request, known: Known) -> int:
-        """Returns when a client's oldest request is due."""
-        first_token_us, token_us, max_wait_us = self._targets[request.lane]
-        standing = self._standings.get(request.client)
-        if token_us:
-            traveller = known.travellers.all.get(request.client)
-            if traveller is not None and traveller.started_us >= 0:
-                since_us = traveller.started_us
+    def _due_us(self, request: Request, travellers: Mapping[ClientId, Traveller]) -> tuple[int, int]:
+        """Returns when a client's oldest request is due, and how soon one that comes after it may be."""
+        first_token_us, token_us, soonest_us = self._targets[request.lane]
+        client = request.client
+        standing = self._standings.get(client)
+        if first_token_us and (traveller := travellers.get(client)) is not None:
+            since_us = traveller.started_us
+            if since_us >= 0:
                 if standing is not None and standing.started_us == since_us:
                     since_us = standing.since_us
-                return since_us + (first_token_us if traveller.first_token else token_us)
-        turn_us = request.arrived_us if standing is None else max(request.arrived_us, standing.turn_us)
-        return turn_us + (token_us or max_wait_us)
+                target_us = first_token_us if traveller.first_token else token_us
+                return since_us + target_us, since_us + soonest_us
+        since_us = request.arrived_us
+        if standing is not None and standing.turn_us > since_us:
+            since_us = standing.turn_us
+        return since_us + token_us, since_us + soonest_us
 
     def _charge(self, plan: Plan, now_us: int, known: Known) -> None:
         """The lead's turn is over, and its forward will have its share of the batch."""
@@ -210,9 +211,17 @@ class Deadline:
         standing.turn_us = now_us
         first_token_us, token_us, _ = self._targets[lead.lane]
         traveller = known.travellers.all.get(lead.client)
-        if not token_us or traveller is None or traveller.started_us < 0:
+        if not first_token_us or traveller is None or traveller.started_us < 0:
             return
         if standing.started_us != traveller.started_us:
             standing.started_us = standing.since_us = traveller.started_us
             standing.spent_us = 0.0
         self._owed.append((plan, standing, first_token_us if traveller.first_token else token_us, now_us))
+
+
+def _targets(lane: LaneConfig) -> tuple[int, int, int]:
+    """Returns a lane's targets: for a first token, 0: it has none; for any other; and the lesser of the two."""
+    first_us, token_us = lane.first_token_us or lane.token_us, lane.token_us or lane.first_token_us
+    if token_us:
+        return first_us, token_us, min(first_us, token_us)
+    return 0, lane.max_wait_us or _NEVER_US, lane.max_wait_us or _NEVER_US

@@ -25,13 +25,17 @@ def batch(lead: Request, queues: Queues, max_rows: int, *, exact: bool = False, 
     """
     if exact:
         return Plan(lead.op, lead.direction, (queues.left(lead),))
-    key = (lead.op, lead.direction)
-    cells = [level.cells[key] for level in queues.levels if key in level.cells]
+    key, cells, rows = (lead.op, lead.direction), [], 0
+    for level in queues.levels:
+        if (cell := level.cells.get(key)) is not None:
+            cells.append(cell)
+            rows += cell.rows
     parts: list[Part] = []
-    if sum([cell.rows for cell in cells]) <= (min(max_rows, queues.least_chunk_rows) if chunked else max_rows):
+    if rows <= max_rows and (not chunked or rows <= queues.least_chunk_rows):
         for cell in cells:
             parts += cell.parts.values()
-        put_first(queues.left(lead), parts)
+        if parts[0].request is not lead:
+            put_first(queues.left(lead), parts)
         return Plan(lead.op, lead.direction, tuple(parts))
     budgets = dict(queues.chunk_rows) if chunked else dict.fromkeys(queues.chunk_rows, max_rows)
     first = chunk(queues.left(lead), min(budgets[lead.lane], max_rows))

@@ -69,7 +69,7 @@ class Lane:
 class Level:
     """Lanes of one priority."""
 
-    __slots__ = ("behind", "cells", "lane_names", "lanes", "priority", "rank", "turns")
+    __slots__ = ("arrived", "behind", "cells", "lane_names", "lanes", "priority", "rank", "turns")
 
     def __init__(self, rank: int, priority: int) -> None:
         self.rank = rank
@@ -82,6 +82,8 @@ class Level:
         self.behind: dict[ClientId, OrderedDict[Request, None]] = {}
         """What a client asks for besides, in order of arrival; nothing empty."""
         self.cells: dict[tuple[OpId, Direction], Cell] = {}
+        self.arrived: dict[ClientId, None] = {}
+        """Whose requests have come since a plan was asked for last, in order of their first."""
 
     def __repr__(self) -> str:
         return f"<Level {self.rank}: {', '.join(lane.name for lane in self.lanes)}>"

@@ -60,6 +60,7 @@ class Planner:
             in_flight, queues = track.in_flight, track.queues
             while len(in_flight) < track.most:
                 decision = self.policy.plan(now_us, queues, known)
+                queues.noted()
                 if isinstance(decision, Plan):
                     _check(decision)
                     self._queues.take(*decision.parts)

@@ -118,6 +118,7 @@ class Queues:
         cell.parts[request] = Part(request, taken, request.rows)
         cell.rows += request.rows - taken
         client = request.client
+        level.arrived[client] = None
         if level.turns.setdefault(client, request) is not request:
             level.behind.setdefault(client, OrderedDict())[request] = None
 
@@ -129,7 +130,8 @@ class Queues:
         """
         first, name = parts[0].request, ""
         key = (first.op, first.direction)
-        if len(parts) >= _MANY and self._take_whole_levels(key, parts):
+        alone = len(parts) >= _MANY and len(self._lanes[first.lane].level.cells) == 1
+        if alone and self._take_whole_levels(key, parts):
             return
         for part in parts:  # the hot loop: 64 riders are nothing special
             request = part.request
@@ -161,10 +163,16 @@ class Queues:
         """Removes everything of a client and returns how many requests that were."""
         removed = 0
         for level in self.levels:
+            level.arrived.pop(client, None)
             while (head := level.turns.get(client)) is not None:
                 self.discard(head)
                 removed += 1
         return removed
+
+    def noted(self) -> None:
+        """A plan was asked for: what comes from now on is new to the policy."""
+        for level in self.levels:
+            level.arrived.clear()
 
     def moved_to(self, lanes: Mapping[str, LaneConfig]) -> Queues:
         """Returns queues of other lanes with all that waits here, in order of arrival.

@@ -74,7 +74,9 @@ class Tracks:
         return chain.from_iterable([track.in_flight for track in self._all])
 
     def first_is_at_work(self, now_us: int) -> bool:
-        """Whether the first level has something to do, or had it a moment ago."""
+        """Whether the first level has something to do, or had it a moment ago; False: nothing runs beside it."""
+        if len(self._all) == 1:
+            return False
         if self._first.queues or self._first.in_flight:
             self._first_us = now_us
         return now_us - self._first_us <= _LINGERS_US

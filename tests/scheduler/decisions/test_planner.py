@@ -47,6 +47,7 @@ def test_a_hold_is_the_last_of_its_track_and_takes_nothing() -> None:
     queues.push(request(1))
     assert planner.decide(10, Known()) == ([], 99)
     assert len(queues) == 1 and not planner.tracks.in_flight
+    assert not any(level.arrived for level in queues.levels), "the policy has seen it"
 
 
 def test_what_cannot_be_decided_is_the_policys_fault_and_takes_nothing() -> None:

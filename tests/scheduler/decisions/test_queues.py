@@ -203,6 +203,20 @@ def test_what_does_not_wait_cannot_be_taken_and_discarding_it_is_harmless() -> N
     queues.check()
 
 
+def test_who_has_asked_since_the_last_plan_is_told_by_level_until_it_leaves() -> None:
+    queues = Queues(LANES)
+    training = queues.lane("training").level
+    queues.push(request(1))
+    queues.noted()
+    for each in (request(3), request(2, "tuning"), request(3), request(4, "bulk")):
+        queues.push(each)
+    assert (list(training.arrived), list(queues.lane("bulk").level.arrived)) == ([3, 2], [4])
+    queues.part(1, 2).noted()
+    assert [list(level.arrived) for level in queues.levels] == [[], [], [4]]
+    queues.remove(ClientId(4))
+    assert not any(level.arrived for level in queues.levels)
+
+
 def test_removing_a_client_takes_all_of_it_and_nothing_else() -> None:
     queues = Queues(LANES)
     kept = request(2)
