@@ -131,7 +131,8 @@ def _targets(most: TokenTargets) -> str:
 
 
 def _clients(report: MixedReport) -> str:
-    return "one client" if report.serving == 1 else f"{report.serving} clients"
+    clients = "one client" if report.serving == 1 else f"{report.serving} clients"
+    return f"{clients} whose decode steps are captured" if report.captured else clients
 
 
 def _foretold(report: MixedReport) -> Table:
