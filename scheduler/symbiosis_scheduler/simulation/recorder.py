@@ -137,7 +137,7 @@ class Recorder:
         if beside:
             self._looked(us)  # which is how it was found
         else:
-            self._looks = False
+            self._looks, self._looked_us = False, -1  # what was found with it was seen before the next look
         way, kind = self._way(plan.op, plan.direction, kept=plan.kept), Kind.BESIDE if beside else Kind.BATCH
         self._write(kind, us, plan.op, way, plan.rows, took_us, clients, lag_us, plan.lead.client)
 

@@ -60,6 +60,33 @@ def test_who_asks_while_a_batch_runs_beside_is_seen_when_it_asks() -> None:
     assert list(inference_script.delays_us) == [0, 500]
 
 
+def test_what_is_seen_with_a_batch_belongs_to_the_look_before_it() -> None:
+    """What ended beside meanwhile is answered with the batch: nobody looks before the loop comes round again."""
+    desk = Desk()
+    desk.state = SchedulerState([OPS], CONFIG, LatencyFirst(CONFIG), beside=True)
+    desk.state.planner.tracks._first_us = 0
+    recorder = recorded(desk)
+    desk.join(1, "inference")
+    desk.join(2, "training")
+    desk.arrive(2, arrival(op=2, rows=4))
+    (training,) = desk.turn()
+    desk.now_us = 900
+    desk.arrive(1, arrival(op=1))
+    (inference,) = desk.turn()
+    desk.now_us = 1000
+    desk.done(training)
+    desk.done(inference)
+    for at_us, slot in ((1700, 0), (1710, 1)):
+        desk.now_us = at_us
+        desk.arrive(2, arrival(slot=slot, generation=2, op=2))
+    desk.now_us = 1720
+    (last,) = desk.turn()
+    desk.done(last)
+    told = records(recorder.take(3000, last=True))
+    assert [record for record in told if record[0] == Kind.LOOK] == [(Kind.LOOK, 1700)]
+    assert [record for record in told if record[0] == Kind.BESIDE][-1] == (Kind.BESIDE, 1720, 2, 0, 2, 0, 1, 20, 2)
+
+
 def test_a_batch_is_only_late_since_there_was_something_to_begin() -> None:
     """A daemon that had nothing to do when a batch ended is not late with what came long after."""
     desk = Desk()
