@@ -4,8 +4,8 @@
 
 1. *Lead.* Lanes go by priority. Ageing: a request that has waited its lane's `max_wait_us` goes before every
    lane, the oldest such first; `max_wait_us = 0` means that the lane does not age. Between clients of one level
-   the turn decides (see `queues`), also among aged ones: the oldest chooses the lane, the turn the client. Where
-   no higher lane waits, age is nothing to go by, and the turn is everybody's.
+   the turn decides (see `queues`), also where age does: the oldest chooses the level, the turn the client. Were
+   the aged alone to lead, a flood that is always old would shut out a client that asks for little.
 2. *Riders.* What waits for the lead's op and direction rides along, by priority, without padding: at most
    `batching.max_rows` rows in all, and of each lane at most its `chunk_rows` rows, one request or many.
 3. *One chunk.* Rows of a lower lane may delay a waiting request of a higher lane once, not twice. After a batch
@@ -93,7 +93,7 @@ class LatencyFirst:
                 break
         else:
             return None
-        lead = self._aged(now_us, queues, first)
+        lead = self._aged(now_us, queues)
         if lead is None:
             heads = first.heads()
             if self._exact:
@@ -109,30 +109,23 @@ class LatencyFirst:
             parts, self._lowest_rank[top] = self._all(lead, level, queues) or self._fill(lead, level, queues)
         return Plan(lead.op, lead.direction, tuple(parts), level is not first)
 
-    def _aged(self, now_us: int, queues: Queues, first: Level) -> Request | None:
+    def _aged(self, now_us: int, queues: Queues) -> Request | None:
         """Returns the request that leads because of somebody's age, if there is one."""
-        oldest: Request | None = None
-        oldest_ticket, oldest_lane = 0, None
+        oldest_ticket, oldest_level = 0, None
         for lane in queues.ageing:
             if not lane.waiting:
                 continue
             request, ticket = next(iter(lane.waiting.items()))
             if now_us - request.arrived_us < lane.config.max_wait_us:
                 continue
-            if oldest is None or ticket < oldest_ticket:
-                oldest, oldest_ticket, oldest_lane = request, ticket, lane
-        if oldest is None or oldest_lane is None:
+            if oldest_level is None or ticket < oldest_ticket:
+                oldest_ticket, oldest_level = ticket, lane.level
+        if oldest_level is None:
             return None
         delayed = next(filter(self._has_delayed, queues.levels), None)
-        if delayed is not None and delayed.rank < oldest_lane.level.rank:
+        if delayed is not None and delayed.rank < oldest_level.rank:
             return next(delayed.heads())
-        heads = oldest_lane.level.heads()
-        if oldest_lane.level is first:
-            # It passes nobody. Were the aged alone to lead, a flood would shut out a client that asks for little.
-            return next(heads)
-        since_us = now_us - oldest_lane.config.max_wait_us
-        aged = (head for head in heads if head.lane == oldest.lane and head.arrived_us <= since_us)
-        return next(aged, oldest)
+        return next(oldest_level.heads())
 
     def _has_delayed(self, level: Level, parts: Sequence[Part] = ()) -> bool:
         """Whether a request waits in the level that was delayed once and is not finished by `parts`."""

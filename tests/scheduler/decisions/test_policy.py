@@ -93,13 +93,16 @@ def test_aged_clients_take_turns_too() -> None:
     assert leads == [1, 2, 1, 2, 1, 2]
 
 
-def test_among_clients_of_a_lane_only_an_aged_one_is_put_before_higher_lanes() -> None:
+def test_where_age_calls_for_a_level_the_turn_decides_whose_request_leads() -> None:
     bench = Counter()
     bench.push(request(1, "training", op=1, rows=600), request(2, "training", op=2, arrived_us=AGE_US - 1))
-    assert bench.plan(AGE_US - 1).op == 1  # now it is client 2's turn, but client 1 has waited longer
+    assert bench.plan(AGE_US - 1).op == 1  # now it is client 2's turn, though client 1 has waited longer
     bench.push(request(3, "inference", op=3, arrived_us=AGE_US))
     assert bench.plan(AGE_US).op == 3  # it was there when the chunk ended
     bench.push(request(3, "inference", op=4, arrived_us=AGE_US))
+    assert bench.plan(AGE_US).op == 2
+    assert bench.plan(AGE_US).op == 4
+    bench.push(request(3, "inference", op=5, arrived_us=AGE_US))
     assert bench.plan(AGE_US).op == 1
 
 
