@@ -22,17 +22,19 @@ def warnings(config: DaemonConfig, policy_class: Any) -> list[str]:
     reads = None if told is None else frozenset(told)  # a third party may have written a list
     found: list[str] = []
     for name, lane in config.lanes.items():
-        found += [f"lanes.{name}.{line}" for line in _lane(config, lane, reads)]
-    return [*found, *_everywhere(config, policy_class), *_rules(config.rules)]
+        found += [f"lanes.{name}.{line}" for line in _lane(config, name, lane, reads)]
+    return [*found, *_everywhere(config, policy_class), *_rules(config.rules), *_never_entered(config)]
 
 
-def _lane(config: DaemonConfig, lane: LaneConfig, reads: frozenset[str] | None) -> Iterator[str]:
+def _lane(config: DaemonConfig, name: str, lane: LaneConfig, reads: frozenset[str] | None) -> Iterator[str]:
     policy, most_rows = config.policy.name, config.batching.max_rows
     changed = {
         field.name
         for field in msgspec.structs.fields(LaneConfig)
         if not field.required and getattr(lane, field.name) != field.default
     }
+    if lane == DEFAULT_LANES.get(name):  # nobody wrote it
+        changed = set()
     if reads is not None:
         for key in _OF_POLICIES:
             if key in changed - reads:
@@ -45,7 +47,15 @@ def _lane(config: DaemonConfig, lane: LaneConfig, reads: frozenset[str] | None) 
         yield f"chunk_rows = {lane.chunk_rows}: no batch has more than batching.max_rows = {most_rows} rows"
     if reads is not None and "priority" not in reads and _in_order(config) and config.lanes != DEFAULT_LANES:
         yield f"priority: the policy {policy} takes turns by other things; it only decides who rides along first"
-    if "max_wait_us" in changed and lane.max_wait_us:
+    if policy == "weighted_fair" and "weight" in changed and len(config.lanes) == 1:
+        yield "weight: there is no other lane to share with"
+    if (
+        policy == "deadline"
+        and len(config.lanes) > 1
+        and not (lane.first_token_us or lane.token_us or lane.max_wait_us)
+    ):
+        yield "token_us: without it and with max_wait_us = 0, deadline serves the lane when nobody else has work"
+    if "max_wait_us" in changed and lane.max_wait_us and not _ends_holds(config, lane):
         yield from _ageing(config, lane)
     if lane.max_hold_us and config.limits.max_clients == 1:
         yield "max_hold_us: limits.max_clients = 1, and a client alone is never held"
@@ -59,6 +69,13 @@ def _lane(config: DaemonConfig, lane: LaneConfig, reads: frozenset[str] | None) 
 
 def _in_order(config: DaemonConfig) -> bool:
     return len({lane.priority for lane in config.lanes.values()}) > 1
+
+
+def _ends_holds(config: DaemonConfig, lane: LaneConfig) -> bool:
+    """Whether requests age while they may be held, which ends the hold."""
+    return (
+        config.policy.name == "latency_first" and lane.max_wait_us < lane.max_hold_us and not config.batching.exact
+    )
 
 
 def _ageing(config: DaemonConfig, lane: LaneConfig) -> Iterator[str]:
@@ -90,6 +107,17 @@ def _rules(rules: tuple[RuleConfig, ...]) -> Iterator[str]:
             if _covers(earlier, rule):
                 yield f"rules[{position}]: rules[{before}] fits all that it would fit"
                 break
+
+
+def _never_entered(config: DaemonConfig) -> Iterator[str]:
+    """Lanes that no rule names, or only one behind a rule that fits everybody."""
+    for position, rule in enumerate(config.rules):
+        if not (rule.user or rule.key or set(rule.name) - {"*"}):
+            entered = {each.lane for each in config.rules[: position + 1]}
+            for name in config.lanes:
+                if name not in entered:
+                    yield f"lanes.{name}: rules[{position}] fits everybody, so nobody comes into this lane"
+            return
 
 
 def _covers(earlier: RuleConfig, later: RuleConfig) -> bool:

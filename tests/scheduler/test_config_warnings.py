@@ -44,7 +44,9 @@ def test_the_defaults_take_effect() -> None:
         ("latency_first", {"max_clients": 2, "max_clients_per_user": 3}, "max_clients_per_user"),
         ("latency_first", {"client_rows_per_s": 9, "user_rows_per_s": 9}, "client_rows_per_s"),
         ("latency_first", {"max_wait_us": 7}, "max_wait_us"),
+        ("latency_first", {"max_wait_us": 7, "max_hold_us": 7}, "max_wait_us"),
         ("deadline", {"max_wait_us": 7, "token_us": 9}, "max_wait_us"),
+        ("deadline", {"max_wait_us": 0}, "token_us"),
         ("weighted_fair", {}, "priority"),
         ("lockstep", {}, "priority"),
     ],
@@ -73,6 +75,7 @@ def test_what_somebody_elses_policy_reads_may_be_any_collection(reads: Any) -> N
         ("deadline", {"token_us": 5}),
         ("deadline", {"max_wait_us": 5}),
         ("latency_first", {"max_wait_us": 7, "chunk_rows": 512, "max_hold_us": 5}),
+        ("lockstep", {"chunk_rows": 5, "max_hold_us": 5}),
         ("fifo", {"client_rows_per_s": 9, "user_rows_per_s": 10, "max_clients": 3}),
     ],
 )
@@ -88,19 +91,45 @@ def test_nothing_is_held_or_chunked_where_batches_are_exact() -> None:
     assert len(warned(lane=lane, batching=BatchingConfig(exact=True))) == 2
 
 
+@pytest.mark.parametrize("priority", [0, 1])
+def test_ageing_that_ends_a_hold_takes_effect_also_where_there_is_nobody_to_pass(priority: int) -> None:
+    assert warned(lane={"max_wait_us": 4, "max_hold_us": 5}, priority=priority) == []
+
+
+def test_a_lane_alone_has_nobody_to_share_with() -> None:
+    config = DaemonConfig(policy=PolicyConfig(name="weighted_fair"), lanes={"a": LaneConfig(priority=0, weight=2)})
+    (line,) = warnings(config, policy_class(config))
+    assert line == "lanes.a.weight: there is no other lane to share with"
+
+
+def test_the_default_lanes_have_no_targets_for_deadlines() -> None:
+    config = DaemonConfig(policy=PolicyConfig(name="deadline"))
+    assert [line.partition(":")[0] for line in warnings(config, policy_class(config))] == [
+        "lanes.inference.token_us"
+    ]
+
+
 def test_a_client_alone_is_never_held() -> None:
     (line,) = warned(lane={"max_hold_us": 5}, limits=LimitsConfig(max_clients=1))
     assert "limits.max_clients = 1" in line
 
 
 def test_a_rule_behind_one_that_fits_as_much_never_decides() -> None:
-    rules = (RuleConfig(lane="a", name="x"), RuleConfig(lane="a"), RuleConfig(lane="first", user="eve"))
+    rules = (RuleConfig(lane="first", name="x"), RuleConfig(lane="a"), RuleConfig(lane="first", user="eve"))
     assert warned(rules=rules) == ["rules[2]: rules[1] fits all that it would fit"]
 
 
-def test_a_priority_that_nobody_wrote_is_not_warned_of() -> None:
-    config = DaemonConfig(policy=PolicyConfig(name="fifo"))
-    assert [line for line in warnings(config, policy_class(config)) if "priority" in line] == []
+@pytest.mark.parametrize("fits", [{}, {"name": "*"}])
+def test_a_lane_behind_a_rule_that_fits_everybody_is_never_entered(fits: dict[str, str]) -> None:
+    rules = (RuleConfig(lane="a", **fits), RuleConfig(lane="first", name="x"))
+    assert warned(rules=rules)[-1] == "lanes.first: rules[0] fits everybody, so nobody comes into this lane"
+    assert warned(rules=(RuleConfig(lane="a", user="eve"),)) == []
+
+
+def test_lanes_that_nobody_wrote_are_not_warned_of() -> None:
+    for policy in ("fifo", "lockstep", "weighted_fair"):
+        config = DaemonConfig(policy=PolicyConfig(name=policy))
+        assert warnings(config, policy_class(config)) == []
 
 
 def test_one_lane_ages_past_another_that_is_computed_beside_with_it() -> None:
@@ -137,6 +166,7 @@ def test_what_is_never_computed_beside_need_not_be_forbidden_to() -> None:
     ],
 )
 def test_a_rule_behind_a_wider_pattern_never_decides(earlier: str, later: str, covered: bool) -> None:
-    found = warned(rules=(RuleConfig(lane="a", name=earlier), RuleConfig(lane="first", name=later)))
+    rules = (RuleConfig(lane="a", name=earlier), RuleConfig(lane="first", name=later))
+    found = [line for line in warned(rules=rules) if line.startswith("rules")]
     assert (found == ["rules[1]: rules[0] fits all that it would fit"]) is covered
     assert covered or found == []

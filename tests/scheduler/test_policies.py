@@ -67,6 +67,16 @@ def test_lockstep_waits_for_all_and_no_longer_than_a_lane_allows() -> None:
     assert bench.plan(2000).clients == {1, 2}
 
 
+def test_lockstep_waits_for_nobody_where_none_may_share_a_batch() -> None:
+    batching = BatchingConfig(exact=True)
+    lanes = {"inference": LaneConfig(priority=0, max_hold_us=1000)}
+    bench = Counter(DaemonConfig(policy=PolicyConfig(name="lockstep"), lanes=lanes, batching=batching))
+    bench.push(request(1), request(2))
+    assert [plan.clients for plan in bench.drain()] == [{1}, {2}]
+    bench.push(request(1, arrived_us=10))
+    assert bench.plan(20).clients == {1}
+
+
 def test_lockstep_waits_for_nobody_who_has_fallen_silent() -> None:
     lanes = {"inference": LaneConfig(priority=0, max_hold_us=900_000)}
     bench = counter("lockstep", lanes)

@@ -136,11 +136,13 @@ def of_first_come(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
 
 def of_rounds(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
     """`lockstep`."""
+    longest = max([hold_us for _, hold_us in _holding(config)], default=0)
     said = [
         "Nothing is computed before all clients that are at work have asked, or the oldest request has waited its "
         "lane's max_hold_us."
+        if longest
+        else "Whatever has come is computed: nobody is waited for."
     ]
-    longest = max(lane.max_hold_us for lane in config.lanes.values())
     slowest = Delay(
         "anybody", "the slowest", _time(longest) if longest else "nobody is waited for", float(longest)
     )

@@ -2,7 +2,9 @@
 
 Nothing is computed before all clients that are at work have asked, or the oldest request has waited its lane's
 `max_hold_us`. At work is who asked or was answered a moment ago (`Travellers.active`). Those in the middle of a
-forward go before those that begin one, so that whoever is behind catches up and all begin the next one together.
+forward go before those that begin one, so that whoever is behind catches up and all begin the next one together:
+for as long as somebody never ends a forward, nobody who begins one is served. With `batching.exact`, where none
+shares a batch, nobody is waited for.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ __all__ = ["Lockstep"]
 class Lockstep:
     """Rounds of all clients; who is slow makes all others slow, up to `max_hold_us`."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"max_hold_us"})
+    reads: ClassVar[frozenset[str]] = frozenset({"chunk_rows", "max_hold_us"})
     explain = staticmethod(of_rounds)
 
     def __init__(self, config: DaemonConfig) -> None:
@@ -39,7 +41,7 @@ class Lockstep:
         oldest = first_come(next(iter(lane.waiting.items())) for lane in lanes)
         assert oldest is not None
         until_us = oldest.arrived_us + queues.lane(oldest.lane).config.max_hold_us
-        if until_us > now_us and (away := _away(queues, known, now_us)):
+        if until_us > now_us and not self._exact and (away := _away(queues, known, now_us)):
             return Hold(min(until_us, max(known.travellers.active_until_us(client) for client in away)))
         starts = known.travellers.starts
         behind = first_come(
