@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from symbiosis_core.config import DaemonConfig
 from symbiosis_core.errors import LocalProtocolError
+from symbiosis_core.ids import ClientId
 from symbiosis_scheduler.decisions.known import Known
 from symbiosis_scheduler.decisions.plan import Hold, Plan
 from symbiosis_scheduler.decisions.policy import Policy
@@ -44,6 +45,16 @@ class Planner:
         """Lets the policy settle its accounts, if it keeps some, by what is known so far."""
         if self._settle is not None:
             self._settle(known)
+
+    def joined(self, client: ClientId, lane: str, user: str) -> None:
+        """Tells the policy, if it wants to know, who is here."""
+        if self._joined is not None:
+            self._joined(client, lane, user)
+
+    def left(self, client: ClientId) -> None:
+        """Tells the policy, if it wants to know, who is gone. Nothing of theirs is to be settled any more."""
+        if self._left is not None:
+            self._left(client)
 
     def decide(self, now_us: int, known: Known) -> tuple[list[tuple[Plan, bool]], int | None]:
         """Returns plans that start now, each with whether beside the first level, and when the first hold ends.
@@ -80,6 +91,8 @@ class Planner:
         self.policy = policy
         """Who decides."""
         self._settle: Callable[[Known], None] | None = getattr(policy, "settle", None)
+        self._joined: Callable[[ClientId, str, str], None] | None = getattr(policy, "joined", None)
+        self._left: Callable[[ClientId], None] | None = getattr(policy, "left", None)
         self.exact = config.batching.exact
         self._queues = queues
         beside = self.can_beside and getattr(policy, "beside", False) and not self.exact

@@ -52,7 +52,9 @@ class Policy(Protocol):
     queues that have no others (see `tracks`).
 
     A policy that keeps accounts may have a method `settle(known)`: it is called before anything is learned of a
-    plan that is done, when its answers are on their way, so that nobody waits for what it does there.
+    plan that is done, when its answers are on their way, so that nobody waits for what it does there. It may also
+    have `joined(client, lane, user)` and `left(client)`, both or none, which are called after `settle`: when a
+    client comes, or the policy does to clients that are there, and when one goes.
     """
 
     def plan(self, now_us: int, queues: Queues, known: Known) -> Decision:

@@ -188,6 +188,8 @@ class SchedulerState:
             raise LocalProtocolError(f"{event} joins twice or in no lane")
         client = self._clients[event.client] = PresentClient(event)
         self._admission.joined(client)
+        self.reflect()
+        self.planner.joined(client.id, client.lane, client.user)
         return []
 
     def _left(self, event: ClientLeft) -> list[Instruction]:
@@ -195,7 +197,9 @@ class SchedulerState:
             self._queues.remove(event.client)
             self._admission.left(event.client)
             self._at_work.ended(event.client)
+            self.reflect()
             self._known.left(event.client)
+            self.planner.left(event.client)
         return []
 
     def _arrived(self, event: Arrived) -> list[Instruction]:
@@ -282,6 +286,8 @@ class SchedulerState:
         self._admission.moved_to(event.config, self._clients.values())
         self._tallies.moved_to(lanes)
         self.planner.adopt(event.config, event.policy, self._queues)
+        for client in self._clients.values():
+            self.planner.joined(client.id, client.lane, client.user)
         self._known.convoys.adopted()
         return []
 

@@ -4,10 +4,12 @@ Every lane, and within it every client, has an account of the time that was spen
 its weight. The one with the least goes next: what it lacks to the others is its deficit. Who had nothing to ask
 for does not save up: on coming back its account is lifted to that of who is being served (start-time fair
 queueing). The time is what the batch is expected to take by the measured curves, divided among its rows; so nobody
-gets more by sending more, bigger or faster requests.
+gets more by sending more, bigger or faster requests. Nor by connecting anew: as far as a client that leaves is
+ahead, the next of its user in its lane is, by a second at most: who leads goes ahead by a batch, and for hours of
+riding along with others nobody else is made to wait. At a port without keys all are one user.
 
 Rows are charged before the next decision, as soon as nobody waits for that (`settle`), by what was known when
-they were planned. What is kept is a number per lane, and per client that is ahead.
+they were planned. What is kept is a number per lane and client, and per client that left and was ahead.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop
 from itertools import islice, repeat
-from operator import attrgetter
 from typing import ClassVar, Final, Generic, TypeVar
 
 from symbiosis_core.config import DaemonConfig
@@ -31,20 +32,20 @@ from symbiosis_scheduler.decisions.request import Request
 __all__ = ["WeightedFair"]
 
 K = TypeVar("K", bound=Hashable)
-_LANE: Final = attrgetter("request.lane")
-_LEAST_KEPT: Final = 256
-"""So many accounts are kept before those that say nothing any more are looked for."""
+_MOST_OWED_US: Final = 1_000_000
+"""Of the daemon's time: as far as a client begins ahead of the others at most, for those before it."""
 
 
 class _Accounts(Generic[K]):
     """What each has been given, and where the one stands that is being served."""
 
-    __slots__ = ("_most", "given", "now")
+    __slots__ = ("_left", "given", "now")
 
     def __init__(self) -> None:
         self.given: dict[K, float] = {}
         self.now = 0.0
-        self._most = 2 * _LEAST_KEPT
+        self._left: dict[str, list[float]] = {}
+        """By user: what those that left had been given."""
 
     def standing(self, who: K) -> float:
         """Returns what counts as given: no less than to who is being served."""
@@ -58,11 +59,22 @@ class _Accounts(Generic[K]):
         """Adds to what one has been given."""
         self.given[who] = self.standing(who) + cost
 
-    def forget(self) -> None:
-        """Forgets accounts that say nothing any more, so seldom that it costs O(1) a charge."""
-        if len(self.given) > self._most:
-            self.given = {each: before for each, before in self.given.items() if before > self.now}
-            self._most = 2 * max(len(self.given), _LEAST_KEPT)
+    def open(self, who: K, user: str) -> None:
+        """Somebody comes, and takes over the account that is furthest ahead of those that his user left."""
+        if left := self._ahead(user):
+            self.given[who] = min(left.pop(), self.now + _MOST_OWED_US)
+
+    def close(self, who: K, user: str) -> None:
+        """Somebody leaves."""
+        given = self.given.pop(who, 0.0)
+        if given > self.now:
+            self._left[user] = sorted([*self._ahead(user), given])
+
+    def _ahead(self, user: str) -> list[float]:
+        """Returns what of a user's counts still, the most last. What counts no more, of anybody, is forgotten."""
+        ahead = {each: [given for given in left if given > self.now] for each, left in self._left.items()}
+        self._left = {each: left for each, left in ahead.items() if left}
+        return self._left.get(user, [])
 
 
 class WeightedFair:
@@ -77,8 +89,20 @@ class WeightedFair:
         self._weights = {name: lane.weight for name, lane in config.lanes.items()}
         self._lanes: _Accounts[str] = _Accounts()
         self._clients: dict[str, _Accounts[ClientId]] = {name: _Accounts() for name in config.lanes}
+        self._whose: dict[ClientId, tuple[str, str]] = {}
+        """The lane and the user of everybody who is here."""
         self._owed: list[Plan] = []
         """What was planned and is not charged yet."""
+
+    def joined(self, client: ClientId, lane: str, user: str) -> None:
+        """See `Policy`: opens an account."""
+        self._whose[client] = lane, user
+        self._clients[lane].open(client, user)
+
+    def left(self, client: ClientId) -> None:
+        """See `Policy`: closes an account."""
+        lane, user = self._whose.pop(client)
+        self._clients[lane].close(client, user)
 
     def settle(self, known: Known) -> None:
         """See `Policy`: charges what was planned."""
@@ -147,5 +171,4 @@ class WeightedFair:
             given[client] = (before_us if before_us > now else now) + rows * a_row_us
             spent_rows[lane] = spent_rows.get(lane, 0) + rows
         for lane, rows in spent_rows.items():
-            self._clients[lane].forget()
             self._lanes.charge(lane, rows * a_row_us / self._weights[lane])
