@@ -177,4 +177,8 @@ def _latest_us(cell: Cell, level: Level) -> int:
         oldest_us: int = min(map(_ARRIVED_US, waiting))
         return oldest_us + level.lanes[0].config.max_hold_us
     most_us = {lane.name: lane.config.max_hold_us for lane in level.lanes}
-    return min([each.arrived_us + most_us[each.lane] for each in waiting])
+    latest_us = min([each.arrived_us + most_us[each.lane] for each in waiting])
+    if len(cell.parts) > LOOKED_AT:  # of the others none came before the first of its lane
+        firsts = [next(iter(lane.waiting)) for lane in level.lanes if lane.waiting]
+        latest_us = min(latest_us, *[each.arrived_us + most_us[each.lane] for each in firsts])
+    return latest_us

@@ -16,7 +16,7 @@ from symbiosis_core.config import DaemonConfig, LaneConfig
 from symbiosis_core.ids import BaseId, ClientId, Generation, OpId, SlotIndex
 from symbiosis_core.specs import Direction, DType, OpKind, OpSpec
 from symbiosis_scheduler.decisions.convoy_trial import ConvoyTrial, Way
-from symbiosis_scheduler.decisions.convoys import Convoys
+from symbiosis_scheduler.decisions.convoys import Convoys, _latest_us
 from symbiosis_scheduler.decisions.costs import Costs
 from symbiosis_scheduler.decisions.events import (
     Answer,
@@ -35,6 +35,8 @@ from symbiosis_scheduler.decisions.request import Request
 from symbiosis_scheduler.decisions.state import SchedulerState
 from symbiosis_scheduler.decisions.travellers import Travellers
 from symbiosis_transports.calls import Arrival, Call
+from tests.scheduler.counter import Counter as Counting
+from tests.scheduler.counter import request
 
 LAYERS = 12
 OPS = (
@@ -285,6 +287,16 @@ def test_no_request_is_held_longer_than_its_lane_allows() -> None:
         clients = [Client(dice.randrange(100, 5000), begins_us=dice.randrange(30_000)) for _ in range(5)]
         played = play(clients, hold_us=3000, noise=0.9)
         assert played.worst_us <= 3000 + 5 * 2 * (READING_US + 5 * ROW_US)
+
+
+@pytest.mark.parametrize("before", [0, 1, 40])
+def test_a_strict_lane_is_held_no_longer_however_many_stand_before_it(before: int) -> None:
+    lanes = {"patient": LaneConfig(priority=0, max_hold_us=500_000), "strict": LaneConfig(priority=0)}
+    bench = Counting(DaemonConfig(lanes=lanes))
+    bench.push(*(request(client, "patient", op=1, arrived_us=10) for client in range(before)))
+    bench.push(request(99, "strict", op=1, arrived_us=20))
+    (level,) = bench.queues.levels
+    assert _latest_us(level.cells[OpId(1), Direction.FORWARD], level) == 20
 
 
 def test_where_a_joint_batch_saves_nothing_nobody_is_held() -> None:
