@@ -18,7 +18,8 @@ def check_rows(queues: Queues, tracks: Tracks, clients: Iterable[PresentClient])
     queues.check()
     flying: Counter[Request] = Counter()
     for track in tracks:
-        assert len(track.in_flight) <= track.most
+        assert track.inherited <= track.in_flight.keys()
+        assert len(track.in_flight) <= max(track.most, len(track.inherited))
     for plan in tracks.plans():
         for part in plan.parts:
             flying[part.request] += part.rows

@@ -53,7 +53,7 @@ class Known:
         self._answered(plan, now_us)
 
     def failed(self, plan: Plan, now_us: int) -> None:
-        """A plan is done, and not the rows of every request, so that its time says nothing."""
+        """A plan is done, and what it took says nothing: not the rows of every request are, or nobody knows it."""
         self.convoys.holds.failed(plan)
         self._answered(plan, now_us)
 

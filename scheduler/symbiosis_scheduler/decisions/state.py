@@ -249,12 +249,10 @@ class SchedulerState:
     def _done(self, event: PlanDone) -> list[Instruction]:
         plan = event.plan
         took_us = self.planner.tracks.finish(plan, event.now_us, event.ended_us)
-        if took_us is None:
-            raise LocalProtocolError("a plan is done that is not in flight")
         if not self.planner.tracks.in_flight:
             self._tallies.idle(event.now_us)
         self._tallies.computed(plan, self._admission.base(plan.op))
-        if event.failed:
+        if event.failed or took_us is None:
             self._known.failed(plan, event.now_us)
         else:
             self._lessons.append((plan, took_us, event.now_us))

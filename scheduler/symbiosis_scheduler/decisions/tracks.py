@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
+from symbiosis_core.errors import LocalProtocolError
 from symbiosis_scheduler.decisions.plan import Plan
 from symbiosis_scheduler.decisions.queues import Queues
 
@@ -24,7 +25,7 @@ where nobody does, lower levels have its thread and its cores, and delay it once
 class Track:
     """Some levels, and their plans that run: at most `most`."""
 
-    __slots__ = ("_done_us", "beside", "in_flight", "most", "queues")
+    __slots__ = ("_done_us", "beside", "in_flight", "inherited", "most", "queues")
 
     def __init__(self, queues: Queues, most: int, *, beside: bool = False) -> None:
         self.queues = queues
@@ -34,15 +35,23 @@ class Track:
         """Whether it is computed beside the first level."""
         self.in_flight: dict[Plan, int] = {}
         """Every plan that runs, and when it was started."""
+        self.inherited: set[Plan] = set()
+        """Those of them that were started in other tracks, where others may have run beside them."""
         self._done_us = 0
 
     def __repr__(self) -> str:
         return f"<Track of {len(self.queues.levels)} levels, {len(self.in_flight)} plans in flight>"
 
-    def finish(self, plan: Plan, ended_us: int) -> int:
-        """Takes a plan out and returns how long it took: one that waited for another began when that was done."""
+    def finish(self, plan: Plan, ended_us: int) -> int | None:
+        """Takes a plan out and returns how long it took: one that waited for another began when that was done.
+
+        None: that cannot be said.
+        """
         took_us = ended_us - max(self.in_flight.pop(plan), self._done_us)
         self._done_us = ended_us
+        if plan in self.inherited:
+            self.inherited.remove(plan)
+            return None
         return took_us
 
 
@@ -82,16 +91,16 @@ class Tracks:
         return now_us - self._first_us <= _LINGERS_US
 
     def finish(self, plan: Plan, now_us: int, ended_us: int | None = None) -> int | None:
-        """Takes a plan out and returns for how many microseconds it was computed; None: it does not run.
+        """Takes a plan out and returns for how many microseconds it was computed; None: that cannot be said.
 
-        `ended_us`: when it was, if that was before now.
+        `ended_us`: when it was, if that was before now. Raises LocalProtocolError if it does not run.
         """
         for track in self._all:
             if plan in track.in_flight:
                 if track is self._first:
                     self._first_us = now_us
                 return track.finish(plan, now_us if ended_us is None else ended_us)
-        return None
+        raise LocalProtocolError("a plan is done that is not in flight")
 
     def inherit(self, before: Tracks) -> None:
         """Takes over what runs in the tracks of another configuration."""
@@ -99,3 +108,4 @@ class Tracks:
         for track in before:
             heir = self._all[0] if track.beside else self._first
             heir.in_flight |= track.in_flight
+            heir.inherited |= track.in_flight.keys()

@@ -265,3 +265,29 @@ def test_company_of_other_days_is_not_waited_for_across_tracks() -> None:
         at.tell(Adopt(DaemonConfig(lanes=lanes), LatencyFirst(DaemonConfig(lanes=lanes))))
         at.arrive(0, arrival(generation=3))
         assert (runs(at) == []) == held
+
+
+def test_plans_that_ran_side_by_side_and_are_of_one_track_now_teach_nothing_of_what_they_took() -> None:
+    """What they would seem to have taken is what passed from the end of one to that of the other."""
+    at = desk()
+    at.join(1, "inference")
+    at.join(2, "training")
+    at.arrive(1, arrival(op=1))
+    at.arrive(2, arrival(op=2, rows=4))
+    lower, first = [run.plan for run in runs(at)]
+    config = DaemonConfig(lanes={name: LaneConfig(priority=0) for name in CONFIG.lanes})
+    at.tell(Adopt(config, LatencyFirst(config)))
+    at.arrive(1, arrival(op=1, slot=1))
+    assert runs(at) == [], "two run, of a track that has one"
+    for plan, took_us in ((first, 50_000), (lower, 100)):
+        at.now_us += took_us
+        assert len(at.done(plan)) == 1
+    at.state.check()
+    for plan in (first, lower):
+        assert at.state.known.costs.curve(plan.op, plan.direction, kept=plan.kept).expected_us(plan.rows) is None
+    (run,) = runs(at)
+    at.now_us += 700
+    at.done(run.plan)
+    assert at.state.known.costs.curve(run.plan.op, run.plan.direction, kept=False).expected_us(1) == pytest.approx(
+        700
+    )
