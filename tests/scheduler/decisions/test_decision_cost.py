@@ -59,8 +59,8 @@ def two_lanes(count: int) -> list[Request]:
     ]
 
 
-def decision(policy: str, load: Callable[[int], list[Request]], count: int) -> int:
-    """Returns the steps of a decision over so many requests, whose clients all have company that is away."""
+def desk(policy: str, load: Callable[[int], list[Request]], count: int) -> Counter:
+    """Returns a policy before so many requests, whose clients all have company that is away."""
     bench = Counter(DaemonConfig(policy=PolicyConfig(name=policy), lanes=LANES))
     bench.known.travellers.starts.add(OpId(0))
     for now_us in (0, 200):
@@ -73,7 +73,26 @@ def decision(policy: str, load: Callable[[int], list[Request]], count: int) -> i
         bench.known.costs.learn(OpId(0), each.direction, rows, 1000 + rows)
     bench.push(*load(count))
     assert ClientId(2 * count - 1) in bench.known.travellers.all
+    return bench
+
+
+def decision(policy: str, load: Callable[[int], list[Request]], count: int) -> int:
+    """Returns the steps of a new policy's first decision over so many requests."""
+    bench = desk(policy, load, count)
     return steps(lambda: bench.policy.plan(NOW_US, bench.queues, bench.known))
+
+
+def next_decision(policy: str, count: int) -> int:
+    """Returns the steps of a decision over so many requests, of which one has come since the last one.
+
+    Each asks for its own op, so that batches are small; nobody is held, which costs the same however many wait.
+    """
+    bench = desk(policy, own_ops, count)
+    now_us = NOW_US + 60_000
+    for late in range(4):
+        bench.plan(now_us)
+        bench.push(request(count + late, op=count + late, arrived_us=now_us))
+    return steps(lambda: bench.policy.plan(now_us, bench.queues, bench.known))
 
 
 @pytest.mark.parametrize("policy", policy_names())
@@ -84,3 +103,11 @@ def test_twice_as_many_requests_take_at_most_twice_as_many_steps(
     small, large = decision(policy, load, 128), decision(policy, load, 256)
     assert small > 50, "something was decided"
     assert large <= 2.1 * small
+
+
+@pytest.mark.parametrize("policy", ["deadline", "fifo", "latency_first"])
+def test_what_waited_before_costs_the_next_decision_next_to_nothing(policy: str) -> None:
+    """A heap of twice as many is one deeper."""
+    small, large = next_decision(policy, 128), next_decision(policy, 256)
+    assert small > 50, "something was decided"
+    assert large <= 1.15 * small
