@@ -59,9 +59,10 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     that nobody waits longer than one chunk. 256 rows is where a CPU's matrix product is as fast per row as with
     more; smaller chunks cost throughput."""
     max_wait_us: Annotated[int, Meta(ge=0, le=60_000_000)] = 200_000
-    """Ageing: a request that has waited this many microseconds goes before every lane, the oldest first. 0: the
-    lane does not age; it is served only when no lane before it waits, so below the first lane it may starve. The
-    first lane needs no ageing. The default gives training a few requests a second under full inference load."""
+    """Ageing: where a request has waited this many microseconds, the clients of its priority, in turn, go before
+    every lane; of several priorities, the oldest request's. 0: the lane does not age; it is served only when no
+    lane before it waits, so below the first lane it may starve. The first lane needs no ageing. The
+    default gives training a few requests a second under full inference load."""
     max_hold_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Holding: how long a small request of this lane may wait for others that are about to ask for the same, so
     that one reading of the weights serves them all. 0: never. A client alone is never held. Pays for lanes of few

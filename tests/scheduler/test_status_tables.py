@@ -145,6 +145,13 @@ def test_a_lane_is_shown_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch)
         assert done.exit_code == 0 and shown(name) in done.output, done.output
 
 
+def test_what_is_explained_for_a_gpu_says_nothing_of_lanes_side_by_side(tmp_path: Path) -> None:
+    (file := tmp_path / "d.toml").write_text("")
+    on_cpu, on_gpu = [CliRunner().invoke(policy, ["explain", str(file), *more]).stdout for more in ([], ["--gpu"])]
+    assert "training waits for all lanes before it" not in on_cpu and "no batch: on a CPU" in on_cpu
+    assert "training waits for all lanes before it" in on_gpu and "on a CPU they share" not in on_gpu
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lane_is_explained_by_its_name(name: str, tmp_path: Path) -> None:
     file, quoted = tmp_path / "a.toml", json.dumps(name)

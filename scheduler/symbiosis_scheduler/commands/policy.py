@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 from rich.table import Table
 
 from symbiosis_core import toml_check
@@ -49,11 +50,16 @@ def explain_file(
     model: Annotated[
         str, typer.Option(help="Costs of this model, as `symbiosis models` calls it.", show_default=False)
     ] = "",
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="On a GPU, where nothing is computed beside anything.")
+    ] = False,
 ) -> None:
     """Say what FILE means, and who can delay whom by how much at most, by the measured costs of ops."""
     from symbiosis_scheduler.measured import Measured
 
     settings = load_checked(file)
+    if gpu:
+        settings = replace(settings, compute=replace(settings.compute, beside=False))
     measured = Measured.read(costs, model)
     said = explain(settings, policy_class(settings), measured.longest_us)
     console = wide_console()

@@ -27,12 +27,13 @@ def of_strict_lanes(config: DaemonConfig, longest_us: LongestUs) -> Explanation:
     if lower and _beside(config):
         said.append(
             "On a CPU all others are computed beside the first while it is at work, and share its cores with less "
-            "weight. After a tenth of a second without it they have all cores, and it waits once."
+            "weight. After a tenth of a second without it they have all cores, and it waits once. On a GPU "
+            "nothing is computed beside anything: see --gpu."
         )
     for name, lane in lanes:
         if lane.priority > first:
             aged = (
-                f"after {_time(lane.max_wait_us)} it goes before every lane, the oldest first"
+                f"after {_time(lane.max_wait_us)} its clients go before every lane, in turn"
                 if lane.max_wait_us
                 else "it may starve"
             )
