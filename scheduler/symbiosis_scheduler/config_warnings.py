@@ -9,21 +9,31 @@ from typing import Any
 import msgspec
 
 from symbiosis_core.config import DEFAULT_LANES, BatchingConfig, DaemonConfig, LaneConfig, RuleConfig
+from symbiosis_core.logs import event, get_logger
+from symbiosis_scheduler.policies import policy_class
 
-__all__ = ["warnings"]
+__all__ = ["log_warnings", "warnings"]
+
+log = get_logger(__name__)
 
 _OF_POLICIES = ("weight", "chunk_rows", "max_wait_us", "max_hold_us", "first_token_us", "token_us")
 """Keys of a lane that a policy may read or not. All others hold whatever the policy."""
 
 
-def warnings(config: DaemonConfig, policy_class: Any) -> list[str]:
-    """Returns a line for everything that can never take effect, with its key path."""
-    told = getattr(policy_class, "reads", None)
+def warnings(config: DaemonConfig, policy: Any) -> list[str]:
+    """Returns a line for everything that can never take effect, with its key path. `policy`: what is installed."""
+    told = getattr(policy, "reads", None)
     reads = None if told is None else frozenset(told)  # a third party may have written a list
     found: list[str] = []
     for name, lane in config.lanes.items():
         found += [f"lanes.{name}.{line}" for line in _lane(config, name, lane, reads)]
-    return [*found, *_everywhere(config, policy_class), *_rules(config.rules), *_never_entered(config)]
+    return [*found, *_everywhere(config, policy), *_rules(config.rules), *_never_entered(config)]
+
+
+def log_warnings(config: DaemonConfig, source: str) -> None:
+    """Logs the same, for who starts a daemon without having it checked."""
+    for line in warnings(config, policy_class(config, source)):
+        log.warning(event("configuration", file=source, warning=line))
 
 
 def _lane(config: DaemonConfig, name: str, lane: LaneConfig, reads: frozenset[str] | None) -> Iterator[str]:
@@ -90,14 +100,14 @@ def _ageing(config: DaemonConfig, lane: LaneConfig) -> Iterator[str]:
         yield "max_wait_us: the lane has targets for tokens, and the policy deadline goes by those"
 
 
-def _everywhere(config: DaemonConfig, policy_class: Any) -> Iterator[str]:
+def _everywhere(config: DaemonConfig, policy: Any) -> Iterator[str]:
     if config.batching.exact and config.batching.max_rows != BatchingConfig().max_rows:
         yield "batching.max_rows: with batching.exact every request is computed whole and alone"
     if config.compute.beside:
         return
     if config.batching.exact:
         yield "compute.beside: with batching.exact nothing is computed beside anything"
-    elif not getattr(policy_class, "beside", False):
+    elif not getattr(policy, "beside", False):
         yield f"compute.beside: under the policy {config.policy.name} nothing is computed beside anything"
 
 

@@ -2,7 +2,8 @@
 
 The file is looked at once a second, and taken when two looks have seen the same: an editor may still be writing.
 It may be written anew, replaced, removed and made again, or be a link that is moved. While there is none nothing
-changes.
+changes. The first look takes nothing for known: the daemon read the file before it loaded its models, which may
+have taken minutes. What is refused because of clients that are there is tried again until they have left.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Final
 
 from symbiosis_core import config as configuration
 from symbiosis_core import toml_check
-from symbiosis_core.errors import SymbiosisError, UsageError
+from symbiosis_core.errors import RefusedError, SymbiosisError, UsageError
 from symbiosis_core.logs import event, get_logger
+from symbiosis_scheduler.config_warnings import log_warnings
 from symbiosis_scheduler.policies import check_policy
 from symbiosis_scheduler.reconfiguration import Reconfiguration
 
@@ -26,6 +28,8 @@ log = get_logger(__name__)
 
 _Look = tuple[int, int, int] | None
 """Modification time, size and inode; None: there is no file."""
+_ANOTHER: Final = (-1, -1, -1)
+"""Not this one."""
 
 
 class ConfigWatch:
@@ -36,7 +40,10 @@ class ConfigWatch:
     def __init__(self, file: Path, live: Reconfiguration) -> None:
         self._file = file
         self._live = live
-        self._applied = self._seen = self._look()
+        self._seen = self._look()
+        self._applied: _Look = None
+        self._refused: _Look = None
+        """What was refused because of somebody who is there, and was said to be."""
 
     async def start(self) -> None:
         """Nothing to be done."""
@@ -60,13 +67,23 @@ class ConfigWatch:
             return
         if now == self._applied or now != before:
             return
-        self._applied = now
+        first, self._applied = self._applied is None, now
         try:
             text = toml_check.read(self._file)
             if not text.strip():  # a disk that is full leaves an editor's file so
                 raise UsageError("it is empty; if the defaults are wanted, write a comment")
             source = str(self._file)
-            await self._live.apply(check_policy(source, configuration.check(source, text)), source)
+            wanted = check_policy(source, configuration.check(source, text))
+            if first and wanted == self._live.config:
+                return
+            for note in await self._live.apply(wanted, source):
+                log.warning(event("configuration", file=self._file, note=note))
+            log_warnings(wanted, source)
+        except RefusedError as error:
+            self._applied = _ANOTHER
+            if now != self._refused:
+                self._refused = now
+                log.error(event("configuration not applied yet", file=self._file, error=error))
         except SymbiosisError as error:
             log.error(event("configuration not applied, the one before holds", file=self._file, error=error))
 

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from symbiosis_core.config import DaemonConfig
+from symbiosis_core.config import DaemonConfig, PolicyConfig
 from symbiosis_core.errors import RefusalCode, RefusedError
 from symbiosis_scheduler.config_watch import ConfigWatch
 from symbiosis_scheduler.reconfiguration import Reconfiguration
@@ -22,14 +22,16 @@ class Live:
     """A daemon that notes what it is held to; or refuses it."""
 
     def __init__(self) -> None:
+        self.config = DaemonConfig(policy=PolicyConfig(name="fifo"))
         self.applied: list[str] = []
         self.refuses = False
+        self.notes: tuple[str, ...] = ()
 
     async def apply(self, wanted: DaemonConfig, source: str) -> tuple[str, ...]:
         if self.refuses:
             raise RefusedError(RefusalCode.UNKNOWN_LANE, "somebody is in a lane that it lacks")
         self.applied.append(wanted.policy.name)
-        return ()
+        return self.notes
 
 
 @pytest.fixture
@@ -148,8 +150,37 @@ def test_a_file_that_the_daemon_refuses_is_told_and_the_next_one_taken(
     file.write_text(FAIR)
     look(watch, 3)
     assert ["a lane that it lacks" in record.getMessage() for record in caplog.records] == [True]
-    live.refuses = False
     file.write_text(FIFO)
+    live.refuses = False
     os.utime(file, ns=(1, 1))  # older than the one before, as a copy from an archive is
     look(watch)
     assert live.applied == ["fifo"]
+
+
+def test_what_changed_before_the_first_look_is_applied(file: Path, live: Live) -> None:
+    """The daemon was loading its models meanwhile."""
+    file.write_text(FAIR)
+    look(ConfigWatch(file, cast("Reconfiguration", live)), 4)
+    assert live.applied == ["weighted_fair"]
+
+
+def test_what_is_refused_for_somebody_who_is_there_is_applied_once_he_has_left(
+    file: Path, watch: ConfigWatch, live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    live.refuses = True
+    file.write_text(FAIR)
+    look(watch, 5)
+    live.refuses = False
+    look(watch, 5)
+    assert live.applied == ["weighted_fair"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_what_holds_only_from_the_next_start_on_or_never_is_logged(
+    file: Path, watch: ConfigWatch, live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    live.notes = ("limits.segments holds from the next start of the daemon on",)
+    file.write_text("[policy]\nname = 'fifo'\n[lanes.a]\npriority = 0\nweight = 2.0\n")
+    look(watch, 4)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and "limits.segments holds" in said[0] and "lanes.a.weight" in said[1]

@@ -16,6 +16,7 @@ from symbiosis_core.errors import UsageError
 from symbiosis_core.heaps import share_heap
 from symbiosis_core.openmp import bound_openmp
 from symbiosis_core.specs import DType, ModelSpec
+from symbiosis_scheduler.config_warnings import log_warnings
 from symbiosis_scheduler.policies import load_checked
 from symbiosis_transports.address import default_address
 
@@ -69,6 +70,8 @@ def serve(
     share_heap()
     logs.setup()
     settings = load_checked(config) if config is not None else DaemonConfig()
+    if config is not None:
+        log_warnings(settings, str(config))
     models = _wanted(settings, model, dtype, quantize)
     addresses = listen or [default_address()]
 
