@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from symbiosis_core.errors import UsageError
 
-__all__ = ["check_writable", "plain_table", "verbatim", "wide_console"]
+__all__ = ["check_outputs", "check_writable", "plain_table", "verbatim", "wide_console"]
 
 _LOG_WIDTH: Final = 160
 """Columns where there is no terminal."""
@@ -37,6 +38,23 @@ def plain_table(*headings: str, title: str | None = None) -> Table:
         named = heading in _NAMES
         table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="ellipsis")
     return table
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Looks whether one of these files is another of them.
+
+    Raises:
+        UsageError: one that is to be written is, by whatever path, one that is read or another that is written.
+    """
+    for position, file in enumerate(outputs):
+        for others, what in ((inputs, "read"), (outputs[:position], "written, too")):
+            for other in others:
+                if _same(file, other):
+                    raise UsageError(f"{file} is {other}, which is {what}; choose another path for the figures")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def check_writable(file: Path | None) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from symbiosis_core import toml_check
 from symbiosis_core.errors import UsageError
 from symbiosis_core.wire import Configure, Configured
-from symbiosis_scheduler.commands.console import check_writable, verbatim, wide_console
+from symbiosis_scheduler.commands.console import check_outputs, check_writable, verbatim, wide_console
 from symbiosis_scheduler.config_warnings import warnings
 from symbiosis_scheduler.decisions.explanations import Delay, explain
 from symbiosis_scheduler.policies import load_checked, policy_class
@@ -100,7 +100,9 @@ def simulate(
     ] = None,
     clients: Annotated[int, typer.Option(min=0, max=100_000, help="So many instead of the trace's.")] = 0,
     devices: Annotated[int, typer.Option(min=1, max=1024, help="A daemon on each; clients are dealt out.")] = 1,
-    requests: Annotated[int, typer.Option(min=0, help="Begin again until so many are answered. 0: once.")] = 0,
+    requests: Annotated[
+        int, typer.Option(min=0, help="Begin again until so many are answered. 0: once; not with --arrivals.")
+    ] = 0,
     arrivals: Annotated[
         float,
         typer.Option(
@@ -113,18 +115,20 @@ def simulate(
     """Play TRACE again in virtual time under each configuration, and lay the figures side by side."""
     from symbiosis_scheduler.commands.simulation import run, show, write
 
+    if requests and arrivals:
+        raise UsageError("where prompts arrive, as many do as in the trace; leave --requests or --arrivals out")
     settings = {str(file): load_checked(file) for file in policies}
+    outputs = [file for file in (json, plot) if file is not None]
+    check_outputs(outputs, [trace, *policies])
 
     def ready() -> None:
-        for file in (json, plot):
-            if file is not None and file.exists() and file.samefile(trace):
-                raise UsageError(f"{file} is the trace itself; choose another path for the figures")
+        for file in outputs:
             check_writable(file)
 
     how = {"clients": clients, "devices": devices, "requests": requests, "seed": seed}
     worlds = run(trace, settings, **how, arrivals=arrivals, torn=torn, ready=ready)
+    write(worlds, json, plot)  # first: who reads the tables may have gone
     show(worlds)
-    write(worlds, json, plot)
 
 
 def _table(delays: tuple[Delay, ...]) -> Table:

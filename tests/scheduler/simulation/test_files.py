@@ -254,5 +254,44 @@ def test_figures_of_before_stay_where_nothing_could_be_played(tmp_path: Path) ->
     assert CliRunner().invoke(policy, ["simulate", str(tmp_path / "b.trace"), *given, str(out)]).exit_code != 0
     assert out.read_text() == "figures"
     error = CliRunner().invoke(policy, ["simulate", str(path), *given, str(path)]).exception
-    assert isinstance(error, UsageError) and "is the trace itself" in str(error)
+    assert isinstance(error, UsageError) and "which is read" in str(error)
     assert path.read_bytes() == trace
+
+
+def test_no_file_that_is_read_is_written_and_none_twice(tmp_path: Path) -> None:
+    path, settings, linked = (tmp_path / name for name in ("a.trace", "a.toml", "b.toml"))
+    path.write_bytes(written(mixed(forwards=1)))
+    settings.write_text("# mine")
+    linked.hardlink_to(settings)
+    given = ["simulate", str(path), "--policy", str(settings)]
+    for out in (settings, linked, tmp_path / "x" / ".." / "a.toml", path):
+        error = CliRunner().invoke(policy, [*given, "--plot", str(out)]).exception
+        assert isinstance(error, UsageError) and "which is read" in str(error)
+    error = (
+        CliRunner()
+        .invoke(policy, [*given, "--json", str(tmp_path / "z"), "--plot", str(tmp_path / "z")])
+        .exception
+    )
+    assert isinstance(error, UsageError) and "written, too" in str(error)
+    assert settings.read_text() == "# mine" and not (tmp_path / "z").exists()
+
+
+def test_files_are_written_also_where_nobody_reads_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, settings, out = (tmp_path / name for name in ("a.trace", "a.toml", "out.json"))
+    path.write_bytes(written(mixed(forwards=1)))
+    settings.write_text("")
+
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("symbiosis_scheduler.commands.simulation.show", gone)
+    done = CliRunner().invoke(policy, ["simulate", str(path), "--policy", str(settings), "--json", str(out)])
+    assert done.exit_code != 0 and out.read_text().startswith("[")
+
+
+def test_prompts_that_arrive_are_as_many_as_in_the_trace(tmp_path: Path) -> None:
+    given = ["simulate", "a.trace", "--policy", "a.toml", "--arrivals", "2", "--requests", "9"]
+    error = CliRunner().invoke(policy, given).exception
+    assert isinstance(error, UsageError) and "leave --requests or --arrivals out" in str(error)
