@@ -40,6 +40,7 @@ class ConfigWatch:
     def __init__(self, file: Path, live: Reconfiguration) -> None:
         self._file = file
         self._live = live
+        self._began_with = live.config
         self._seen = self._look()
         self._applied: _Look = None
         self._refused: _Look = None
@@ -74,7 +75,7 @@ class ConfigWatch:
                 raise UsageError("it is empty; if the defaults are wanted, write a comment")
             source = str(self._file)
             wanted = check_policy(source, configuration.check(source, text))
-            if first and wanted == self._live.config:
+            if first and wanted == self._began_with:  # what has been applied by hand since holds
                 return
             for note in await self._live.apply(wanted, source):
                 log.warning(event("configuration", file=self._file, note=note))

@@ -164,6 +164,12 @@ def test_what_changed_before_the_first_look_is_applied(file: Path, live: Live) -
     assert live.applied == ["weighted_fair"]
 
 
+def test_what_was_applied_by_hand_before_the_first_look_holds(file: Path, watch: ConfigWatch, live: Live) -> None:
+    live.config = DaemonConfig(policy=PolicyConfig(name="deadline"))
+    look(watch, 4)
+    assert not live.applied, "the file is what the daemon began with"
+
+
 def test_what_is_refused_for_somebody_who_is_there_is_applied_once_he_has_left(
     file: Path, watch: ConfigWatch, live: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
