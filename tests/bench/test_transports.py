@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
+from symbiosis_bench.transports.doorbell import Doorbell, serve_doorbells
 from symbiosis_bench.transports.marks import Marks, payload_of
 from symbiosis_bench.transports.messages import Measured, Place, Tally
 from symbiosis_bench.transports.placement import (
@@ -353,6 +354,18 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
         lines = [one for one in picture.iter() if one.get("id", "").startswith("line2d")]
         assert len(lines) >= 2 * len({one["transport"] for one in told["rows"]})
     assert not list(tmp_path.glob("symbiosis-*"))
+
+
+def test_whoever_gives_bytes_back_says_so_once_it_can_be_connected_to(tmp_path: Path) -> None:
+    endpoint, connected = str(tmp_path / "door"), []
+
+    def connect() -> None:
+        connected.append(Doorbell(endpoint))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        serve_doorbells(endpoint, connect)
+    connected[0].close()
 
 
 def test_with_one_core_it_runs_and_says_so(tmp_path: Path) -> None:

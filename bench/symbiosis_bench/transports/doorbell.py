@@ -7,6 +7,7 @@ transport that sleeps can be cheap.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from symbiosis_bench.transports.messages import Place
@@ -18,11 +19,12 @@ __all__ = ["Doorbell", "serve_doorbells"]
 _NOTHING: Final = ChannelStatistics(0, 0, 0, 0)
 
 
-def serve_doorbells(endpoint: str) -> None:
-    """Gives every byte back, one connection after the other, for ever."""
+def serve_doorbells(endpoint: str, on_open: Callable[[], None]) -> None:
+    """Gives every byte back, one connection after the other, for ever; `on_open` once it can be connected to."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.bind(endpoint)
         door.listen()
+        on_open()
         while True:
             with door.accept()[0] as caller:
                 while rung := caller.recv(1):

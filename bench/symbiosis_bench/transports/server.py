@@ -40,8 +40,7 @@ def main() -> None:
         prepare_products()
     if given.kind in WAKE_FLOORS:
         listen(lambda line: None)
-        reporter.tell(Ready(given.endpoint))
-        serve_doorbells(given.endpoint)
+        serve_doorbells(given.endpoint, lambda: reporter.tell(Ready(given.endpoint)))
     elif given.kind in (RAW_ZMQ, RAW_ZMQ_SHM):
         _raw(RawZmqServer(given.endpoint, given.slot_bytes, given.clients), reporter)
     else:
