@@ -178,8 +178,8 @@ class ControlPlane:
             return QuotaState()
         return QuotaState(
             reason=f"the quota lanes.{lane}.{reached.key} = {reached.rows_per_s} rows a second is used up",
-            remedy="the same call may be made again after that time; a step that is begun anew and takes more "
-            "than a minute's worth by itself never gets through",
+            remedy=f"the same call may be made again in {reached.retry_us / 1e6:.3g} s; a step that is begun "
+            "anew and takes more than a minute's worth by itself never gets through",
             retry_after_s=reached.retry_us / 1e6,
         )
 

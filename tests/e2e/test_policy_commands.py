@@ -170,5 +170,7 @@ def test_a_quota_says_its_limit_and_when_to_try_again(daemon: DaemonProcess, fil
         with pytest.raises(BusyError, match=r"lanes\.training\.client_rows_per_s = 20 rows a second") as caught:
             for _ in range(2):
                 model(ids).logits.sum().item()
-    assert caught.value.code is RefusalCode.QUOTA and caught.value.retry_after_s > 1
+    error = caught.value
+    assert error.code is RefusalCode.QUOTA and error.retry_after_s > 1
+    assert f"the same call may be made again in {error.retry_after_s:.3g} s" in str(error)
     model.symbiosis.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -80,8 +81,9 @@ def show(runs: list[Run]) -> None:
 
 def write(runs: list[Run], json: Path | None, plot: Path | None) -> None:
     """Writes the figures and the picture, where they are wanted."""
+    short = _short([each.found.name for each in runs])
     lines = [
-        (f"{Path(each.found.name).stem} {lane.lane}", each.latencies_us(lane.lane))
+        (f"{short[each.found.name]} {lane.lane}", each.latencies_us(lane.lane))
         for each in runs
         for lane in each.found.lanes
     ]
@@ -92,6 +94,17 @@ def write(runs: list[Run], json: Path | None, plot: Path | None) -> None:
             plot.write_text(draw("share of requests answered within", lines))
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}; choose another path") from error
+
+
+def _short(names: Sequence[str]) -> dict[str, str]:
+    """Returns what a picture has room for: of each path as much, from its end, as no other has."""
+    paths = {name: Path(name).with_suffix("").parts for name in names}
+    short = dict.fromkeys(names, "")
+    for length in range(1, 1 + max(map(len, paths.values()), default=0)):
+        ends = {name: "/".join(parts[-length:]) for name, parts in paths.items()}
+        often = Counter(ends.values())
+        short = {name: short[name] or (end if often[end] == 1 else "") for name, end in ends.items()}
+    return {name: end or name for name, end in short.items()}
 
 
 def _latencies_us(world: World, lane: str) -> list[float]:

@@ -19,6 +19,8 @@ _RIGHT: Final = 240
 _TOP: Final = 30
 _BOTTOM: Final = 50
 _COLOURS: Final = ("#1b6ca8", "#d1495b", "#2e8b57", "#8a5fbf", "#c77d0a", "#4a4a4a", "#0a9396", "#bb3e8f")
+_DASHES: Final = ("none", "6 3", "2 3", "9 3 2 3")
+"""Of lines of one colour: 32 can be told apart."""
 _POINTS: Final = 200
 
 
@@ -49,15 +51,18 @@ def draw(title: str, lines: Sequence[Line]) -> str:
         )
     for number, (name, values) in enumerate(known):
         colour = _COLOURS[number % len(_COLOURS)]
+        dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+        style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"'
         steps = range(_POINTS + 1)
         points = " ".join(
             f"{x(values[min(len(values) - 1, step * len(values) // _POINTS)]):.1f},{y(step / _POINTS):.1f}"
             for step in steps
         )
-        drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        drawn.append(f'<polyline points="{points}" {style}/>')
         at = _TOP + 16 * number
-        drawn.append(f'<rect x="{_WIDTH - _RIGHT + 12}" y="{at}" width="10" height="10" fill="{colour}"/>')
-        drawn.append(f'<text x="{_WIDTH - _RIGHT + 28}" y="{at + 9}">{escape(name)}</text>')
+        key = _WIDTH - _RIGHT + 8
+        drawn.append(f'<line x1="{key}" y1="{at + 5}" x2="{key + 24}" y2="{at + 5}" {style}/>')
+        drawn.append(f'<text x="{key + 30}" y="{at + 9}">{escape(name)}</text>')
     inner = "\n".join(drawn)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '

@@ -220,6 +220,31 @@ def test_a_picture_has_a_line_for_everybody_and_is_svg() -> None:
     assert "two & three" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
+def test_lines_of_a_picture_can_be_told_apart() -> None:
+    drawn = ElementTree.fromstring(draw("", [(str(number), [1.0, 2.0]) for number in range(32)]))
+
+    def looks(tag: str) -> list[tuple[str | None, str]]:
+        found = [(one.get("stroke"), one.get("stroke-dasharray")) for one in drawn.findall(f".//{{*}}{tag}")]
+        return [(stroke, dashes) for stroke, dashes in found if dashes is not None]
+
+    assert len(set(looks("polyline"))) == 32
+    assert looks("line") == looks("polyline"), "the legend shows them as they are"
+
+
+def test_files_of_one_name_are_told_apart_in_a_picture(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.trace", tmp_path / "out.svg"
+    path.write_bytes(written(mixed(forwards=1)))
+    given = ["simulate", str(path), "--plot", str(out)]
+    for name in ("x/a", "y/a", "y/b"):
+        file = tmp_path / f"{name}.toml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+        given += ["--policy", str(file)]
+    assert CliRunner().invoke(policy, given).exit_code == 0
+    texts = {(text.text or "").partition(" ")[0] for text in ElementTree.parse(out).findall(".//{*}text")}
+    assert {"x/a", "y/a", "b"} <= texts
+
+
 def test_quantiles() -> None:
     assert [quantile([1, 2, 3, 4], q) for q in (0, 0.5, 0.99, 1)] == [1, 3, 4, 4]
     assert quantile([], 0.5) == 0
